@@ -1,0 +1,144 @@
+"""The four architectures as rows of numbers, and the harmonic rule as pure integer functions.
+
+Symbols follow the paper (Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019,
+https://arxiv.org/abs/1909.00948): ``k`` is the growth rate and ``m`` the growth multiplier of a block.
+The numbers are those of the authors' released code, since the released checkpoints follow it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["relu6", "relu"]
+
+
+@dataclass(frozen=True)
+class HarDNetConfig:
+    """One variant: every number that sets it apart from the others.
+
+    The tuples ``block_layers``, ``growth_rates``, ``transition_channels`` and ``downsample`` hold one entry
+    per HarDBlock.
+    """
+
+    name: str
+    stem_channels: tuple[int, int]
+    block_layers: tuple[int, ...]
+    growth_rates: tuple[int, ...]
+    """k of each block: the width of a layer with a single link."""
+    growth_multiplier: float
+    """m: a layer's width grows by this factor for every link beyond the first."""
+    transition_channels: tuple[int, ...]
+    """Output channels of the 1x1 convolution behind each block."""
+    downsample: tuple[bool, ...]
+    """Whether the resolution is halved behind each block's transition."""
+    depthwise: bool
+    """Depthwise-separable layers and strided depthwise convolutions in place of 3x3 layers and max pooling."""
+    drop_rate: float
+    """Dropout in front of the linear layer."""
+    last_block_drop_rate: float | None = None
+    """A further dropout between the last block and its transition; None has no such module."""
+    block_activation: Activation = "relu6"
+    """Inside the HarDBlocks only. Stem and transitions are always ReLU6."""
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(self.block_layers),
+            len(self.growth_rates),
+            len(self.transition_channels),
+            len(self.downsample),
+        }
+        if len(lengths) != 1:
+            raise ValueError(f"{self.name}: the per-block tuples differ in length: {sorted(lengths)}")
+
+
+CONFIGS: dict[str, HarDNetConfig] = {
+    config.name: config
+    for config in (
+        HarDNetConfig(
+            name="hardnet39ds",
+            stem_channels=(24, 48),
+            block_layers=(4, 16, 8, 4),
+            growth_rates=(16, 20, 64, 160),
+            growth_multiplier=1.6,
+            transition_channels=(96, 320, 640, 1024),
+            downsample=(True, True, True, False),
+            depthwise=True,
+            drop_rate=0.05,
+        ),
+        HarDNetConfig(
+            name="hardnet68ds",
+            stem_channels=(32, 64),
+            block_layers=(8, 16, 16, 16, 4),
+            growth_rates=(14, 16, 20, 40, 160),
+            growth_multiplier=1.7,
+            transition_channels=(128, 256, 320, 640, 1024),
+            downsample=(True, False, True, True, False),
+            depthwise=True,
+            drop_rate=0.05,
+        ),
+        HarDNetConfig(
+            name="hardnet68",
+            stem_channels=(32, 64),
+            block_layers=(8, 16, 16, 16, 4),
+            growth_rates=(14, 16, 20, 40, 160),
+            growth_multiplier=1.7,
+            transition_channels=(128, 256, 320, 640, 1024),
+            downsample=(True, False, True, True, False),
+            depthwise=False,
+            drop_rate=0.1,
+        ),
+        HarDNetConfig(
+            name="hardnet85",
+            stem_channels=(48, 96),
+            block_layers=(8, 16, 16, 16, 16, 4),
+            growth_rates=(24, 24, 28, 36, 48, 256),
+            growth_multiplier=1.7,
+            transition_channels=(192, 256, 320, 480, 720, 1280),
+            downsample=(True, False, True, False, True, False),
+            depthwise=False,
+            drop_rate=0.2,
+            last_block_drop_rate=0.1,
+        ),
+    )
+}
+
+
+def harmonic_links(layer: int) -> tuple[int, ...]:
+    """Return the inputs of layer ``layer`` (1-based; 0 is the block's input), nearest first.
+
+    Layer n is linked to layer n - 2**i for every power of two that divides n (paper, section 3.1).
+
+    >>> harmonic_links(6), harmonic_links(8)
+    ((5, 4), (7, 6, 4, 0))
+    """
+    if layer < 1:
+        raise ValueError(f"layers of a HarDBlock are numbered from 1, got {layer}")
+    links = []
+    step = 1
+    while layer % step == 0:
+        links.append(layer - step)
+        step *= 2
+    return tuple(links)
+
+
+def layer_width(layer: int, growth_rate: int, growth_multiplier: float) -> int:
+    """Return the output channels of layer ``layer``: k * m**(links - 1), rounded to an even number.
+
+    The rounding is the released code's: add one, truncate, halve, truncate, double. The product is taken
+    factor by factor, as there, so that no width at the edge of a rounding step moves.
+    """
+    width = float(growth_rate)
+    for _ in harmonic_links(layer)[1:]:
+        width *= growth_multiplier
+    return int(width + 1) // 2 * 2
+
+
+def kept_layers(n_layers: int) -> tuple[int, ...]:
+    """Return the layers that a block of ``n_layers`` passes on: every odd one and the last, in order.
+
+    The block's input (layer 0) is not among them: the released code dropped that shortcut.
+    """
+    if n_layers < 1:
+        raise ValueError(f"a HarDBlock needs at least one layer, got {n_layers}")
+    return tuple(n for n in range(1, n_layers + 1) if n % 2 == 1 or n == n_layers)
