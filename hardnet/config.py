@@ -8,7 +8,7 @@ The numbers are those of the authors' released code, since the released checkpoi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Activation = Literal["relu6", "relu"]
 
@@ -142,3 +142,33 @@ def kept_layers(n_layers: int) -> tuple[int, ...]:
     if n_layers < 1:
         raise ValueError(f"a HarDBlock needs at least one layer, got {n_layers}")
     return tuple(n for n in range(1, n_layers + 1) if n % 2 == 1 or n == n_layers)
+
+
+class StageIndices(NamedTuple):
+    """Where one row of the config lies in ``HarDNet.base``."""
+
+    block: int
+    transition: int
+    downsample: int | None
+
+
+STEM_LENGTH = 3
+
+
+def stage_indices(config: HarDNetConfig) -> tuple[StageIndices, ...]:
+    """Return the indices in ``HarDNet.base`` of each block, its transition and its downsampling."""
+    stages = []
+    index = STEM_LENGTH
+    last = len(config.block_layers) - 1
+    for number, downsample in enumerate(config.downsample):
+        has_dropout = number == last and config.last_block_drop_rate is not None
+        transition = index + 1 + has_dropout
+        stages.append(StageIndices(index, transition, transition + 1 if downsample else None))
+        index = transition + 1 + downsample
+    return tuple(stages)
+
+
+def head_index(config: HarDNetConfig) -> int:
+    """Return the index of the head in ``HarDNet.base``, its last entry."""
+    last = stage_indices(config)[-1]
+    return (last.downsample or last.transition) + 1

@@ -1,0 +1,246 @@
+"""File -> state dict that fits the model: safe loading, renaming, adaptation of stem and head.
+
+Nothing here runs code from a file: pickles are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import CONFIGS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
+from .errors import WeightsError
+from .model import HarDNet
+
+logger = logging.getLogger(__name__)
+
+StateDict = dict[str, Tensor]
+
+WRAPPERS = ("state_dict", "model", "model_state")
+"""Entries under which training scripts keep the state dict."""
+
+_PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put in front of every key."""
+
+_STEM_KEY = "base.0.conv.weight"
+_COLOURS = 3
+_SHOWN = 4
+
+
+def parse_checkpoint(content: bytes, origin: str, config: HarDNetConfig) -> StateDict:
+    """Return the state dict in a file's bytes, under the original implementation's keys.
+
+    Takes a raw state dict or one wrapped by a training script, with or without the prefixes that
+    DistributedDataParallel and torch.compile add, under the original's keys or imgclsmob's, in torch's
+    format or, where ``origin`` ends in ``.safetensors``, in that one. Tensors are on the CPU.
+
+    Raises:
+        WeightsError: the bytes are something else; the message starts with ``origin``.
+        ImportError: it is a safetensors file and the package is not installed.
+    """
+    loaded = _deserialise(content, origin)
+    state = _strip_prefixes(_unwrap(loaded, origin))
+    if any(key.startswith("features.") for key in state):
+        state = rename_imgclsmob(state, config, origin)
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{origin}: NaN or infinite values in {_enumerate(broken)}")
+    return state
+
+
+def _deserialise(content: bytes, origin: str) -> Any:
+    if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(f"{origin} is an HTML page, not a checkpoint")
+    if origin.endswith(".safetensors"):
+        try:
+            from safetensors import SafetensorError
+            from safetensors.torch import load
+        except ModuleNotFoundError as error:
+            raise ImportError(f'{origin}: reading it takes pip install "hardnet[safetensors]"') from error
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise WeightsError(f"{origin} is not a readable safetensors file: {error}") from error
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged or hostile bytes make the reader raise nearly anything
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise WeightsError(
+            f"{origin} cannot be read as a checkpoint of tensors ({reason}). If it is a training checkpoint that "
+            "holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
+        ) from error
+
+
+def _unwrap(loaded: Any, origin: str) -> StateDict:
+    if isinstance(loaded, dict):
+        for candidate in (loaded, *(loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), dict))):
+            if candidate and all(isinstance(value, Tensor) for value in candidate.values()):
+                return {str(key): value for key, value in candidate.items()}
+        found = "has the entries " + _enumerate([str(key) for key in loaded]) if loaded else "is empty"
+    else:
+        found = f"holds an object of type {type(loaded).__name__}"
+    raise WeightsError(f"{origin} {found}; a state dict, or one under {', '.join(map(repr, WRAPPERS))}, is wanted")
+
+
+def _strip_prefixes(state: StateDict) -> StateDict:
+    prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)), None)
+    if prefix is None:
+        return state
+    return _strip_prefixes({key.removeprefix(prefix): value for key, value in state.items()})
+
+
+def rename_imgclsmob(state: StateDict, config: HarDNetConfig, origin: str = "state dict") -> StateDict:
+    """Rename a state dict of imgclsmob (pytorchcv) to the original implementation's keys, in their order.
+
+    Raises:
+        WeightsError: keys are missing or unknown for this model.
+    """
+    names = {key: imgclsmob_key(key, config) for key in _expected_keys(config)}
+    missing = names.values() - state.keys()
+    unknown = state.keys() - names.values()
+    if missing or unknown:
+        raise WeightsError(_mismatch(config.name, origin, missing=missing, unexpected=unknown))
+    return {key: state[name] for key, name in names.items()}
+
+
+def imgclsmob_key(key: str, config: HarDNetConfig) -> str:
+    """Return imgclsmob's name for one key of the original's state dict.
+
+    >>> imgclsmob_key("base.3.layers.0.norm.bias", CONFIGS["hardnet68"])
+    'features.stage1.unit1.blocks.block1.bn.bias'
+    """
+    _, index, rest = key.split(".", 2)
+    if int(index) == head_index(config):
+        return "output.fc." + rest.removeprefix("3.")
+    rest = rest.replace("norm.", "bn.").replace("dwconv.", "conv.")
+    if int(index) < STEM_LENGTH:
+        return f"features.init_block.{('conv1', 'conv2', 'downsample')[int(index)]}.{rest}"
+    for unit, stage in zip(_imgclsmob_units(config), stage_indices(config), strict=True):
+        if int(index) == stage.block:
+            _, layer, rest = rest.split(".", 2)
+            rest = rest.replace("layer1.", "pw_conv.").replace("layer2.", "dw_conv.")
+            return f"{unit}.blocks.block{int(layer) + 1}.{rest}"
+        if int(index) == stage.transition:
+            return f"{unit}.conv.{rest}"
+        if int(index) == stage.downsample:
+            return f"{unit}.downsample.{rest}"
+    raise KeyError(key)
+
+
+def _imgclsmob_units(config: HarDNetConfig) -> Iterator[str]:
+    """Name the units: a stage ends with each downsampling."""
+    stage = unit = 1
+    for downsample in config.downsample:
+        yield f"features.stage{stage}.unit{unit}"
+        stage, unit = (stage + 1, 1) if downsample else (stage, unit + 1)
+
+
+def _expected_keys(config: HarDNetConfig) -> list[str]:
+    with torch.device("meta"):
+        return list(HarDNet(config).state_dict())
+
+
+def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
+    """Adapt a stem trained on three colours: (C, 3, k, k) -> (C, in_chans, k, k).
+
+    One channel gets the sum over the colours, so that a grey image gives what it gave as three equal
+    colours. More channels repeat the colours in turn, scaled by 3 / in_chans to keep the activations' size.
+    """
+    if in_chans == 1:
+        return weight.sum(1, keepdim=True)
+    repeats = -(-in_chans // _COLOURS)
+    return weight.repeat(1, repeats, 1, 1)[:, :in_chans] * (_COLOURS / in_chans)
+
+
+def head_classes(state: StateDict, config: HarDNetConfig) -> int | None:
+    """Return the number of classes of a state dict's linear layer; None where it has none."""
+    weight = state.get(f"base.{head_index(config)}.3.weight")
+    return None if weight is None or weight.dim() != 2 else weight.shape[0]
+
+
+def load_state(model: HarDNet, state: StateDict, origin: str) -> None:
+    """Load a state dict strictly, but for a head of other classes and a stem of other channels.
+
+    With other classes the model keeps its new head, and a log line says so; a stem trained on three colours
+    is adapted (see :func:`adapt_stem`). All is checked before the first parameter changes.
+
+    Raises:
+        WeightsError: keys are missing or unknown, or shapes differ; the model is as it was.
+    """
+    own = model.state_dict()
+    state = dict(state)
+    classes = head_classes(state, model.config)
+    if classes is not None and classes != model.num_classes:
+        head = f"base.{head_index(model.config)}."
+        state.update({key: value for key, value in own.items() if key.startswith(head)})
+        logger.info(
+            "%s: %d classes in the weights, %d in the model: the head is new and untrained",
+            origin,
+            classes,
+            model.num_classes,
+        )
+    stem = state.get(_STEM_KEY)
+    if stem is not None and stem.dim() == 4 and stem.shape[1] == _COLOURS != model.in_chans:
+        state[_STEM_KEY] = adapt_stem(stem, model.in_chans)
+        logger.info("%s: stem adapted from %d to %d channels", origin, _COLOURS, model.in_chans)
+    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    shapes = [
+        f"{key} {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the model"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or unexpected or shapes:
+        advice = _which_model(state, model.config.name)
+        raise WeightsError(_mismatch(model.config.name, origin, missing, unexpected, shapes) + advice)
+    model.load_state_dict(state, strict=True)
+
+
+def _mismatch(
+    name: str,
+    origin: str,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    shapes: Iterable[str] = (),
+) -> str:
+    kinds = (("missing keys", sorted(missing)), ("unknown keys", sorted(unexpected)), ("other shapes", list(shapes)))
+    parts = [f"{len(found)} {kind} ({_enumerate(found)})" for kind, found in kinds if found]
+    return f"{origin} does not fit {name}: " + "; ".join(parts)
+
+
+def _which_model(state: StateDict, wanted: str) -> str:
+    """Name the variant that the keys and channel counts are really of."""
+    for name, config in CONFIGS.items():
+        if name == wanted:
+            continue
+        with torch.device("meta"):
+            other = HarDNet(config).state_dict()
+        if other.keys() == state.keys() and all(
+            other[key].shape[:1] == state[key].shape[:1] for key in list(other)[:-2]
+        ):
+            return f". It looks like a checkpoint of {name}"
+    return ""
+
+
+def _enumerate(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return a local checkpoint's bytes.
+
+    Raises:
+        WeightsError: there is no such file, or it cannot be read.
+    """
+    try:
+        return Path(path).expanduser().read_bytes()
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error

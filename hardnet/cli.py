@@ -1,0 +1,255 @@
+"""The command line: argument parsing, and one call into the library per verb.
+
+Exit status: 0, all went well; 1, some images or files were unusable, the rest was done; 2, the command line is
+wrong or there is nothing to work on; 3, weights could not be had or do not fit; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .catalog import CATALOG, WeightsRecord
+from .config import CONFIGS
+from .errors import ImageError, WeightsError
+from .factory import DEFAULT_TAG, get_weights, list_models, list_weights
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from .classify import ImageResult
+
+    Verbs: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+SOME_FAILED, WRONG_USE, NO_WEIGHTS, INTERRUPTED = 1, 2, 3, 130
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        argv: the arguments without the program's name; None takes those of the process.
+    """
+    arguments = _parser().parse_args(argv)
+    _prepare_terminal(arguments.verbose)
+    verb: Verb = arguments.run
+    try:
+        return verb(arguments)
+    except WeightsError as error:
+        return _fail(error, NO_WEIGHTS)
+    except (ImageError, ValueError, ImportError) as error:
+        return _fail(error, WRONG_USE)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does. Python would complain once more on closing standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"hardnet: {error}", file=sys.stderr)
+    return status
+
+
+def _prepare_terminal(verbose: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be printable in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("hardnet: %(message)s"))
+    logger = logging.getLogger("hardnet")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hardnet", description="HarDNet image classifiers.", epilog=__doc__.split("\n\n", 1)[1]
+    )
+    parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_predict(verbs)
+    _add_info(verbs)
+    _add_weights(verbs)
+    return parser
+
+
+def _add_predict(verbs: Verbs) -> None:
+    parser = verbs.add_parser("predict", help="classify images")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder that is searched for images")
+    parser.add_argument("--model", choices=list_models(), default="hardnet39ds")
+    parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
+    parser.add_argument("--topk", type=_positive, default=5, metavar="K", help="classes per image (default: 5)")
+    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="images at once (default: 32)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    parser.set_defaults(run=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from . import report
+    from .classify import Classifier
+
+    classifier = Classifier(
+        arguments.model, weights=arguments.weights, device=arguments.device, labels=arguments.labels
+    )
+    results = classifier.stream(arguments.paths, topk=arguments.topk, batch_size=arguments.batch_size)
+    counted = _Counted(results)
+    searching = any(Path(path).is_dir() for path in arguments.paths)
+    for text in report.predictions(_with_progress(counted, searching), arguments.format):
+        print(text, flush=sys.stdout.isatty())
+    if counted.failed:
+        print(f"hardnet: {counted.failed} of {counted.total} images could not be classified", file=sys.stderr)
+    return SOME_FAILED if counted.failed else 0
+
+
+class _Counted:
+    """Passes results on and counts them."""
+
+    def __init__(self, results: Iterable[ImageResult]) -> None:
+        self._results = results
+        self.total = self.failed = 0
+
+    def __iter__(self) -> Iterator[ImageResult]:
+        for result in self._results:
+            self.total += 1
+            self.failed += result.error is not None
+            yield result
+
+
+def _with_progress(results: Iterable[ImageResult], searching: bool) -> Iterator[ImageResult]:
+    """Show how far a folder is; not where the results themselves scroll by on the terminal."""
+    from .progress import ProgressBar
+
+    with ProgressBar(None, "classifying", unit="images", enabled=searching and not sys.stdout.isatty()) as bar:
+        for result in results:
+            bar.update(1)
+            yield result
+
+
+def _add_info(verbs: Verbs) -> None:
+    parser = verbs.add_parser("info", help="layers, parameters, multiply-accumulates and memory traffic")
+    parser.add_argument("model", nargs="?", choices=list_models(), help="one model, stage by stage (default: all)")
+    parser.add_argument("--size", type=_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
+    parser.set_defaults(run=_info)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from . import report
+    from .complexity import measure_cost
+
+    height, width = arguments.size
+    names = [arguments.model] if arguments.model else list_models()
+    costs = [measure_cost(CONFIGS[name], height=height, width=width) for name in names]
+    print(report.cost(costs[0]) if arguments.model else report.costs(costs))
+    return 0
+
+
+def _add_weights(verbs: Verbs) -> None:
+    parser = verbs.add_parser("weights", help="list, download, verify and find pretrained weights")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    listing = actions.add_parser("list", help="which weights there are, and which are in the cache")
+    listing.add_argument("model", nargs="?", choices=list_models())
+    listing.set_defaults(run=_weights_list)
+
+    for name, run, what in (
+        ("download", _weights_download, "fetch into the cache, verified, and print the path"),
+        ("path", _weights_path, "print the path of the verified file; status 1 where it is not in the cache"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("model", choices=list_models())
+        action.add_argument("tag", nargs="?", default=DEFAULT_TAG, help="default: %(default)s")
+        action.set_defaults(run=run)
+
+    verify = actions.add_parser("verify", help="check the digests of cached files, or of the files named")
+    verify.add_argument("files", nargs="*", metavar="FILE", help="default: every file of ours in the cache")
+    verify.set_defaults(run=_weights_verify)
+
+
+def _weights_list(arguments: argparse.Namespace) -> int:
+    from . import report
+    from .download import find_cached
+
+    names = [arguments.model] if arguments.model else list_models()
+    rows = []
+    for record in (get_weights(name, tag) for name in names for tag in list_weights(name)):
+        errors = f"{record.top1_error:.2f} / {record.top5_error:.2f}"
+        rows.append((record.model, record.tag, errors, record.reported_by, "yes" if find_cached(record) else "no"))
+    print(report.table(("model", "tag", "top-1 / top-5 error", "reported by", "cached"), rows))
+    return 0
+
+
+def _weights_download(arguments: argparse.Namespace) -> int:
+    from .download import fetch
+
+    print(fetch(get_weights(arguments.model, arguments.tag)).path)
+    return 0
+
+
+def _weights_path(arguments: argparse.Namespace) -> int:
+    from .download import find_cached
+
+    record = get_weights(arguments.model, arguments.tag)
+    found = find_cached(record)
+    if found is None:
+        print(
+            f"hardnet: {record} is not in the cache: hardnet weights download {record.model} {record.tag}",
+            file=sys.stderr,
+        )
+        return SOME_FAILED
+    print(found.path)
+    return 0
+
+
+def _weights_verify(arguments: argparse.Namespace) -> int:
+    from .download import identify
+
+    failed = 0
+    for path in [Path(file) for file in arguments.files] or _cached_files():
+        try:
+            known = identify(path.read_bytes(), CATALOG.values())
+        except OSError as error:
+            print(f"{path}: cannot be read: {error.strerror}")
+            failed += 1
+            continue
+        if known is None:
+            print(f"{path}: damaged, or not a file of the catalogue")
+            failed += 1
+        else:
+            record, source = known
+            print(f"{path}: {record}, {source.digest}{' (weak)' if source.digest.weak else ''}")
+    return SOME_FAILED if failed else 0
+
+
+def _cached_files() -> list[Path]:
+    from .download import cache_dir
+
+    def places(record: WeightsRecord) -> list[Path]:
+        return [cache_dir() / record.cache_filename(source) for source in record.sources]
+
+    return [path for record in CATALOG.values() for path in places(record) if path.exists()]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up is wanted, got {text!r}")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"H or HxW in pixels is wanted, as in 224 or 480x640, got {text!r}")
+    return int(sides[0]), int(sides[-1])

@@ -1,0 +1,72 @@
+"""What the tests share: devices, the golden vectors, and the deterministic fill that they were made with."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+GOLDEN = Path(__file__).parent / "golden"
+MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def golden_value(key: str, shape: tuple[int, ...]) -> Tensor:
+    """The value of one entry of the state dict: a pure function of its key."""
+    random = np.random.RandomState(zlib.crc32(key.encode()))
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if len(shape) == 4:
+        value = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    elif len(shape) == 2:
+        value = random.standard_normal(shape) * np.sqrt(1 / shape[1])
+    elif key.endswith("norm.weight"):
+        value = random.uniform(0.6, 1.4, shape)
+    elif key.endswith("running_var"):
+        value = random.uniform(0.5, 1.5, shape)
+    elif key.endswith("running_mean"):
+        value = 0.1 * random.standard_normal(shape)
+    else:
+        value = 0.3 * random.standard_normal(shape)
+    return torch.from_numpy(np.asarray(value, dtype=np.float32))
+
+
+def golden_state(name: str) -> dict[str, Tensor]:
+    """A state dict as the original implementation would have saved it."""
+    entries = json.loads((GOLDEN / f"{name}.keys.json").read_text())
+    return {key: golden_value(key, tuple(shape)) for key, shape in entries}
+
+
+def golden_input(seed: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def golden_fill() -> Callable[[nn.Module], nn.Module]:
+    """Fill any module's state dict with the golden values of its keys."""
+
+    def fill(model: nn.Module) -> nn.Module:
+        state = model.state_dict()
+        model.load_state_dict({key: golden_value(key, tuple(value.shape)) for key, value in state.items()})
+        return model
+
+    return fill
+
+
+@pytest.fixture(autouse=True)
+def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the user's cache and settings out of the tests, and the network with them."""
+    for name in ("HARDNET_MIRROR", "HARDNET_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))

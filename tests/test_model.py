@@ -1,0 +1,330 @@
+"""The networks against golden vectors of the original implementation, and what users do with a module."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, MODELS, golden_input, golden_state
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from hardnet import HarDNet, create_model
+from hardnet.config import CONFIGS
+
+Fill = Callable[[nn.Module], nn.Module]
+
+INPUTS = {"square": (1, (2, 3, 224, 224)), "wide": (2, (1, 3, 256, 320))}
+STORED = 2**-23
+"""Relative rounding of the stored float32 numbers."""
+TAPS = {"hardnet39ds": (1, 4, 7, 10, 13), "hardnet85": (1, 4, 9, 14, 18)}
+
+
+def taps_of(name: str) -> tuple[int, ...]:
+    return TAPS.get(name, (1, 4, 9, 12, 15))
+
+
+def filled(name: str, dtype: torch.dtype = torch.float32) -> HarDNet:
+    model = create_model(name)
+    model.load_state_dict(golden_state(name), strict=True)
+    return model.to(dtype).eval()
+
+
+def small(name: str = "hardnet39ds", **options: int) -> HarDNet:
+    torch.manual_seed(0)
+    return create_model(name, num_classes=10, **options).eval()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as archive:
+        return dict(archive)
+
+
+def assert_close(got: Tensor | np.ndarray, want: np.ndarray, tolerance: float) -> None:
+    """Compare relative to the largest magnitude."""
+    got = np.asarray(got.detach().cpu() if isinstance(got, Tensor) else got, dtype=np.float64)
+    assert got.shape == want.shape
+    scale = np.abs(want).max()
+    assert np.abs(got - want).max() <= tolerance * scale
+
+
+def summary(x: Tensor) -> np.ndarray:
+    """Mean, population deviation, largest magnitude, and 32 values spread over the flattened tensor."""
+    flat = x.detach().cpu().double().flatten().numpy()
+    picked = flat[np.linspace(0, flat.size - 1, 32).astype(np.int64)]
+    return np.concatenate([[flat.mean(), flat.std(), np.abs(flat).max()], picked])
+
+
+def test_state_dict_is_the_originals(name: str) -> None:
+    want = json.loads((GOLDEN / f"{name}.keys.json").read_text())
+    assert [[key, list(value.shape)] for key, value in create_model(name).state_dict().items()] == want
+
+
+@pytest.mark.parametrize(
+    ("dtype", "logits_tolerance", "taps_tolerance"),
+    [(torch.float32, 2e-5, 5e-4), (torch.float64, 2 * STORED, 2 * STORED)],
+    ids=["float32", "float64"],
+)
+@pytest.mark.parametrize("which", INPUTS)
+def test_evaluation_equals_the_original(
+    name: str,
+    golden: dict[str, np.ndarray],
+    which: str,
+    dtype: torch.dtype,
+    logits_tolerance: float,
+    taps_tolerance: float,
+    device: str,
+) -> None:
+    model = filled(name, dtype).to(device)
+    x = golden_input(*INPUTS[which]).to(device, dtype)
+    features = {}
+    hooks = [
+        model.base[index].register_forward_hook(lambda _m, _i, out, index=index: features.update({index: out.clone()}))
+        for index in taps_of(name)
+    ]
+    with torch.inference_mode():
+        logits = model(x)
+    for hook in hooks:
+        hook.remove()
+    assert_close(logits, golden[f"{which}/logits"], logits_tolerance)
+    stored = {key for key in golden if key.startswith(f"{which}/base")}
+    assert stored == {f"{which}/base{index}/{what}" for index in features for what in ("shape", "summary")}
+    for index, feature in features.items():
+        assert list(feature.shape) == list(golden[f"{which}/base{index}/shape"])
+        want = golden[f"{which}/base{index}/summary"]
+        assert_close(summary(feature), want, taps_tolerance)
+
+
+def test_training_step_equals_the_original(name: str, golden: dict[str, np.ndarray]) -> None:
+    model = filled(name, torch.float64).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    logits = model(golden_input(1001, (4, 3, 64, 96)).double())
+    loss = functional.cross_entropy(logits, torch.tensor([0, 999, 7, 500]))
+    loss.backward()
+    assert_close(logits, golden["train/logits"], 2 * STORED)
+    assert_close(loss, golden["train/loss"], 2 * STORED)
+    norms = np.array([parameter.grad.norm().item() for parameter in model.parameters()])
+    # A few are zero in exact arithmetic and come out as rounding noise, far below the largest.
+    assert np.allclose(norms, golden["train/grad_norms"], rtol=1e-6, atol=1e-9 * norms.max())
+    for kind in ("mean", "var"):
+        got = [value.norm().item() for key, value in model.state_dict().items() if key.endswith(f"running_{kind}")]
+        assert np.allclose(got, golden[f"train/running_{kind}_norms"], rtol=2 * STORED, atol=0)
+
+
+def test_a_single_wrong_link_is_noticed(golden: dict[str, np.ndarray], name: str) -> None:
+    """The comparison above can fail: swap two inputs of equal width, or raise the ceiling of one ReLU6."""
+    model = filled(name)
+    x = golden_input(*INPUTS["wide"])
+    with torch.inference_mode():
+        for module in model.modules():
+            if isinstance(module, nn.ReLU6):
+                module.max_val = 6.5
+                break
+        wrong = model(x)
+    want = golden["wide/logits"]
+    assert np.abs(wrong.numpy() - want).max() > 2e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 35), (97, 224)])
+def test_any_size_from_32_up(name: str, size: tuple[int, int]) -> None:
+    with torch.inference_mode():
+        logits = small(name)(torch.zeros(2, 3, *size))
+    assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((1, 3, 31, 64), r"at least 32 pixels, got \(1, 3, 31, 64\)"),
+        ((1, 3, 64, 8), r"got \(1, 3, 64, 8\)"),
+        ((1, 1, 64, 64), r"\(N, 3, H, W\).*got \(1, 1, 64, 64\)"),
+        ((3, 64, 64), r"got \(3, 64, 64\).*unsqueeze"),
+        ((1, 64, 64, 3), r"got \(1, 64, 64, 3\).*permute"),
+        ((7,), r"got \(7,\)"),
+    ],
+)
+def test_a_wrong_shape_names_both(shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        small()(torch.zeros(shape))
+
+
+def test_integers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"floating-point images, got torch\.uint8"):
+        small()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+def test_empty_batch() -> None:
+    assert small()(torch.zeros(0, 3, 64, 64)).shape == (0, 10)
+
+
+def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
+    torch.manual_seed(0)
+    model = create_model("hardnet68")
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+            deviation = (2 / (fan_in + fan_out)) ** 0.5
+            samples = module.weight.numel()
+            assert abs(module.weight.std().item() / deviation - 1) < 5 / samples**0.5
+            outliers = (module.weight.abs() > 3 * deviation).float().mean().item()
+            assert samples < 5000 or 0 < outliers < 0.01  # a normal distribution, not a uniform one
+        elif isinstance(module, nn.Linear):
+            assert not module.bias.any()
+        elif isinstance(module, nn.BatchNorm2d):
+            assert not module.bias.any()
+            assert torch.equal(module.weight, torch.ones_like(module.weight))
+
+
+def test_float64_and_bfloat16(name: str, golden: dict[str, np.ndarray], device: str) -> None:
+    model = filled(name, torch.bfloat16).to(device)
+    with torch.inference_mode():
+        logits = model(golden_input(*INPUTS["square"]).to(device, torch.bfloat16))
+    assert logits.dtype == torch.bfloat16
+    want = golden["square/logits"]
+    assert np.corrcoef(logits.float().cpu().flatten(), want.flatten())[0, 1] > 0.98
+
+
+def test_autocast(name: str, golden: dict[str, np.ndarray], device: str) -> None:
+    model = filled(name).to(device)
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        logits = model(golden_input(*INPUTS["square"]).to(device))
+    assert logits.dtype == torch.bfloat16
+    assert np.corrcoef(logits.float().cpu().flatten(), golden["square/logits"].flatten())[0, 1] > 0.98
+
+
+def test_channels_last(name: str, golden: dict[str, np.ndarray], device: str) -> None:
+    model = filled(name).to(device, memory_format=torch.channels_last)
+    x = golden_input(*INPUTS["square"]).to(device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert model.base[:4](x).is_contiguous(memory_format=torch.channels_last)
+        assert_close(model(x), golden["square/logits"], 2e-5)
+
+
+@pytest.mark.parametrize("which", ["script", "trace"])
+def test_torchscript(name: str, which: str, tmp_path: object) -> None:
+    model = small(name)
+    x = torch.rand(2, 3, 64, 64)
+    scripted = torch.jit.script(model) if which == "script" else torch.jit.trace(model, x)
+    buffer = io.BytesIO()
+    torch.jit.save(scripted, buffer)
+    buffer.seek(0)
+    other = torch.rand(1, 3, 96, 65)
+    torch.testing.assert_close(torch.jit.load(buffer)(other), model(other))
+
+
+def test_tracing_gives_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    torch.jit.trace(small(), torch.rand(1, 3, 64, 64))
+    assert not [warning for warning in recwarn if issubclass(warning.category, torch.jit.TracerWarning)]
+
+
+def test_fx(name: str) -> None:
+    model = small(name)
+    traced = fx.symbolic_trace(model)
+    x = torch.rand(1, 3, 65, 96)
+    assert torch.equal(traced(x), model(x))
+    assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_module", "call_function", "output"}
+
+
+def test_compile() -> None:
+    model = small()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for size in (64, 96):
+        x = torch.rand(1, 3, size, size)
+        torch.testing.assert_close(compiled(x), model(x))
+    with pytest.raises(ValueError, match="got"):
+        torch.compile(model, backend="eager")(torch.rand(1, 3, 16, 16))
+
+
+def test_export_with_dynamic_batch_and_size(name: str) -> None:
+    model = small(name)
+    # 33, not 32: torch.export treats a feature map of one pixel as a case of its own.
+    sizes = {axis: torch.export.Dim(label, min=33, max=1024) for axis, label in ((2, "height"), (3, "width"))}
+    program = torch.export.export(
+        model, (torch.rand(2, 3, 96, 64),), dynamic_shapes=({0: torch.export.Dim("batch"), **sizes},)
+    )
+    x = torch.rand(3, 3, 34, 127)
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_deepcopy_and_pickle(name: str) -> None:
+    model = small(name)
+    x = torch.rand(1, 3, 64, 64)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 (our own bytes)
+        assert torch.equal(twin(x), model(x))
+        assert twin.config == model.config
+        assert next(twin.parameters()).data_ptr() != next(model.parameters()).data_ptr()
+
+
+def test_meta_device(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+        assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
+    assert all(value.is_meta for value in model.state_dict().values())
+    state = golden_state(name)
+    model.load_state_dict(state, strict=True, assign=True)
+    assert torch.equal(model.state_dict()["base.0.conv.weight"], state["base.0.conv.weight"])
+
+
+def test_ddp(tmp_path: object) -> None:
+    store = torch.distributed.FileStore(f"{tmp_path}/store", 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = small().train()
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        wrapped(torch.rand(2, 3, 64, 64)).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_base_is_sliced_as_users_do(name: str) -> None:
+    model = filled(name)
+    x = golden_input(5, (1, 3, 64, 64))
+    with torch.inference_mode():
+        by_loop = x
+        for layer in model.base:
+            by_loop = layer(by_loop)
+        by_slices = nn.Sequential(*model.base[:2])(x)
+        by_slices = model.base[2:-1](by_slices)
+        assert torch.equal(by_loop, model(x))
+        assert torch.equal(model.base[-1](by_slices), by_loop)
+        assert model.base[len(model.base) - 1][3].in_features == model.num_features == by_slices.shape[1]
+
+
+def test_hardnet85_extra_dropout_takes_an_index() -> None:
+    base = create_model("hardnet85").base
+    assert isinstance(base[17], nn.Dropout)
+    assert base[17].p == 0.1
+    assert base[19][2].p == 0.2
+
+
+def test_building_and_running_is_silent(
+    name: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    threads = torch.get_num_threads()
+    with caplog.at_level(logging.DEBUG):
+        create_model(name)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert torch.get_num_threads() == threads
+
+
+def test_the_rows_own_dropout_is_used() -> None:
+    for name, config in CONFIGS.items():
+        assert create_model(name).base[-1][2].p == config.drop_rate
+        assert create_model(name, drop_rate=0.4).base[-1][2].p == 0.4
