@@ -155,14 +155,14 @@ class HarDNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) logits."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # public, but missing from torch.jit.__all__
+        if not torch.jit.is_scripting():
             self._check_input(x)
         logits: Tensor = self.base(x)
         return logits
 
     @torch.jit.unused
     def _check_input(self, x: Tensor) -> None:
-        if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # as above
+        if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # torch has no types for it
             return  # there is no shape to look at, or looking at it would leave a mark in the graph
         if x.dim() != 4 or x.shape[1] != self.in_chans or min(x.shape[2:]) < MIN_INPUT_SIZE:
             raise ValueError(

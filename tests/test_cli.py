@@ -1,0 +1,229 @@
+"""The command line as scripts and people use it: output, exit status, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import golden_state
+
+from hardnet import create_model, download
+from hardnet.catalog import CATALOG
+from hardnet.cli import main
+
+REPO = Path(__file__).parent.parent
+PHOTOGRAPHS = sorted((REPO / "images").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint made here, with the original's keys and ImageNet's thousand classes."""
+    path = tmp_path_factory.mktemp("weights") / "golden.pth"
+    torch.save(golden_state("hardnet39ds"), path)
+    return str(path)
+
+
+def predict(weights: str, *arguments: object) -> int:
+    return main(["predict", "--model", "hardnet39ds", "--weights", weights, *map(str, arguments)])
+
+
+def test_table(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(weights, PHOTOGRAPHS[0], "--topk", 3) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == str(PHOTOGRAPHS[0])
+    shares = [float(line.split("%")[0]) for line in lines[1:4]]
+    assert shares == sorted(shares, reverse=True)
+    assert [line for line in lines[4:] if line] == []
+    assert err == ""
+
+
+def test_json_of_a_folder_is_what_the_library_says(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from hardnet import Classifier
+
+    assert predict(weights, REPO / "images", "--format", "json") == 0
+    entries = json.loads(capsys.readouterr().out)
+    results = Classifier(create_model("hardnet39ds", weights=weights)).predict(REPO / "images")
+    assert len(entries) == len(results) >= len(PHOTOGRAPHS) > 3
+    for entry, result in zip(entries, results, strict=True):
+        assert entry["source"] == result.source
+        assert [p["index"] for p in entry["predictions"]] == [p.index for p in result.predictions]
+        assert entry["predictions"][0]["probability"] == pytest.approx(result.top.probability, rel=1e-3)
+
+
+def test_csv(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(weights, *PHOTOGRAPHS[:2], "--format", "csv", "--topk", 2) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["source"], row["rank"]) for row in rows] == [
+        (str(path), rank) for path in PHOTOGRAPHS[:2] for rank in ("1", "2")
+    ]
+    assert all(0 <= float(row["probability"]) <= 1 and row["label"] and not row["error"] for row in rows)
+
+
+@pytest.mark.parametrize("style", ["table", "json", "csv"])
+def test_one_broken_file_is_named_and_loses_nothing(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], style: str
+) -> None:
+    for name in ("a.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(PHOTOGRAPHS[0].read_bytes())
+    (tmp_path / "b.jpg").write_bytes(b"not a picture")
+    assert predict(weights, tmp_path, "--format", style) == 1
+    out, err = capsys.readouterr()
+    assert "1 of 3 images could not be classified" in err
+    assert sum("b.jpg" in line for line in err.splitlines()) == 1
+    if style == "json":
+        entries = json.loads(out)
+        assert [set(entry) for entry in entries] == [
+            {"source", "predictions"},
+            {"source", "error"},
+            {"source", "predictions"},
+        ]
+    else:
+        assert out.count("a.jpg") == out.count("c.jpg") > 0
+
+
+def test_names_that_cannot_be_printed(weights: str, tmp_path: Path) -> None:
+    """In a process of its own, whose standard output is really encoded."""
+    names = [os.fsdecode(b"caf\xe9.jpg"), "two\nlines.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(PHOTOGRAPHS[0].read_bytes())
+    for style in ("table", "json", "csv"):
+        result = subprocess.run(
+            [sys.executable, "-m", "hardnet", "predict", "--weights", weights, "--format", style, str(tmp_path)],
+            capture_output=True,
+            cwd=REPO,
+        )
+        assert (result.returncode, result.stderr) == (0, b"")
+        if style == "json":
+            assert [Path(entry["source"]).name for entry in json.loads(result.stdout)] == names
+
+
+def test_a_reader_that_leaves_early_is_no_error(weights: str) -> None:
+    command = f"{sys.executable} -m hardnet predict --weights {weights} images images images | head -n 1"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=REPO)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["no/such.jpg"], 1, "no/such.jpg"),
+        (["--weights", "IMAGENET1K_V9", "x.jpg"], 2, "known: IMAGENET1K_V1"),
+        (["--weights", "no/such.pth", "x.jpg"], 3, "no/such.pth: no such file"),
+        (["--device", "cuda:99", "x.jpg"], 2, "device"),
+        (["--labels", "no/labels.txt", "x.jpg"], 2, "labels"),
+    ],
+)
+def test_errors_in_words(
+    weights: str, arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--weights" not in arguments:
+        arguments = ["--weights", weights, *arguments]
+    assert main(["predict", "--model", "hardnet39ds", *arguments]) == status
+    out, err = capsys.readouterr()
+    assert said in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "COMMAND"),
+        (["predict"], "PATH"),
+        (["predict", "x", "--topk", "0"], "a whole number from 1 up is wanted, got '0'"),
+        (["predict", "x", "--model", "hardnet69"], "hardnet68"),
+        (["predict", "x", "--form", "xml"], "invalid choice"),
+        (["info", "--size", "12by12"], "as in 224 or 480x640"),
+        (["weights"], "ACTION"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_a_network_imagenet_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    status = main(["predict", "--model", "hardnet68", "--weights", "IMAGENET1K_V1", str(PHOTOGRAPHS[0])])
+    assert status == 3
+    err = capsys.readouterr().err
+    for word in ("HARDNET_MIRROR", "hardnet68.pth", "hardnet68-0699-2e207f79.pth.zip", "HARDNET_OFFLINE"):
+        assert word in err
+
+
+def test_info_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    assert "17,565,348  4,246,114,304" in capsys.readouterr().out
+    assert main(["info", "hardnet85", "--size", "64x96"]) == 0
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()[2:]]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert [row[0] for row in cells] == ["stem", *(f"stage {n}" for n in range(1, 7)), "head", "total"]
+    for column in (-4, -3, -2):
+        numbers = [int(row[column].replace(",", "")) for row in cells]
+        assert sum(numbers[:-1]) == numbers[-1]
+    assert main(["info", "--size", "16"]) == 2
+
+
+def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import hashlib
+
+    from hardnet.catalog import Digest, Source, WeightsRecord
+
+    file = tmp_path / "tiny.pth"
+    torch.save(golden_state("hardnet39ds"), file)
+    digest = Digest("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
+    record = WeightsRecord(
+        model="hardnet39ds",
+        tag="TINY",
+        sources=(Source("https://example.invalid/tiny.pth", digest, "a test"),),
+        provenance="a test",
+        top1_error=2.0,
+        top5_error=1.0,
+        reported_by="a test",
+    )
+    monkeypatch.setitem(CATALOG, ("hardnet39ds", "TINY"), record)
+    monkeypatch.setenv("HARDNET_MIRROR", str(tmp_path))
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+
+    def row() -> str:
+        assert main(["weights", "list", "hardnet39ds"]) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if "TINY" in line)
+
+    assert row().split()[-1] == "no"
+    assert main(["weights", "path", "hardnet39ds", "TINY"]) == 1
+    assert "hardnet weights download hardnet39ds TINY" in capsys.readouterr().err
+    assert main(["weights", "download", "hardnet39ds", "TINY"]) == 0
+    path = capsys.readouterr().out.strip()
+    assert Path(path).parent == download.cache_dir()
+    assert row().split()[-1] == "yes"
+    assert main(["weights", "path", "hardnet39ds", "TINY"]) == 0
+    assert capsys.readouterr().out.strip() == path
+    assert main(["weights", "verify"]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: hardnet39ds TINY, sha256:")
+    content = bytearray(Path(path).read_bytes())
+    content[1000] ^= 1
+    Path(path).write_bytes(content)
+    assert main(["weights", "verify"]) == 1
+    assert "damaged" in capsys.readouterr().out
+    assert main(["weights", "verify", str(file), str(tmp_path / "absent.pth")]) == 1
+    assert capsys.readouterr().out.splitlines()[1].endswith("cannot be read: No such file or directory")
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--version"], ["--help"], ["predict", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+    assert "Exit status: 0" in capsys.readouterr().out
