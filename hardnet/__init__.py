@@ -19,7 +19,9 @@ from .factory import (
     list_models,
     list_weights,
 )
-from .model import HarDBlock, HarDNet
+from .features import HarDNetFeatures
+from .layers import HarDBlock
+from .model import HarDNet
 
 if TYPE_CHECKING:
     from .classify import Classifier, ImageResult, Prediction
@@ -31,6 +33,7 @@ __all__ = [
     "HarDBlock",
     "HarDNet",
     "HarDNetConfig",
+    "HarDNetFeatures",
     "ImageError",
     "ImageResult",
     "Prediction",

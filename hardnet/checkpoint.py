@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .config import CONFIGS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
 from .errors import WeightsError
+from .features import HarDNetFeatures
 from .model import HarDNet
 
 logger = logging.getLogger(__name__)
@@ -164,27 +165,23 @@ def head_classes(state: StateDict, config: HarDNetConfig) -> int | None:
     return None if weight is None or weight.dim() != 2 else weight.shape[0]
 
 
-def load_state(model: HarDNet, state: StateDict, origin: str) -> None:
+def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) -> None:
     """Load a state dict strictly, but for a head of other classes and a stem of other channels.
 
-    With other classes the model keeps its new head, and a log line says so; a stem trained on three colours
-    is adapted (see :func:`adapt_stem`). All is checked before the first parameter changes.
+    With other classes the model keeps its new head, and a log line says so; a stem trained on three colours is adapted
+    (see :func:`adapt_stem`). A feature pyramid leaves out what it has not built. All is checked before the first
+    parameter changes.
 
     Raises:
         WeightsError: keys are missing or unknown, or shapes differ; the model is as it was.
     """
     own = model.state_dict()
     state = dict(state)
-    classes = head_classes(state, model.config)
-    if classes is not None and classes != model.num_classes:
-        head = f"base.{head_index(model.config)}."
-        state.update({key: value for key, value in own.items() if key.startswith(head)})
-        logger.info(
-            "%s: %d classes in the weights, %d in the model: the head is new and untrained",
-            origin,
-            classes,
-            model.num_classes,
-        )
+    if isinstance(model, HarDNet):
+        _fit_head(model, state, origin)
+    else:
+        for key in set(_expected_keys(model.config)) - own.keys():
+            state.pop(key, None)
     stem = state.get(_STEM_KEY)
     if stem is not None and stem.dim() == 4 and stem.shape[1] == _COLOURS != model.in_chans:
         state[_STEM_KEY] = adapt_stem(stem, model.in_chans)
@@ -199,6 +196,19 @@ def load_state(model: HarDNet, state: StateDict, origin: str) -> None:
         advice = _which_model(state, model.config.name)
         raise WeightsError(_mismatch(model.config.name, origin, missing, unexpected, shapes) + advice)
     model.load_state_dict(state, strict=True)
+
+
+def _fit_head(model: HarDNet, state: StateDict, origin: str) -> None:
+    """Where the numbers of classes differ, put the model's own head into the state dict."""
+    classes = head_classes(state, model.config)
+    if classes is None or classes == model.num_classes:
+        return
+    head = f"base.{head_index(model.config)}."
+    for key in [key for key in state if key.startswith(head)]:
+        del state[key]
+    state.update({key: value for key, value in model.state_dict().items() if key.startswith(head)})
+    outcome = "the head is new and untrained" if model.num_classes else "the head is left out"
+    logger.info("%s: %d classes in the weights, %d in the model: %s", origin, classes, model.num_classes, outcome)
 
 
 def _mismatch(

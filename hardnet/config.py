@@ -172,3 +172,27 @@ def head_index(config: HarDNetConfig) -> int:
     """Return the index of the head in ``HarDNet.base``, its last entry."""
     last = stage_indices(config)[-1]
     return (last.downsample or last.transition) + 1
+
+
+class FeatureLevel(NamedTuple):
+    """One level of the feature pyramid."""
+
+    module_index: int
+    """Of the module in ``HarDNet.base`` whose output it is."""
+    channels: int
+    stride: int
+    """Input pixels per feature pixel."""
+
+
+def feature_levels(config: HarDNetConfig) -> tuple[FeatureLevel, ...]:
+    """Return the levels of the pyramid: the last feature map of each resolution, strides 2, 4, 8, 16 and 32.
+
+    >>> [level.module_index for level in feature_levels(CONFIGS["hardnet68"])]
+    [1, 4, 9, 12, 15]
+    """
+    levels = [FeatureLevel(1, config.stem_channels[1], 2)]
+    last = len(config.block_layers) - 1
+    for number, (stage, channels) in enumerate(zip(stage_indices(config), config.transition_channels, strict=True)):
+        if stage.downsample is not None or number == last:
+            levels.append(FeatureLevel(stage.transition, channels, levels[-1].stride * 2))
+    return tuple(levels)

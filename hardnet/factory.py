@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, cast, overload
 
 from .catalog import CATALOG, WeightsRecord
 from .checkpoint import StateDict, head_classes, load_state, parse_checkpoint, read_file
 from .config import CONFIGS, HarDNetConfig
 from .errors import WeightsError
+from .features import HarDNetFeatures
 from .model import HarDNet
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def get_weights(name: str, tag: str) -> WeightsRecord:
     return CATALOG[name, tag]
 
 
+@overload
 def create_model(
     name: str,
     *,
@@ -58,42 +61,82 @@ def create_model(
     in_chans: int = 3,
     drop_rate: float | None = None,
     progress: bool = True,
-) -> HarDNet:
+    features_only: Literal[False] = False,
+) -> HarDNet: ...
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    weights: WeightsLike | None = None,
+    in_chans: int = 3,
+    progress: bool = True,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = None,
+    output_stride: int | None = None,
+) -> HarDNetFeatures: ...
+
+
+def create_model(
+    name: str,
+    *,
+    weights: WeightsLike | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    drop_rate: float | None = None,
+    progress: bool = True,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
     """Build a model by name: (N, in_chans, H, W) -> (N, num_classes) logits, on the CPU, in training mode.
+
+    With ``features_only``, (N, in_chans, H, W) -> a list of feature maps; see :class:`hardnet.HarDNetFeatures`.
 
     Args:
         name: one of :func:`list_models`.
         weights: a tag of :func:`list_weights`, a record of :func:`get_weights`, or the path of a local file:
-            ``.pth``/``.pt`` (a state dict, or a training checkpoint that holds one under ``state_dict``,
-            ``model`` or ``model_state``), ``.safetensors``, or a release archive ``.pth.zip``. None leaves the
-            model randomly initialised.
-        num_classes: width of the logits; None takes that of the weights, or 1000 without weights. Another
-            number than the weights' makes the head new, and a log line says so.
-        in_chans: channels of the input. With weights trained on three colours, the stem is adapted: one
-            channel gets the sum over the colours, n channels repeat them, scaled by 3 / n.
+            ``.pth``/``.pt`` (a state dict, or a training checkpoint that holds one under ``state_dict``, ``model`` or
+            ``model_state``), ``.safetensors``, or a release archive ``.pth.zip``. None leaves the model randomly
+            initialised.
+        num_classes: width of the logits; None takes that of the weights, or 1000 without weights. Another number than
+            the weights' makes the head new, and a log line says so; 0 leaves the linear layer out.
+        in_chans: channels of the input. With weights trained on three colours, the stem is adapted: one channel gets
+            the sum over the colours, n channels repeat them, scaled by 3 / n.
         drop_rate: probability of dropout before the linear layer; None takes the variant's own.
         progress: show a progress bar for downloads, on a terminal.
+        features_only: build the feature pyramid and no head. The following two go with it.
+        out_indices: levels of the pyramid, 0 to 4 for the strides 2 to 32; None means (1, 2, 3, 4).
+        output_stride: 32, 16 or 8: below 32, dilation in place of the last downsamplings; None means 32.
 
     Raises:
-        ValueError: an unknown name or tag, or a number out of range.
+        ValueError: an unknown name or tag, a number out of range, or keywords that do not go together.
         WeightsError: the weights could not be had, are damaged, or do not fit the model.
     """
     config = _config(name)
-    if weights is None:
-        return HarDNet(
-            config,
-            num_classes=DEFAULT_CLASSES if num_classes is None else num_classes,
-            in_chans=in_chans,
-            drop_rate=drop_rate,
-        )
-    state, record, origin = _load(config, weights, progress)
+    if features_only and (num_classes is not None or drop_rate is not None):
+        raise ValueError("num_classes and drop_rate belong to the head, which features_only=True leaves out")
+    if not features_only and (out_indices is not None or output_stride is not None):
+        raise ValueError("out_indices and output_stride go with features_only=True")
+    state, record, origin = (None, None, "") if weights is None else _load(config, weights, progress)
     if record is not None:
         config = replace(config, block_activation=record.block_activation)
-    if num_classes is None:
-        num_classes = head_classes(state, config) or DEFAULT_CLASSES
-    model = HarDNet(config, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate)
-    load_state(model, state, origin)
-    model.weights_record = record
+    model: HarDNet | HarDNetFeatures
+    if features_only:
+        model = HarDNetFeatures(
+            config,
+            out_indices=(1, 2, 3, 4) if out_indices is None else out_indices,
+            output_stride=32 if output_stride is None else output_stride,
+            in_chans=in_chans,
+        )
+    else:
+        if num_classes is None:
+            num_classes = (state and head_classes(state, config)) or DEFAULT_CLASSES
+        model = HarDNet(config, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate)
+    if state is not None:
+        load_state(model, state, origin)
+        model.weights_record = record
     return model
 
 
@@ -160,6 +203,7 @@ def _spelling(name: str) -> str:
 class Builder(Protocol):
     """The signature that the four builders share; see :func:`create_model` for the keywords."""
 
+    @overload
     def __call__(
         self,
         pretrained: bool = False,
@@ -169,35 +213,39 @@ class Builder(Protocol):
         in_chans: int = 3,
         drop_rate: float | None = None,
         progress: bool = True,
-    ) -> HarDNet:
-        """Build the model."""
+        features_only: Literal[False] = False,
+    ) -> HarDNet: ...
 
-
-def _builder(name: str, what: str) -> Builder:
-    """Make the builder of one variant: a module-level function in all but the repetition."""
-
-    def build(
+    @overload
+    def __call__(
+        self,
         pretrained: bool = False,
         *,
         weights: WeightsLike | None = None,
-        num_classes: int | None = None,
         in_chans: int = 3,
-        drop_rate: float | None = None,
         progress: bool = True,
-    ) -> HarDNet:
-        if pretrained:
-            if weights is not None:
-                raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
-            weights = DEFAULT_TAG
-        return create_model(
-            name,
-            weights=weights,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            drop_rate=drop_rate,
-            progress=progress,
-        )
+        features_only: Literal[True],
+        out_indices: Sequence[int] | None = None,
+        output_stride: int | None = None,
+    ) -> HarDNetFeatures: ...
 
+
+def _builder(name: str, what: str) -> Builder:
+    """Make the builder of one variant: ``create_model`` with the name filled in and ``pretrained`` put first."""
+
+    def build(pretrained: bool = False, **keywords: Any) -> HarDNet | HarDNetFeatures:
+        if pretrained:
+            if keywords.get("weights") is not None:
+                raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
+            keywords["weights"] = DEFAULT_TAG
+        model: HarDNet | HarDNetFeatures = create_model(name, **keywords)
+        return model
+
+    # What help() and torch.hub.help show, and what a wrong keyword is measured by.
+    own = inspect.signature(build)
+    pretrained = own.parameters["pretrained"]
+    others = [p for p in inspect.signature(create_model).parameters.values() if p.name != "name"]
+    build.__signature__ = own.replace(parameters=[pretrained, *others])  # type: ignore[attr-defined]  # PEP 362
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"""{what}
 
@@ -209,10 +257,14 @@ def _builder(name: str, what: str) -> Builder:
         pretrained: True loads the weights {DEFAULT_TAG}.
         weights: a tag ({", ".join(list_weights(name))}) or the path of a local checkpoint; None, and no
             pretrained, leaves the model randomly initialised.
-        num_classes: width of the logits; None takes the weights' own, or 1000. Another number makes the head new.
+        num_classes: width of the logits; None takes the weights' own, or 1000. Another number makes the head new,
+            0 leaves it out.
         in_chans: channels of the input; a pretrained stem is adapted.
         drop_rate: dropout before the linear layer; None takes the variant's own, {CONFIGS[name].drop_rate}.
         progress: show a progress bar for downloads, on a terminal.
+        features_only: give a list of feature maps in place of logits, for detection or segmentation.
+        out_indices: with it, levels of the pyramid: 0 to 4 for the strides 2 to 32; None means (1, 2, 3, 4).
+        output_stride: with it, 32, 16 or 8: dilation in place of the last downsamplings; None means 32.
 
     Raises:
         ValueError: an unknown tag or a number out of range.
@@ -220,7 +272,7 @@ def _builder(name: str, what: str) -> Builder:
 
     Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
     """
-    return build
+    return cast(Builder, build)
 
 
 hardnet39ds = _builder("hardnet39ds", "HarDNet-39DS: 39 layers, depthwise-separable; the smallest.")

@@ -1,17 +1,19 @@
-"""The layers, the HarDBlock and the network, readable beside the paper (https://arxiv.org/abs/1909.00948).
+"""The network: a stem, HarDBlocks with their transitions, and a head.
 
-Module names and the numbering of ``HarDNet.base`` are those of the authors' released code, so that its
-checkpoints load strictly and code that takes ``model.base`` apart keeps working.
+The numbering of ``HarDNet.base`` is that of the authors' released code, so that its checkpoints load strictly and code
+that takes ``model.base`` apart keeps working.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from .config import Activation, HarDNetConfig, harmonic_links, kept_layers, layer_width
+from .config import HarDNetConfig
+from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
 
 if TYPE_CHECKING:
     from .catalog import WeightsRecord
@@ -19,146 +21,17 @@ if TYPE_CHECKING:
 MIN_INPUT_SIZE = 32
 """Pixels: the stride of the deepest feature map, below which it would vanish."""
 
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
 
+class ImageModule(nn.Module):
+    """What the classifier and the feature pyramid share: the check of the input and the initialisation."""
 
-class ConvLayer(nn.Sequential):
-    """Convolution without bias, batch normalisation, activation: (N, C, H, W) -> (N, out, H/stride, W/stride)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
-        activation: Activation = "relu6",
-    ) -> None:
+    def __init__(self, config: HarDNetConfig, in_chans: int) -> None:
         super().__init__()
-        self.add_module(
-            "conv",
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
-        )
-        self.add_module("norm", nn.BatchNorm2d(out_channels))
-        self.add_module("relu", _ACTIVATIONS[activation](inplace=True))
-
-
-class DWConvLayer(nn.Sequential):
-    """Depthwise 3x3 convolution and batch normalisation, no activation: (N, C, H, W) -> (N, C, H/stride, W/stride)."""
-
-    def __init__(self, channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.add_module("dwconv", nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False))
-        self.add_module("norm", nn.BatchNorm2d(channels))
-
-
-class CombConvLayer(nn.Sequential):
-    """A 1x1 ConvLayer followed by a DWConvLayer: the depthwise-separable layer of the DS variants."""
-
-    def __init__(self, in_channels: int, out_channels: int, activation: Activation = "relu6") -> None:
-        super().__init__()
-        self.add_module("layer1", ConvLayer(in_channels, out_channels, kernel_size=1, activation=activation))
-        self.add_module("layer2", DWConvLayer(out_channels))
-
-
-class HarDBlock(nn.Module):
-    """Harmonic dense block: (N, in_channels, H, W) -> (N, out_channels, H, W).
-
-    Layer n reads the layers n - 2**i for every 2**i that divides n; the block's output concatenates its odd
-    layers and the last one. See :mod:`hardnet.config` for the rule.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        growth_rate: int,
-        growth_multiplier: float,
-        n_layers: int,
-        depthwise: bool = False,
-        activation: Activation = "relu6",
-    ) -> None:
-        super().__init__()
-        numbers = range(1, n_layers + 1)
-        widths = [in_channels, *(layer_width(n, growth_rate, growth_multiplier) for n in numbers)]
-        # Lists of lists, not tuples: TorchScript takes only these as constants of a module.
-        self.links = [list(harmonic_links(n)) for n in numbers]
-        self.kept = list(kept_layers(n_layers))
-        self.out_channels = sum(widths[n] for n in self.kept)
-        self.layers = nn.ModuleList()
-        for n in numbers:
-            linked = sum(widths[i] for i in self.links[n - 1])
-            if depthwise:
-                self.layers.append(CombConvLayer(linked, widths[n], activation))
-            else:
-                self.layers.append(ConvLayer(linked, widths[n], activation=activation))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        outputs = [x]
-        for index, layer in enumerate(self.layers):
-            inputs = [outputs[link] for link in self.links[index]]
-            outputs.append(layer(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)))
-        return torch.cat([outputs[n] for n in self.kept], 1)
-
-
-class HarDNet(nn.Module):
-    """Image classifier: (N, in_chans, H, W) -> (N, num_classes) logits, for any H and W from 32 pixels up.
-
-    Args:
-        config: the variant, a row of ``hardnet.config.CONFIGS`` or one of your own.
-        num_classes: width of the logits.
-        in_chans: channels of the input image.
-        drop_rate: probability of dropout before the linear layer; None takes the variant's own.
-
-    ``base`` is an ``nn.Sequential`` of stem, blocks, transitions and head; its last entry is the head.
-
-    Convolutions are initialised from a Xavier (Glorot) normal distribution, every bias with zero, and batch
-    normalisation as the identity: the scheme of the released code.
-
-    Raises:
-        ValueError: an argument is out of its range; in ``forward``, an input that is not four-dimensional,
-            has other channels than ``in_chans``, is smaller than 32 pixels or is not floating point.
-    """
-
-    def __init__(
-        self,
-        config: HarDNetConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float | None = None,
-    ) -> None:
-        super().__init__()
-        for what, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{what} must be a whole number from 1 up, got {value!r}")
-        if drop_rate is None:
-            drop_rate = config.drop_rate
-        if not 0 <= drop_rate < 1:
-            raise ValueError(f"drop_rate must lie in [0, 1), got {drop_rate!r}")
+        check_count("in_chans", in_chans, least=1)
         self.config = config
-        self.num_classes = num_classes
         self.in_chans = in_chans
-        self.num_features = config.transition_channels[-1]
         self.weights_record: WeightsRecord | None = None
         """The catalogue's record of the weights that were loaded, where they came from it."""
-        self.base = nn.Sequential(
-            *_stem(config, in_chans), *_stages(config), _head(self.num_features, num_classes, drop_rate)
-        )
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_normal_(module.weight)
-            elif isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) -> (N, num_classes) logits."""
-        if not torch.jit.is_scripting():
-            self._check_input(x)
-        logits: Tensor = self.base(x)
-        return logits
 
     @torch.jit.unused
     def _check_input(self, x: Tensor) -> None:
@@ -182,29 +55,98 @@ class HarDNet(nn.Module):
             return ": the channels are last, move them with x.permute(0, 3, 1, 2)"
         return ""
 
+
+class HarDNet(ImageModule):
+    """Image classifier: (N, in_chans, H, W) -> (N, num_classes) logits, for any H and W from 32 pixels up.
+
+    Args:
+        config: the variant, a row of ``hardnet.config.CONFIGS`` or one of your own.
+        num_classes: width of the logits; 0 leaves the linear layer out, and the pooled features come out.
+        in_chans: channels of the input image.
+        drop_rate: probability of dropout before the linear layer; None takes the variant's own.
+
+    ``base`` is an ``nn.Sequential`` of stem, blocks, transitions and head; its last entry is the head.
+
+    Convolutions are initialised from a Xavier (Glorot) normal distribution, every bias with zero, and batch
+    normalisation as the identity: the scheme of the released code.
+
+    Raises:
+        ValueError: an argument is out of its range; in ``forward``, an input that is not four-dimensional, has other
+            channels than ``in_chans``, is smaller than 32 pixels or is not floating point.
+    """
+
+    def __init__(
+        self,
+        config: HarDNetConfig,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float | None = None,
+    ) -> None:
+        super().__init__(config, in_chans)
+        check_count("num_classes", num_classes, least=0)
+        if drop_rate is None:
+            drop_rate = config.drop_rate
+        if not 0 <= drop_rate < 1:
+            raise ValueError(f"drop_rate must lie in [0, 1), got {drop_rate!r}")
+        self.num_classes = num_classes
+        self.num_features = config.transition_channels[-1]
+        self.base = nn.Sequential(*body(config, in_chans), _head(self.num_features, num_classes, drop_rate))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, num_classes) logits."""
+        if not torch.jit.is_scripting():
+            self._check_input(x)
+        logits: Tensor = self.base(x)
+        return logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, num_features, H/32, W/32): everything but the head."""
+        self._check_input(x)
+        features: Tensor = self.base[:-1](x)
+        return features
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(N, num_features, H, W) -> (N, num_classes), or (N, num_features) before the linear layer."""
+        head = _head_of(self)
+        logits: Tensor = head[:-1](x) if pre_logits else head(x)
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return the linear layer; an ``nn.Identity`` where ``num_classes`` is 0."""
+        return _head_of(self)[-1]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the linear layer by a new one of ``num_classes``; by an ``nn.Identity`` for 0.
+
+        Raises:
+            ValueError: ``num_classes`` is not a whole number from 0 up.
+        """
+        check_count("num_classes", num_classes, least=0)
+        reference = next(self.base[0].parameters())
+        classifier = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
+        initialise(classifier)
+        _head_of(self)[-1] = classifier
+        self.num_classes = num_classes
+
     def extra_repr(self) -> str:
         """The line that ``print(model)`` shows of the model itself."""
         return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
 
 
-def _describe_shape(x: Tensor) -> str:
-    return "(" + ", ".join(str(size) for size in x.shape) + ("," if x.dim() == 1 else "") + ")"
+def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Iterator[nn.Module]:
+    """Build ``base[:-1]`` one entry after the other: stem, then per row a block, its transition and a downsampling.
 
-
-def _stem(config: HarDNetConfig, in_chans: int) -> list[nn.Module]:
-    """base[0:3]: (N, in_chans, H, W) -> (N, stem_channels[1], H/4, W/4)."""
+    (N, in_chans, H, W) -> (N, transition_channels[-1], H/output_stride, W/output_stride). Where the output stride is
+    reached early, a downsampling keeps the resolution, and what follows is dilated: every second pixel of the result
+    sees what it saw before, and the same weights load.
+    """
     first, second = config.stem_channels
-    return [
-        ConvLayer(in_chans, first, kernel_size=3, stride=2),
-        ConvLayer(first, second, kernel_size=1 if config.depthwise else 3),
-        DWConvLayer(second, stride=2) if config.depthwise else nn.MaxPool2d(3, stride=2, padding=1),
-    ]
-
-
-def _stages(config: HarDNetConfig) -> list[nn.Module]:
-    """base[3:-1]: for each row of the config a block, its 1x1 transition and, where asked, a downsampling."""
-    modules: list[nn.Module] = []
-    channels = config.stem_channels[1]
+    yield ConvLayer(in_chans, first, kernel_size=3, stride=2)
+    yield ConvLayer(first, second, kernel_size=1 if config.depthwise else 3)
+    yield DWConvLayer(second, stride=2) if config.depthwise else nn.MaxPool2d(3, stride=2, padding=1)
+    channels, stride, dilation = second, 4, 1
     last = len(config.block_layers) - 1
     rows = zip(config.block_layers, config.growth_rates, config.transition_channels, config.downsample, strict=True)
     for index, (n_layers, growth_rate, out_channels, downsample) in enumerate(rows):
@@ -215,17 +157,56 @@ def _stages(config: HarDNetConfig) -> list[nn.Module]:
             n_layers,
             config.depthwise,
             config.block_activation,
+            dilation,
         )
-        modules.append(block)
+        yield block
         if index == last and config.last_block_drop_rate is not None:
-            modules.append(nn.Dropout(config.last_block_drop_rate))
-        modules.append(ConvLayer(block.out_channels, out_channels, kernel_size=1))
-        if downsample:
-            modules.append(DWConvLayer(out_channels, stride=2) if config.depthwise else nn.MaxPool2d(2, stride=2))
+            yield nn.Dropout(config.last_block_drop_rate)
+        yield ConvLayer(block.out_channels, out_channels, kernel_size=1)
         channels = out_channels
-    return modules
+        if not downsample:
+            continue
+        if stride < output_stride:
+            stride *= 2
+            yield DWConvLayer(channels, stride=2) if config.depthwise else nn.MaxPool2d(2, stride=2)
+        else:
+            yield DWConvLayer(channels, dilation=dilation) if config.depthwise else DenseMaxPool(dilation)
+            dilation *= 2
 
 
 def _head(channels: int, num_classes: int, drop_rate: float) -> nn.Sequential:
     """base[-1]: (N, channels, H/32, W/32) -> (N, num_classes)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), nn.Linear(channels, num_classes))
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), _classifier(channels, num_classes)
+    )
+
+
+def _head_of(model: HarDNet) -> nn.Sequential:
+    return cast(nn.Sequential, model.base[-1])
+
+
+def _classifier(channels: int, num_classes: int) -> nn.Module:
+    return nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the parameters as the released code does: Xavier-normal convolutions, zero biases."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.xavier_normal_(child.weight)
+        elif isinstance(child, nn.Linear):
+            nn.init.zeros_(child.bias)
+
+
+def check_count(what: str, value: int, least: int) -> None:
+    """Refuse what is not a whole number from ``least`` up.
+
+    Raises:
+        ValueError: the number is another one; ``what`` names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{what} must be a whole number from {least} up, got {value!r}")
+
+
+def _describe_shape(x: Tensor) -> str:
+    return "(" + ", ".join(str(size) for size in x.shape) + ("," if x.dim() == 1 else "") + ")"

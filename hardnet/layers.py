@@ -1,0 +1,114 @@
+"""The layers and the HarDBlock, readable beside the paper (https://arxiv.org/abs/1909.00948).
+
+Module names are those of the authors' released code, so that its checkpoints load strictly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import Activation, harmonic_links, kept_layers, layer_width
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
+
+
+class ConvLayer(nn.Sequential):
+    """Convolution without bias, batch normalisation, activation: (N, C, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        activation: Activation = "relu6",
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2 * dilation
+        self.add_module(
+            "conv", nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+        )
+        self.add_module("norm", nn.BatchNorm2d(out_channels))
+        self.add_module("relu", _ACTIVATIONS[activation](inplace=True))
+
+
+class DWConvLayer(nn.Sequential):
+    """Depthwise 3x3 convolution and batch normalisation, no activation: (N, C, H, W) -> (N, C, H/stride, W/stride)."""
+
+    def __init__(self, channels: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.add_module(
+            "dwconv", nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False)
+        )
+        self.add_module("norm", nn.BatchNorm2d(channels))
+
+
+class CombConvLayer(nn.Sequential):
+    """A 1x1 ConvLayer followed by a DWConvLayer: the depthwise-separable layer of the DS variants."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, activation: Activation = "relu6", dilation: int = 1
+    ) -> None:
+        super().__init__()
+        self.add_module("layer1", ConvLayer(in_channels, out_channels, kernel_size=1, activation=activation))
+        self.add_module("layer2", DWConvLayer(out_channels, dilation=dilation))
+
+
+class DenseMaxPool(nn.Module):
+    """Max pooling over 2x2 pixels without the stride: (N, C, H, W) -> (N, C, H, W).
+
+    Every second row and column of the result, for ``dilation`` 1, is what ``MaxPool2d(2, stride=2)`` gives.
+    """
+
+    def __init__(self, dilation: int = 1) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        padded = functional.pad(x, (0, self.dilation, 0, self.dilation), value=float("-inf"))
+        return functional.max_pool2d(padded, 2, stride=1, dilation=self.dilation)
+
+
+class HarDBlock(nn.Module):
+    """Harmonic dense block: (N, in_channels, H, W) -> (N, out_channels, H, W).
+
+    Layer n reads the layers n - 2**i for every 2**i that divides n; the block's output concatenates its odd
+    layers and the last one. See :mod:`hardnet.config` for the rule.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        growth_rate: int,
+        growth_multiplier: float,
+        n_layers: int,
+        depthwise: bool = False,
+        activation: Activation = "relu6",
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        numbers = range(1, n_layers + 1)
+        widths = [in_channels, *(layer_width(n, growth_rate, growth_multiplier) for n in numbers)]
+        # Lists of lists, not tuples: TorchScript takes only these as constants of a module.
+        self.links = [list(harmonic_links(n)) for n in numbers]
+        self.kept = list(kept_layers(n_layers))
+        self.out_channels = sum(widths[n] for n in self.kept)
+        self.layers = nn.ModuleList()
+        for n in numbers:
+            linked = sum(widths[i] for i in self.links[n - 1])
+            if depthwise:
+                self.layers.append(CombConvLayer(linked, widths[n], activation, dilation))
+            else:
+                self.layers.append(ConvLayer(linked, widths[n], activation=activation, dilation=dilation))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        outputs = [x]
+        for index, layer in enumerate(self.layers):
+            inputs = [outputs[link] for link in self.links[index]]
+            outputs.append(layer(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)))
+        return torch.cat([outputs[n] for n in self.kept], 1)

@@ -1,0 +1,223 @@
+"""The backbone: levels, dilation, weights, the classifier's parts, and groups of parameters by depth."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, MODELS, golden_input, golden_state
+from torch import fx, nn
+
+import hardnet
+from hardnet import HarDNet, HarDNetFeatures, WeightsError, create_model
+from hardnet.config import CONFIGS, feature_levels
+from hardnet.finetune import layerwise_groups
+
+TAPS = {
+    "hardnet39ds": (1, 4, 7, 10, 13),
+    "hardnet68ds": (1, 4, 9, 12, 15),
+    "hardnet68": (1, 4, 9, 12, 15),
+    "hardnet85": (1, 4, 9, 14, 18),
+}
+CHANNELS = {
+    "hardnet39ds": (48, 96, 320, 640, 1024),
+    "hardnet68ds": (64, 128, 320, 640, 1024),
+    "hardnet68": (64, 128, 320, 640, 1024),
+    "hardnet85": (96, 192, 320, 720, 1280),
+}
+ALL = (0, 1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def checkpoint(name: str) -> Path:
+        path = folder / f"{name}.pth"
+        if not path.exists():
+            torch.save(golden_state(name), path)
+        return path
+
+    return checkpoint
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_levels_are_the_originals_taps(name: str) -> None:
+    levels = feature_levels(CONFIGS[name])
+    assert tuple(level.module_index for level in levels) == TAPS[name]
+    assert tuple(level.channels for level in levels) == CHANNELS[name]
+    assert tuple(level.stride for level in levels) == (2, 4, 8, 16, 32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_pyramid_is_what_the_original_computes(name: str, checkpoints: Callable[[str], Path]) -> None:
+    model = create_model(name, weights=checkpoints(name), features_only=True, out_indices=ALL).eval()
+    with np.load(GOLDEN / f"{name}.npz") as golden, torch.inference_mode():
+        for feature, info in zip(model(golden_input(2, (1, 3, 256, 320))), model.feature_info, strict=True):
+            prefix = f"wide/base{info.module.removeprefix('base.')}"
+            assert list(feature.shape) == list(golden[f"{prefix}/shape"])
+            assert feature.shape[1:] == (info.channels, 256 // info.stride, 320 // info.stride)
+            flat = feature.flatten().numpy()
+            picked = flat[np.linspace(0, flat.size - 1, 32).astype(np.int64)]
+            want = golden[f"{prefix}/summary"]
+            assert np.abs(picked - want[3:]).max() <= 5e-4 * want[2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_lies_behind_the_last_level_is_not_built(name: str) -> None:
+    model = create_model(name, features_only=True, out_indices=(1, -3))
+    assert model.out_indices == (1, 2)
+    assert len(model.base) == TAPS[name][2] + 1
+    assert [info.module for info in model.feature_info] == [f"base.{TAPS[name][level]}" for level in (1, 2)]
+    full = create_model(name).state_dict()
+    assert all(full[key].shape == value.shape for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_dilation_computes_the_same_in_more_places(
+    name: str, output_stride: int, checkpoints: Callable[[str], Path]
+) -> None:
+    """Every second (fourth) pixel of the dense map is the map of the strided network: the definition of dilation."""
+    strided = create_model(name, weights=checkpoints(name), features_only=True, out_indices=ALL).eval().double()
+    dense = create_model(
+        name, weights=checkpoints(name), features_only=True, out_indices=ALL, output_stride=output_stride
+    )
+    dense = dense.eval().double()
+    assert [info.stride for info in dense.feature_info] == [min(2**n, output_stride) for n in range(1, 6)]
+    assert dense.state_dict().keys() == strided.state_dict().keys()
+    x = golden_input(4, (1, 3, 64, 96)).double()
+    with torch.inference_mode():
+        for few, many, info in zip(strided(x), dense(x), strided.feature_info, strict=True):
+            step = info.stride // min(info.stride, output_stride)
+            assert many.shape[2:] == (64 * step // info.stride, 96 * step // info.stride)
+            torch.testing.assert_close(many[..., ::step, ::step], few, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["hardnet39ds", "hardnet68"])
+def test_tracing_scripting_and_odd_sizes(name: str) -> None:
+    model = create_model(name, features_only=True, output_stride=16).eval()
+    x = torch.rand(1, 3, 65, 99)
+    want = model(x)
+    for other in (fx.symbolic_trace(model), torch.jit.script(model), copy.deepcopy(model)):
+        assert all(torch.equal(got, expected) for got, expected in zip(other(x), want, strict=True))
+
+
+def test_pretrained_pyramids_of_other_channels(checkpoints: Callable[[str], Path]) -> None:
+    path = checkpoints("hardnet39ds")
+    colour = create_model("hardnet39ds", weights=path, features_only=True, out_indices=(2,)).eval()
+    grey = create_model("hardnet39ds", weights=path, features_only=True, out_indices=(2,), in_chans=1).eval()
+    x = torch.rand(1, 1, 64, 64)
+    torch.testing.assert_close(grey(x)[0], colour(x.repeat(1, 3, 1, 1))[0], rtol=1e-4, atol=1e-4)
+
+
+def test_foreign_keys_are_still_refused(tmp_path: Path) -> None:
+    torch.save({**golden_state("hardnet39ds"), "decoder.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"1 unknown keys \(decoder\.weight\)"):
+        create_model("hardnet39ds", weights=tmp_path / "x.pth", features_only=True)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"out_indices": (1, 5)}, r"levels 0 to 4 or -5 to -1, rising; got \(1, 5\)"),
+        ({"out_indices": ()}, r"got \(\)"),
+        ({"out_indices": (2, 1)}, r"must rise; got \(2, 1\)"),
+        ({"out_indices": (4, -1)}, "must rise"),
+        ({"out_indices": (1.0,)}, r"got \(1\.0,\)"),
+        ({"out_indices": 3}, "must be a sequence .* got 3"),
+        ({"output_stride": 4}, r"one of \(32, 16, 8\), got 4"),
+        ({"num_classes": 10}, "belong to the head"),
+        ({"in_chans": 0}, "in_chans must be a whole number from 1 up, got 0"),
+        ({"features_only": False, "out_indices": (1,)}, "go with features_only=True"),
+    ],
+)
+def test_what_cannot_be_had_is_said(keywords: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        hardnet.hardnet39ds(**{"features_only": True, **keywords})
+
+
+def test_wrong_input_names_both_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\).*got \(1, 3, 16, 16\)"):
+        create_model("hardnet39ds", features_only=True)(torch.zeros(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_classifiers_parts_make_the_whole(name: str) -> None:
+    model = create_model(name, num_classes=6).eval()
+    x = torch.rand(2, 3, 64, 96)
+    features = model.forward_features(x)
+    assert features.shape == (2, model.num_features, 2, 3)
+    pooled = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(pooled, features.mean((2, 3)))
+    assert torch.equal(model.forward_head(features), model(x))
+    assert torch.equal(model.get_classifier()(pooled), model(x))
+    with pytest.raises(ValueError, match="got"):
+        model.forward_features(torch.zeros(1, 1, 64, 64))
+
+
+def test_reset_classifier(tmp_path: Path) -> None:
+    model = create_model("hardnet39ds", num_classes=6).eval().to(torch.float64)
+    before = copy.deepcopy(model.state_dict())
+    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    model.reset_classifier(4)
+    assert model(x).shape == (2, 4)
+    assert model.num_classes == 4
+    assert not model.get_classifier().bias.any()
+    assert [key for key, value in model.state_dict().items() if not torch.equal(value, before.get(key, value))] == [
+        "base.14.3.weight",
+        "base.14.3.bias",
+    ]
+    torch.save(model.state_dict(), tmp_path / "four.pth")
+    assert create_model("hardnet39ds", weights=tmp_path / "four.pth").num_classes == 4
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), nn.Identity)
+    assert torch.equal(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    with pytest.raises(ValueError, match="from 0 up, got -2"):
+        model.reset_classifier(-2)
+
+
+def test_no_head_with_weights(checkpoints: Callable[[str], Path], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "hardnet"):
+        model = create_model("hardnet39ds", weights=checkpoints("hardnet39ds"), num_classes=0).eval()
+    assert "the head is left out" in caplog.text
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1024)
+    assert "base.14.3.weight" not in model.state_dict()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: create_model("hardnet85"), lambda: create_model("hardnet39ds", num_classes=0)]
+)
+def test_groups_by_depth_hold_every_parameter_once(make: Callable[[], HarDNet]) -> None:
+    model = make()
+    groups = layerwise_groups(model, lr=0.1, layer_decay=0.5, weight_decay=1e-4)
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(parameter) for parameter in model.parameters()}
+    assert all(group["weight_decay"] == (1e-4 if "weights" in group["name"] else 0) for group in groups)
+    assert all(p.dim() > 1 for group in groups for p in group["params"] if group["weight_decay"])
+    depth = len(model.config.block_layers)
+    rates = {group["name"].split(":")[0]: group["lr"] for group in groups}
+    assert rates["stem"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
+    assert rates[f"stage {depth}"] == pytest.approx(0.05)
+    assert rates.get("head", 0.1) == 0.1
+    by_id = {id(parameter): key for key, parameter in model.named_parameters()}
+    stage_1 = [by_id[id(p)] for group in groups if group["name"].startswith("stage 1:") for p in group["params"]]
+    assert {key.split(".")[1] for key in stage_1} <= {"3", "4", "5"}
+    torch.optim.SGD(groups, lr=1.0).step()
+
+
+def test_groups_of_a_pyramid() -> None:
+    model = create_model("hardnet68", features_only=True, out_indices=(2,))
+    assert isinstance(model, HarDNetFeatures)
+    groups = layerwise_groups(model, lr=0.1, layer_decay=1.0)
+    assert [group["name"].split(":")[0] for group in groups[::2]] == ["stem", "stage 1", "stage 2", "stage 3"]
+    assert {group["lr"] for group in groups} == {0.1}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    with pytest.raises(ValueError, match=r"\(0, 1\], got 0"):
+        layerwise_groups(model, lr=0.1, layer_decay=0)

@@ -1,0 +1,71 @@
+"""The wheel: built, looked into, installed elsewhere and used there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import golden_state
+
+import hardnet
+
+REPO = Path(__file__).parent.parent
+
+
+def run(*command: object, cwd: Path, **variables: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
+    result = subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as an installer does: from the source distribution, with the build back end that is installed here."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, REPO, cwd=folder)
+    [path] = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel]
+    run(*pip, cwd=folder)
+    return folder
+
+
+def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [Path(name) for name in archive.namelist()]
+    ours = {name for name in names if name.parts[0] == "hardnet"}
+    others = {name for name in names if name.parts[0] != "hardnet"}
+    modules = {path.relative_to(REPO) for path in (REPO / "hardnet").rglob("*.py")}
+    data = {path.relative_to(REPO) for path in (REPO / "hardnet" / "weights").glob("*.pth")}
+    assert ours == modules | data | {Path("hardnet/py.typed"), Path("hardnet/imagenet_classes.txt")}
+    assert {name.parts[0] for name in others} == {f"hardnet-{hardnet.__version__}.dist-info"}
+    assert Path(f"hardnet-{hardnet.__version__}.dist-info/licenses/LICENSE") in others
+
+
+def test_the_installed_library_works_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "golden.pth"
+    torch.save(golden_state("hardnet39ds"), weights)
+    code = f"""
+import hardnet
+assert hardnet.__file__.startswith({str(installed)!r}), hardnet.__file__
+classifier = hardnet.Classifier("hardnet39ds", weights={str(weights)!r})
+[result] = classifier.predict({str(REPO / "images" / "cat.jpg")!r})
+print(len(result.predictions), classifier.labels[0])
+"""
+    assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).strip() == "5 tench"
+
+
+def test_the_console_script_is_there(installed: Path, tmp_path: Path) -> None:
+    version = run(installed / "bin" / "hardnet", "--version", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert version.strip() == f"hardnet {hardnet.__version__}"
