@@ -1,7 +1,7 @@
 """The command line: argument parsing, and one call into the library per verb.
 
-Exit status: 0, all went well; 1, some images or files were unusable, the rest was done; 2, the command line is
-wrong or there is nothing to work on; 3, weights could not be had or do not fit; 130, interrupted.
+Exit status: 0, all went well; 1, some images or files were unusable, the rest was done, or a training run stopped short;
+2, the command line is wrong or there is nothing to work on; 3, weights could not be had or do not fit; 130, interrupted.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(verbs)
     _add_info(verbs)
     _add_weights(verbs)
+    _add_training(verbs)
     return parser
 
 
@@ -240,6 +241,17 @@ def _cached_files() -> list[Path]:
         return [cache_dir() / record.cache_filename(source) for source in record.sources]
 
     return [path for record in CATALOG.values() for path in places(record) if path.exists()]
+
+
+def _add_training(verbs: Verbs) -> None:
+    from .training import cli as training
+
+    train = verbs.add_parser("train", help="train a model, on one process or under torchrun")
+    training.add_train_arguments(train)
+    train.set_defaults(run=training.run_train)
+    evaluate = verbs.add_parser("evaluate", help="measure top-1 and top-5 errors")
+    training.add_evaluate_arguments(evaluate)
+    evaluate.set_defaults(run=training.run_evaluate)
 
 
 def _positive(text: str) -> int:
