@@ -1,7 +1,8 @@
 """The command line: argument parsing, and one call into the library per verb.
 
-Exit status: 0, all went well; 1, some images or files were unusable, the rest was done, or a training run stopped short;
-2, the command line is wrong or there is nothing to work on; 3, weights could not be had or do not fit; 130, interrupted.
+Exit status: 0, all went well; 1, some images or files were unusable and the rest was done, or a training run stopped
+short; 2, the command line is wrong or there is nothing to work on; 3, weights could not be had or do not fit; 130,
+interrupted.
 """
 
 from __future__ import annotations

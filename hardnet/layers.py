@@ -5,9 +5,13 @@ Module names are those of the authors' released code, so that its checkpoints lo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from .config import Activation, harmonic_links, kept_layers, layer_width
 
@@ -97,6 +101,8 @@ class HarDBlock(nn.Module):
         self.links = [list(harmonic_links(n)) for n in numbers]
         self.kept = list(kept_layers(n_layers))
         self.out_channels = sum(widths[n] for n in self.kept)
+        self.checkpointing = False
+        """Whether the activations within are computed once more for the backward pass in place of being kept."""
         self.layers = nn.ModuleList()
         for n in numbers:
             linked = sum(widths[i] for i in self.links[n - 1])
@@ -107,8 +113,37 @@ class HarDBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
+            return self._checkpointed(x)
+        return self._run(x)
+
+    @torch.jit.unused
+    def _checkpointed(self, x: Tensor) -> Tensor:
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _keep_statistics(self)
+
+        output: Tensor = checkpoint(self._run, x, use_reentrant=False, context_fn=contexts)
+        return output
+
+    def _run(self, x: Tensor) -> Tensor:
         outputs = [x]
         for index, layer in enumerate(self.layers):
             inputs = [outputs[link] for link in self.links[index]]
             outputs.append(layer(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)))
         return torch.cat([outputs[n] for n in self.kept], 1)
+
+
+@contextmanager
+def _keep_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalise by the batch without counting it: it has been counted in the forward pass already."""
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and child.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm, (_, count) in zip(norms, before, strict=True):
+            # Not track_running_stats = False: the two passes must keep the same tensors for the backward pass.
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if count is None else count.clone()
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

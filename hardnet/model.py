@@ -33,6 +33,15 @@ class ImageModule(nn.Module):
         self.weights_record: WeightsRecord | None = None
         """The catalogue's record of the weights that were loaded, where they came from it."""
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep no activations within the HarDBlocks, compute them twice.
+
+        Gradients and running statistics stay what they are without it.
+        """
+        for module in self.modules():
+            if isinstance(module, HarDBlock):
+                module.checkpointing = enable
+
     @torch.jit.unused
     def _check_input(self, x: Tensor) -> None:
         if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # torch has no types for it

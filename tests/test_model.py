@@ -338,6 +338,31 @@ def test_base_is_sliced_as_users_do(name: str) -> None:
         assert model.base[len(model.base) - 1][3].in_features == model.num_features == by_slices.shape[1]
 
 
+@pytest.mark.parametrize("sample", ["hardnet39ds", "hardnet68"])
+def test_gradient_checkpointing_gives_the_same_for_less_memory(sample: str, device: str) -> None:
+    x, target = torch.rand(2, 3, 64, 64, device=device), torch.tensor([1, 3], device=device)
+    results = []
+    for enable in (False, True):
+        model = small(sample).to(device).train()
+        model.set_grad_checkpointing(enable)
+        saved: list[int] = []
+
+        def keep(tensor: Tensor, saved: list[int] = saved) -> Tensor:
+            saved.append(tensor.numel())
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = functional.cross_entropy(model(x), target)
+            held = sum(saved)
+        loss.backward()
+        gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+        results.append((held, loss, gradients, dict(model.named_buffers())))
+    (all_of_it, *without), (less, *with_it) = results
+    torch.testing.assert_close(with_it, without, rtol=1e-5, atol=1e-6)
+    assert less < 0.5 * all_of_it
+
+
 def test_hardnet85_extra_dropout_takes_an_index() -> None:
     base = create_model("hardnet85").base
     assert isinstance(base[17], nn.Dropout)
