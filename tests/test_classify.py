@@ -210,6 +210,7 @@ def test_models_of_other_precision(dtype: torch.dtype, device: str) -> None:
     classifier = Classifier(model, device=device, labels=list(COLOURS), transform=small_transform)
     results = classifier.predict([plain("green"), torch.eye(3)[2].view(3, 1, 1).expand(3, 32, 32)])
     assert tops(results) == ["green", "blue"]
+    assert set(model.dtypes) == {dtype}
     expected = torch.tensor([0.0, 0.0, 1.0]).softmax(0)[2].item()
     assert results[1].top.probability == pytest.approx(expected, rel=1e-6)  # the softmax itself is not taken in half
 

@@ -140,8 +140,10 @@ def test_one_classifier_in_eight_threads(network: Classifier) -> None:
 
 
 def test_gradients_are_neither_needed_nor_left_off() -> None:
-    stream = colour_classifier().stream([plain(), plain()], batch_size=1)
+    classifier = colour_classifier()
+    stream = classifier.stream([plain(), plain()], batch_size=1)
     next(stream)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
     assert len(list(stream)) == 1
+    assert classifier.model.inference_modes == [True, True]
