@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
     Verbs: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
+PACKAGED_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
+"""What `predict` takes unless told otherwise: it needs no download."""
+
+_PACKAGED_NOTE = (
+    f"hardnet: {PACKAGED_MODEL} {PACKAGED_TAG}, ten kinds of garments; for photographs of other things: "
+    f"--weights {DEFAULT_TAG} (a download)"
+)
+
 SOME_FAILED, WRONG_USE, NO_WEIGHTS, INTERRUPTED = 1, 2, 3, 130
 
 Verb = Callable[[argparse.Namespace], int]
@@ -79,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    from .extract import add_extract
+
     _add_predict(verbs)
+    add_extract(verbs)
     _add_info(verbs)
     _add_weights(verbs)
     _add_training(verbs)
@@ -89,8 +100,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_predict(verbs: Verbs) -> None:
     parser = verbs.add_parser("predict", help="classify images")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder that is searched for images")
-    parser.add_argument("--model", choices=list_models(), default="hardnet39ds")
-    parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
+    parser.add_argument("--model", choices=list_models(), help=f"default: {PACKAGED_MODEL}")
+    parser.add_argument(
+        "--weights",
+        help=f"a tag or a file; default: {DEFAULT_TAG} with --model, else {PACKAGED_TAG}, which needs no download",
+    )
     parser.add_argument("--topk", type=_positive, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="images at once (default: 32)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
@@ -103,9 +117,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     from . import report
     from .classify import Classifier
 
-    classifier = Classifier(
-        arguments.model, weights=arguments.weights, device=arguments.device, labels=arguments.labels
-    )
+    model, weights = arguments.model or PACKAGED_MODEL, arguments.weights or DEFAULT_TAG
+    if arguments.model is None and arguments.weights is None:
+        weights = PACKAGED_TAG
+        print(_PACKAGED_NOTE, file=sys.stderr)
+    classifier = Classifier(model, weights=weights, device=arguments.device, labels=arguments.labels)
     results = classifier.stream(arguments.paths, topk=arguments.topk, batch_size=arguments.batch_size)
     counted = _Counted(results)
     searching = any(Path(path).is_dir() for path in arguments.paths)

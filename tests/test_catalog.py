@@ -21,7 +21,7 @@ def record(request: pytest.FixtureRequest) -> WeightsRecord:
 def test_which_there_are() -> None:
     imagenet = {(name, "IMAGENET1K_V1") for name in MODELS}
     retrained = {(name, "IMAGENET1K_V2") for name in ("hardnet39ds", "hardnet68ds", "hardnet85")}
-    assert CATALOG.keys() >= imagenet | retrained
+    assert CATALOG.keys() == imagenet | retrained | {("hardnet39ds", "FASHION_MNIST")}
 
 
 def test_records_are_complete(record: WeightsRecord) -> None:
@@ -37,7 +37,7 @@ def test_records_are_complete(record: WeightsRecord) -> None:
 def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
     assert record.sources
     for source in record.sources:
-        assert source.url.startswith("https://")
+        assert source.url.startswith(("https://", "package:"))
         assert re.fullmatch(rf"[0-9a-f]{{{LENGTHS[source.digest.scheme]}}}", source.digest.value)
         assert source.archived == (source.key_format == "imgclsmob")
     strength = [list(LENGTHS).index(source.digest.scheme) for source in record.sources]
@@ -48,7 +48,7 @@ def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
 def test_imgclsmob_and_authors_names_carry_their_digest(record: WeightsRecord) -> None:
     """Both publishers put the first eight digits of the digest into the file's name."""
     for source in record.sources:
-        if source.digest.scheme != "git-blob-sha1":
+        if source.digest.scheme != "git-blob-sha1" and source.url.startswith("https://"):
             assert source.digest.value[:8] in source.filename
 
 
@@ -70,3 +70,10 @@ def test_meta_says_who_reported(record: WeightsRecord) -> None:
 def test_transforms_follow_the_record(record: WeightsRecord) -> None:
     transform = record.transforms()
     assert str(record.preprocessing.crop) in repr(transform)
+
+
+def test_fashion_mnist_has_ten_classes_of_its_own() -> None:
+    record = CATALOG["hardnet39ds", "FASHION_MNIST"]
+    assert record.categories[0] == "T-shirt/top"
+    assert record.categories[-1] == "Ankle boot"
+    assert record.preprocessing.crop == 64

@@ -163,6 +163,16 @@ def test_without_a_network_imagenet_says_how_to_go_on(
         assert word in err
 
 
+def test_the_default_needs_no_network_and_says_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    assert main(["predict", str(REPO / "images" / "fashion_mnist"), "--format", "json", "--topk", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("hardnet: hardnet39ds FASHION_MNIST, ten kinds of garments")
+    assert len(json.loads(out)) == len(list((REPO / "images" / "fashion_mnist").iterdir()))
+
+
 def test_info_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     assert "17,565,348  4,246,114,304" in capsys.readouterr().out

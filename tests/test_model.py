@@ -284,12 +284,13 @@ def test_compile_with_inductor(name: str, device: str) -> None:
 
 def test_export_with_dynamic_batch_and_size(sample: str) -> None:
     model = small(sample)
-    # Not from 32: torch.export treats a feature map of one pixel as a case of its own.
-    sizes = {axis: torch.export.Dim(label, min=64, max=1024) for axis, label in ((2, "height"), (3, "width"))}
+    # Not from 32: torch.export treats a feature map of one pixel as a case of its own. In eights: torch 2.6 does not
+    # see through the roundings of pooling odd sizes.
+    sizes = {axis: 8 * torch.export.Dim(label, min=8, max=128) for axis, label in ((2, "height"), (3, "width"))}
     program = torch.export.export(
         model, (torch.rand(2, 3, 128, 96),), dynamic_shapes=({0: torch.export.Dim("batch"), **sizes},)
     )
-    x = torch.rand(3, 3, 64, 127)
+    x = torch.rand(3, 3, 64, 136)
     torch.testing.assert_close(program.module()(x), model(x))
 
 

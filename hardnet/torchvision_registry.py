@@ -1,0 +1,156 @@
+"""HarDNet in torchvision: importing this module registers the four models there.
+
+>>> import torchvision, hardnet.torchvision_registry
+>>> model = torchvision.models.get_model("hardnet68", weights=None, num_classes=10)
+
+Weights come through this library's verified loader. Of a model's weights, ``DEFAULT`` means those for ImageNet
+with the lowest reported top-1 error, as everywhere in torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .catalog import CATALOG, IMAGENET, WeightsRecord
+from .config import CONFIGS
+from .factory import _known, create_model
+from .features import HarDNetFeatures
+from .model import MIN_INPUT_SIZE, HarDNet
+from .preprocess import EvaluationTransform
+from .versions import require
+
+LOWEST_TORCHVISION = "0.21"
+
+_METRICS_OF = {IMAGENET: "ImageNet-1K"}
+"""What torchvision calls a set of images."""
+
+require("torchvision", LOWEST_TORCHVISION)
+
+# The public part of torchvision lists and builds models; what registers them lies here, and its own models use it.
+from torchvision.models import _api  # type: ignore[import-untyped]  # noqa: E402  (after the check of the version)
+
+
+class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has no types
+    """Weights in torchvision's manner, one enumeration per model, such as ``HarDNet68_Weights``."""
+
+    @property
+    def record(self) -> WeightsRecord:
+        """The catalogue's record: sources with their digests, provenance, errors and who reported them."""
+        record: WeightsRecord = self.value.meta["record"]
+        return record
+
+    def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, torch.Tensor]:
+        """Fetch the weights, verified, and return their state dict.
+
+        Args:
+            progress: show a progress bar for downloads, on a terminal.
+            check_hash: must be True: there is no way around the verification.
+
+        Raises:
+            ValueError: ``check_hash`` is False.
+            WeightsError: the weights could not be had.
+        """
+        if not check_hash:
+            raise ValueError("check_hash=False: the weights of hardnet are never loaded unverified")
+        return create_model(self.record.model, weights=self.record, progress=progress).state_dict()
+
+
+def return_layers(features: HarDNetFeatures) -> dict[str, str]:
+    """Name the levels of a pyramid for torchvision's ``IntermediateLayerGetter`` and ``BackboneWithFPN``.
+
+    >>> features = create_model("hardnet68", features_only=True)
+    >>> return_layers(features)
+    {'4': '0', '9': '1', '12': '2', '15': '3'}
+
+    The names are those of ``features.base``, which is to be handed over with them.
+    """
+    return {info.module.removeprefix("base."): str(number) for number, info in enumerate(features.feature_info)}
+
+
+def _weights_enum(name: str) -> Any:
+    records = {tag: record for (model, tag), record in CATALOG.items() if model == name}
+    members = {
+        # A partial and not record.transforms: torchvision knows how to compare the former when it unpickles a member.
+        tag: _api.Weights(record.sources[0].url, partial(EvaluationTransform, record.preprocessing), _meta(record))
+        for tag, record in records.items()
+    }
+    comparable = [tag for tag, record in records.items() if record.evaluated_on == IMAGENET]
+    best = min(comparable, key=lambda tag: records[tag].top1_error)
+    title = f"HarDNet{name.removeprefix('hardnet').upper()}_Weights"
+    # Two names of one value: the second is an alias.
+    return HarDNetWeights(title, {**members, "DEFAULT": members[best]}, module=__name__)
+
+
+def _meta(record: WeightsRecord) -> dict[str, Any]:
+    with torch.device("meta"):
+        model = HarDNet(CONFIGS[record.model], num_classes=record.num_classes)
+    return {
+        **record.meta,
+        "record": record,
+        "num_params": sum(parameter.numel() for parameter in model.parameters()),
+        "min_size": (MIN_INPUT_SIZE, MIN_INPUT_SIZE),
+        "_metrics": {
+            _METRICS_OF.get(record.evaluated_on, record.evaluated_on): {
+                "acc@1": 100 - record.top1_error,
+                "acc@5": 100 - record.top5_error,
+            }
+        },
+        "_docs": f"{record.provenance}; the errors are those reported by {record.reported_by}",
+    }
+
+
+def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
+    def build(*, weights: Any = None, progress: bool = True, **keywords: Any) -> nn.Module:
+        record = None if weights is None else _member(name, weights_enum, weights).record
+        model: nn.Module = create_model(name, weights=record, progress=progress, **keywords)
+        return model
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"""{name} for torchvision.models.get_model.
+
+    Args:
+        weights: a member of {weights_enum.__name__}, its name, or None for a random initialisation.
+        progress: show a progress bar for downloads, on a terminal.
+        keywords: as of hardnet.create_model.
+    """
+    build.__annotations__["weights"] = weights_enum | None  # where get_model_weights looks
+    return build
+
+
+def _member(name: str, weights_enum: Any, weights: Any) -> Any:
+    if isinstance(weights, weights_enum):
+        return weights
+    if not isinstance(weights, str):
+        raise TypeError(f"weights must be a member of {weights_enum.__name__} or its name, got {weights!r}")
+    tag = weights.removeprefix(f"{weights_enum.__name__}.")
+    if tag not in weights_enum.__members__:
+        raise ValueError(f"{name} has no weights {weights!r}; known: {_known(tag, weights_enum.__members__)}")
+    return weights_enum[tag]
+
+
+def _register() -> None:
+    """Add the models to torchvision's registry, where they are not there yet.
+
+    Raises:
+        ImportError: this torchvision has a model of its own under one of the names.
+    """
+    taken = {name: _api.get_model_builder(name).__module__ for name in _api.list_models() if name in CONFIGS}
+    foreign = [f"{name} ({module})" for name, module in taken.items() if module != __name__]
+    if foreign:
+        raise ImportError(
+            f"torchvision has other models under these names: {', '.join(foreign)}. They were left as they are; "
+            "hardnet.create_model builds the models without torchvision"
+        )
+    for name in CONFIGS:
+        if name not in taken:
+            weights_enum = _weights_enum(name)
+            globals()[weights_enum.__name__] = weights_enum
+            globals()[name] = _api.register_model()(_builder(name, weights_enum))
+
+
+_register()

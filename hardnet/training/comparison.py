@@ -1,0 +1,219 @@
+"""Measured beside reported: evaluate several models and weights on one data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..catalog import CATALOG, Preprocessing, WeightsRecord
+from ..config import CONFIGS
+from ..errors import WeightsError
+from ..factory import create_model
+from ..model import HarDNet
+from ..preprocess import EvaluationTransform
+from .data import ImageSource
+from .distributed import Ranks
+from .errors import DataError
+from .evaluation import Evaluation, evaluate
+
+Engine = Callable[[HarDNet], Callable[[Tensor], Tensor]]
+
+ENGINES: dict[str, Engine] = {"eager": lambda model: model, "compile": lambda model: torch.compile(model)}
+"""What runs a model, by name: from a model in evaluation mode to a function of images that gives logits."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How to evaluate. None takes what belongs to the weights."""
+
+    size: int | None = None
+    """Side of the centre crop, in pixels."""
+    crop_ratio: float | None = None
+    """The crop's side over the resized shorter side."""
+    batch_size: int = 64
+    workers: int = 0
+    engine: str = "eager"
+    channels_last: bool = True
+    skip_bad_images: bool = False
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
+        if self.size is not None and self.size < 32:
+            raise ValueError(f"size must be at least 32 pixels, got {self.size}")
+        if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio must lie between 0 and 1, got {self.crop_ratio}")
+        if self.batch_size < 1 or self.workers < 0:
+            raise ValueError(
+                f"batch_size must be positive, workers not negative, got {self.batch_size}, {self.workers}"
+            )
+
+    def preprocessing(self, base: Preprocessing) -> Preprocessing:
+        """Return the weights' preprocessing with the sizes that were asked for."""
+        if self.size is None and self.crop_ratio is None:
+            return base
+        crop = self.size or base.crop
+        ratio = self.crop_ratio or base.crop / base.resize
+        return dataclasses.replace(base, crop=crop, resize=max(crop, round(crop / ratio)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model with its weights, measured; with what was reported of them where they are the catalogue's."""
+
+    model: str
+    weights: str
+    preprocessing: Preprocessing
+    measured: Evaluation
+    reported: WeightsRecord | None
+
+    def differs(self, tolerance: float) -> bool:
+        """Tell whether an error differs from the reported one by more than ``tolerance`` percentage points."""
+        if self.reported is None:
+            raise ValueError(f"nothing is reported of {self.weights}: only weights of the catalogue can be expected")
+        differences = (
+            self.measured.top1_error - self.reported.top1_error,
+            self.measured.top5_error - self.reported.top5_error,
+        )
+        return max(map(abs, differences)) > tolerance + 1e-9
+
+
+def choose(models: Sequence[str], weights: str | None, classes: int) -> list[tuple[str, str | WeightsRecord]]:
+    """Return which weights of which models to evaluate.
+
+    Args:
+        models: names; empty takes all models for which there are weights.
+        weights: a tag or a file; None takes every record of the catalogue.
+        classes: how many the data set has: records with another number are left out.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    if weights is not None and Path(weights).exists():
+        if len(models) != 1:
+            raise ValueError(f"{weights} is a file: name the one model that it belongs to")
+        return [(models[0], weights)]
+    records = [record for record in CATALOG.values() if record.model in (models or CONFIGS)]
+    if weights is not None:
+        records = [record for record in records if record.tag == weights]
+        if not records:
+            raise ValueError(f"{weights!r} is neither a file nor the tag of weights of {', '.join(models or CONFIGS)}")
+    fitting = [record for record in records if record.num_classes == classes]
+    if not fitting:
+        known = ", ".join(f"{record} ({record.num_classes} classes)" for record in records) or "none"
+        raise ValueError(f"no weights for the {classes} classes of the data set; of the models asked for: {known}")
+    return [(record.model, record) for record in fitting]
+
+
+def compare(
+    chosen: Sequence[tuple[str, str | WeightsRecord]], source: ImageSource, ranks: Ranks, options: EvaluateOptions
+) -> Iterator[Row]:
+    """Evaluate one after the other and yield a row for each.
+
+    Raises:
+        WeightsError: weights cannot be had, do not fit, or have other classes than the data set.
+        ImageError: an image cannot be read, and bad ones are not to be skipped.
+        TrainingError: logits are not finite.
+    """
+    for name, weights in chosen:
+        model = create_model(name, weights=weights, progress=ranks.first)
+        record = model.weights_record
+        title = record.tag if record is not None else os.fspath(str(weights))
+        preprocessing = Preprocessing() if record is None else record.preprocessing
+        if record is None:
+            preprocessing = _check_file(Path(str(weights)), name, source) or preprocessing
+        if model.num_classes != len(source.classes):
+            raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(source.classes)}")
+        preprocessing = options.preprocessing(preprocessing)
+        model = model.eval().to(ranks.device)
+        if options.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+        measured = evaluate(
+            ENGINES[options.engine](model),
+            source,
+            EvaluationTransform(preprocessing),
+            ranks,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            skip_bad_images=options.skip_bad_images,
+            channels_last=options.channels_last,
+            progress=ranks.first,
+        )
+        yield Row(name, title, preprocessing, measured, record)
+
+
+def _check_file(path: Path, name: str, source: ImageSource) -> Preprocessing | None:
+    """Return the preprocessing that a trained model's file records, None where it is another kind of file.
+
+    Raises:
+        WeightsError: it was trained as another model.
+        DataError: it was trained on other classes.
+    """
+    if path.suffix not in (".pt", ".pth"):
+        return None
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "preprocessing" not in content:
+        return None
+    if content["architecture"] != name:
+        raise WeightsError(f"{path}: was trained as {content['architecture']}, it does not fit {name}")
+    if content["classes"] != list(source.classes):
+        strange = next(
+            (pair for pair in zip(content["classes"], source.classes, strict=False) if pair[0] != pair[1]),
+            (f"{len(content['classes'])} classes", f"{len(source.classes)} classes"),
+        )
+        raise DataError(f"{path}: was trained on other classes: {strange[0]!r} where the data set has {strange[1]!r}")
+    stored = content["preprocessing"]
+    mean, std = ((x[0], x[1], x[2]) for x in (stored["mean"], stored["std"]))
+    return Preprocessing(stored["resize"], stored["crop"], mean, std)
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Return the rows in the form of the model table: measured beside reported."""
+    from ..report import table
+
+    lines = []
+    for row in rows:
+        measured, record = row.measured, row.reported
+        lines.append(
+            (
+                row.model,
+                row.weights,
+                f"{measured.images:,}",
+                f"{measured.top1_error:.2f} / {measured.top5_error:.2f}",
+                "" if record is None else f"{record.top1_error:.2f} / {record.top5_error:.2f}",
+                "" if record is None else record.reported_by,
+            )
+        )
+    header = ("model", "weights", "images", "top-1 / top-5 error (%)", "reported", "reported by")
+    return table(header, lines)
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """Return the rows with every count as a JSON array."""
+    return json.dumps(
+        [
+            {
+                "model": row.model,
+                "weights": row.weights,
+                "preprocessing": dataclasses.asdict(row.preprocessing),
+                "images": row.measured.images,
+                "top1_correct": row.measured.top1,
+                "top5_correct": row.measured.top5,
+                "top1_error": row.measured.top1_error,
+                "top5_error": row.measured.top5_error,
+                "loss": row.measured.loss,
+                "skipped": len(row.measured.bad),
+                "reported_top1_error": None if row.reported is None else row.reported.top1_error,
+                "reported_top5_error": None if row.reported is None else row.reported.top5_error,
+            }
+            for row in rows
+        ],
+        indent=2,
+    )

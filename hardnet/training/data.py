@@ -1,0 +1,240 @@
+"""Data sets: ImageFolder trees (ImageNet's layout) and Fashion-MNIST, as Pillow images with their class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import DataError
+from .idx import read_idx
+from .seeds import permutation
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+_IDX_NAMES = {"train": "train", "test": "t10k"}
+_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_FASHION_MNIST_STATISTICS = ((0.286, 0.286, 0.286), (0.353, 0.353, 0.353))
+
+
+class ImageSource(Protocol):
+    """A numbered collection of labelled images."""
+
+    classes: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its class. Raises ImageError, which names the file, where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set: what to train on, and what to validate on if there is anything."""
+
+    train: ImageSource
+    val: ImageSource | None
+    mean: tuple[float, ...] = field(default=_IMAGENET_STATISTICS[0])
+    std: tuple[float, ...] = field(default=_IMAGENET_STATISTICS[1])
+
+
+class FolderSource:
+    """The images of ``root/CLASS/...``; classes are numbered in the order of their names."""
+
+    def __init__(self, root: Path) -> None:
+        from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+
+        if not root.is_dir():
+            there = "is not a folder" if root.exists() else "no such folder"
+            raise DataError(f"{root}: {there}; a folder with one subfolder of images per class is wanted")
+        if not any(entry.is_dir() for entry in os.scandir(root)):
+            raise DataError(
+                f"{root}: holds no subfolders; the images are expected in one subfolder per class, as in "
+                f"{root / 'n01440764' / 'image.JPEG'}"
+            )
+        try:
+            folder = ImageFolder(str(root))
+        except FileNotFoundError as error:  # torchvision names the classes without images
+            raise DataError(f"{root}: {error}") from None
+        self.classes: Sequence[str] = tuple(folder.classes)
+        self._samples: list[tuple[str, int]] = folder.samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return an upright RGB image and its class."""
+        from ..images import load_image
+
+        path, label = self._samples[index]
+        return load_image(path), label
+
+
+class FashionMNISTSource:
+    """The 28 x 28 pixel photographs of garments, from IDX files, gzipped or not.
+
+    Args:
+        folder: Debian's folder, torchvision's ``root``, or its subfolder ``FashionMNIST/raw``.
+        split: "train" (60,000 images) or "test" (10,000 images).
+    """
+
+    classes: Sequence[str] = FASHION_MNIST_CLASSES
+
+    def __init__(self, folder: Path, split: str) -> None:
+        images, labels = (_find_idx(folder, f"{_IDX_NAMES[split]}-{what}") for what in ("images-idx3", "labels-idx1"))
+        shape, self._pixels = read_idx(images)
+        label_shape, self._labels = read_idx(labels)
+        if len(shape) != 3 or len(label_shape) != 1 or shape[0] != label_shape[0]:
+            raise DataError(f"{images} holds {shape} values, {labels} {label_shape}: (N, H, W) and (N,) are wanted")
+        if max(self._labels, default=0) >= len(self.classes):
+            raise DataError(f"{labels}: class {max(self._labels)} is none of the {len(self.classes)} of Fashion-MNIST")
+        self._count, self._height, self._width = shape
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return an RGB image, its three channels alike, and its class."""
+        from PIL import Image
+
+        length = self._height * self._width
+        pixels = self._pixels[index * length : (index + 1) * length]
+        return Image.frombytes("L", (self._width, self._height), pixels).convert("RGB"), self._labels[index]
+
+
+class SubsetSource:
+    """Some images of another source."""
+
+    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
+        self.classes = source.classes
+        self._source = source
+        self._indices = list(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image of the other source."""
+        return self._source.load(self._indices[index])
+
+
+def hold_out(source: ImageSource, count: int, seed: int) -> tuple[SubsetSource, SubsetSource]:
+    """Split a source at random into the rest and ``count`` held-out images; the same seed gives the same split.
+
+    Raises:
+        DataError: nothing would be left to train on.
+    """
+    if not 0 < count < len(source):
+        raise DataError(
+            f"cannot hold out {count} of {len(source)} images: between 1 and {len(source) - 1} are possible"
+        )
+    order = permutation(len(source), seed, "hold-out").tolist()
+    return SubsetSource(source, sorted(order[count:])), SubsetSource(source, sorted(order[:count]))
+
+
+def is_fashion_mnist(data: str, dataset: str = "auto") -> bool:
+    """Tell whether a data argument means Fashion-MNIST: by its name, by the option, or by the files in the folder."""
+    if dataset != "auto":
+        return dataset == "fashion-mnist"
+    return data == "fashion-mnist" or any(_idx_candidates(Path(data), "train-images-idx3"))
+
+
+def open_splits(data: str, dataset: str = "auto", *, held_out: int = 0, seed: int = 0) -> Splits:
+    """Open a data set for training. The test images of Fashion-MNIST are never among them.
+
+    Args:
+        data: a folder with ``train`` and, unless images are held out, perhaps ``val``; or that of Fashion-MNIST.
+        dataset: "imagefolder", "fashion-mnist", or "auto", which looks for the latter's files.
+        held_out: how many training images to keep for validation instead.
+        seed: decides which.
+
+    Raises:
+        DataError: something is missing or malformed.
+    """
+    if is_fashion_mnist(data, dataset):
+        train: ImageSource = FashionMNISTSource(_fashion_mnist_folder(data), "train")
+        if not held_out:
+            return Splits(train, None, *_FASHION_MNIST_STATISTICS)
+        return Splits(*hold_out(train, held_out, seed), *_FASHION_MNIST_STATISTICS)
+    root = _existing_folder(data)
+    train = FolderSource(root / "train")
+    if held_out:
+        return Splits(*hold_out(train, held_out, seed))
+    val_root = root / "val"
+    val = FolderSource(val_root) if val_root.exists() else None
+    if val is not None and tuple(val.classes) != tuple(train.classes):
+        odd = sorted(set(val.classes) ^ set(train.classes))
+        raise DataError(f"{val_root} and {root / 'train'} hold different classes: {', '.join(odd[:5])} in one only")
+    return Splits(train, val)
+
+
+def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageSource:
+    """Open what is evaluated: the test images of Fashion-MNIST, or a folder's ``val`` (or the folder itself).
+
+    Args:
+        data: a folder, or "fashion-mnist".
+        dataset: as in :func:`open_splits`.
+        split: a subfolder, or "train" or "test" of Fashion-MNIST; empty takes "test" or "val".
+
+    Raises:
+        DataError: something is missing or malformed.
+    """
+    if is_fashion_mnist(data, dataset):
+        if split not in ("", *_IDX_NAMES):
+            raise DataError(f"Fashion-MNIST has the splits train and test, not {split!r}")
+        return FashionMNISTSource(_fashion_mnist_folder(data), split or "test")
+    root = _existing_folder(data)
+    if split:
+        return FolderSource(root / split)
+    return FolderSource(root / "val" if (root / "val").is_dir() else root)
+
+
+def _existing_folder(data: str) -> Path:
+    root = Path(data).expanduser()
+    if not root.is_dir():
+        there = "is not a folder" if root.exists() else "no such folder"
+        raise DataError(f"{data}: {there}; a folder with train/CLASS/image and val/CLASS/image is wanted")
+    return root
+
+
+def _fashion_mnist_folder(data: str) -> Path:
+    if data == "fashion-mnist" and not Path(data).exists():
+        if not FASHION_MNIST_FOLDER.is_dir():
+            raise DataError(
+                f"{FASHION_MNIST_FOLDER}: no such folder; install Debian's package dataset-fashion-mnist, or name the "
+                "folder that holds train-images-idx3-ubyte.gz and the other three files"
+            )
+        return FASHION_MNIST_FOLDER
+    return _existing_folder(data)
+
+
+def _idx_candidates(folder: Path, stem: str) -> list[Path]:
+    names = (f"{stem}-ubyte", f"{stem}-ubyte.gz")
+    places = (folder, folder / "FashionMNIST" / "raw", folder / "raw")
+    return [path for place in places for name in names if (path := place / name).is_file()]
+
+
+def _find_idx(folder: Path, stem: str) -> Path:
+    found = _idx_candidates(folder, stem)
+    if not found:
+        raise DataError(f"{folder}: holds no {stem}-ubyte.gz (nor {stem}-ubyte, here or in FashionMNIST/raw)")
+    return found[0]

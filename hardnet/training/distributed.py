@@ -1,0 +1,121 @@
+"""The ranks that torchrun starts: joining them, and the few words they exchange beside the gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others. A single process, started without torchrun, is rank 0 of 1."""
+
+    rank: int
+    size: int
+    device: torch.device
+    _group: Any = None
+    """A gloo group for words between hosts, so that they neither wait for the GPU nor mix with its gradients."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes the files and the messages."""
+        return self.rank == 0
+
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """Return for each flag whether it is set on any rank."""
+        if self.size == 1:
+            return list(flags)
+        words = torch.tensor([int(flag) for flag in flags])
+        dist.all_reduce(words, dist.ReduceOp.MAX, group=self._group)
+        return [bool(word) for word in words.tolist()]
+
+    def sum_counts(self, counts: Sequence[int]) -> list[int]:
+        """Return the sums over the ranks, exactly."""
+        if self.size == 1:
+            return list(counts)
+        words = torch.tensor(counts, dtype=torch.int64)
+        dist.all_reduce(words, group=self._group)
+        return [int(word) for word in words.tolist()]
+
+    def sum(self, value: float) -> float:
+        """Return the sum over the ranks, in double precision."""
+        if self.size == 1:
+            return value
+        word = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(word, group=self._group)
+        return float(word)
+
+    def gather_texts(self, texts: list[str]) -> list[str]:
+        """Return the texts of all ranks, in the order of the ranks."""
+        if self.size == 1:
+            return texts
+        gathered: list[list[str]] = [[]] * self.size
+        dist.all_gather_object(gathered, texts, group=self._group)
+        return [text for some in gathered for text in some]
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors, in place, with those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def wait(self) -> None:
+        """Return when every rank has arrived here."""
+        if self.size > 1:
+            dist.barrier(group=self._group)
+
+
+@contextmanager
+def connect(device: str = "auto") -> Iterator[Ranks]:
+    """Join the ranks that torchrun started, by gloo on CPU and nccl on CUDA; leave them at the end.
+
+    Where the process has joined them already, as within an outer ``connect``, that group is used and kept.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", ..., or "auto": CUDA where there is one. Under torchrun each rank takes the
+            GPU of its local rank.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
+    if size == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    joined_before = dist.is_initialized()
+    if not joined_before:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, size, chosen, dist.new_group(backend="gloo"))
+    finally:
+        if not joined_before:
+            dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int | None) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r}: {error}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {name!r}")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device {name!r}: there is no CUDA device here")
+        if device.index is None:
+            device = torch.device("cuda", local_rank or 0)
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {device}: there are {torch.cuda.device_count()} CUDA devices here")
+    return device

@@ -1,0 +1,263 @@
+"""The training loop: from options to a trained model in the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..catalog import Preprocessing
+from ..preprocess import EvaluationTransform
+from ..progress import ProgressBar
+from . import optim, setup
+from .checkpoints import CHECKPOINT, save_atomically
+from .data import ImageSource, open_splits
+from .distributed import Ranks, connect
+from .errors import DataError, TrainingError
+from .evaluation import evaluate
+from .loading import Batch, iterate, training_batches, training_loader, training_transform
+from .options import TrainOptions
+from .records import Recorder, draw_curves
+from .seeds import derive_seed
+from .signals import StopRequest
+from .state import Parts, Position, checkpoint_content, final_content, find_checkpoint, restore
+from .steps import Stepper
+
+logger = logging.getLogger(__name__)
+
+FINAL, BEST = "model.pt", "best.pt"
+"""The weights to use, of the last epoch and of the best validation: the averaged ones where ``ema`` is on."""
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    folder: Path
+    epochs: int
+    """How many are complete."""
+    finished: bool
+    """False where a signal stopped the run; ``--resume auto`` goes on."""
+    metrics: dict[str, Any] | None
+    """The numbers of the last complete epoch, None where this process completed none."""
+
+
+def train(options: TrainOptions, report: Report | None = None) -> Outcome:
+    """Train a model; under torchrun together with the other ranks.
+
+    Args:
+        options: what to do.
+        report: called on rank 0 with the numbers of every epoch, as in metrics.jsonl.
+
+    Raises:
+        DataError: the data set is missing or malformed, or too small for one step.
+        ImageError: an image cannot be read, and bad ones are not to be skipped.
+        TrainingError: the loss is not finite; a checkpoint cannot be written, or does not fit the run.
+        WeightsError: the weights to start from cannot be had or do not fit.
+        ValueError: options that exclude each other, or no such device.
+    """
+    with connect(options.device) as ranks, StopRequest() as stop:
+        devices = [ranks.device] if ranks.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            return Trainer(options, ranks, stop, report).run()
+
+
+class Trainer:
+    """A run on one rank: what it has reached, and how it gets on."""
+
+    def __init__(
+        self, options: TrainOptions, ranks: Ranks, stop: StopRequest | None = None, report: Report | None = None
+    ) -> None:
+        self.options = options
+        self.ranks = ranks
+        self._stop = stop or StopRequest()
+        self._report = report
+        self._folder = Path(options.output).expanduser()
+        self._data = open_splits(options.data, options.dataset, held_out=options.hold_out, seed=options.seed)
+        classes = len(self._data.train.classes)
+        images = len(self._data.train)
+        if options.num_classes not in (None, classes):
+            raise DataError(f"{options.data} has {classes} classes, not the {options.num_classes} asked for")
+        global_batch = options.batch_size * options.accumulate * ranks.size
+        self.steps_per_epoch = images // global_batch
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"{options.data}: {images} training images do not fill one global batch of {global_batch} "
+                "(batch size x accumulation x ranks)"
+            )
+        self._facts = {"classes": classes, "training images": images, "images per global batch": global_batch}
+        model, ema = setup.build_model(options, classes, ranks)
+        optimizer = optim.make_optimizer(model, options, ranks.size)
+        scheduler = optim.make_scheduler(optimizer, options, self.steps_per_epoch)
+        scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
+        self.parts = Parts(model, ema, optimizer, scheduler, scaler)
+        self.position = Position()
+        found = find_checkpoint(options, ranks)
+        if found is not None:
+            self.position = restore(found, self.parts, options, self._facts, ranks)
+            logger.info("going on from %s: epoch %d, step %d", found, self.position.epoch + 1, self.position.step)
+        self._stepper = Stepper(self.parts, options, ranks, classes)
+
+    def run(self) -> Outcome:
+        """Train to the end, or until a signal stops the run."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"the output folder {self._folder} cannot be made: {error.strerror}") from error
+        recorder = Recorder(self._folder, self.position.epoch) if self.ranks.first else None
+        metrics = None
+        try:
+            while self.position.epoch < self.options.epochs:
+                if not self._train_epoch():
+                    return Outcome(self._folder, self.position.epoch, False, metrics)
+                metrics = self._finish_epoch(recorder)
+        finally:
+            if recorder is not None:
+                recorder.close()
+        if self.ranks.first:
+            draw_curves(self._folder)
+        return Outcome(self._folder, self.position.epoch, True, metrics)
+
+    def _train_epoch(self) -> bool:
+        """Do the steps that are left in this epoch; return False where a signal ended the run."""
+        optim.set_training_mode(self.parts.model, self.options)
+        position, save_every = self.position, self.options.save_every
+        batches = self._batches()
+        label = f"epoch {position.epoch + 1}/{self.options.epochs}"
+        started = time.monotonic()
+        with ProgressBar(self.steps_per_epoch, label, unit="steps", enabled=self.ranks.first) as bar:
+            bar.update(position.step)
+            while position.step < self.steps_per_epoch:
+                stop = self._train_step(list(islice(batches, self.options.accumulate)))
+                now = time.monotonic()
+                position.seconds, started = position.seconds + now - started, now
+                bar.update(1)
+                if stop or (save_every and position.step % save_every == 0):
+                    self._save()
+                if stop:
+                    return False
+        return True
+
+    def _batches(self) -> Iterator[Batch]:
+        options, epoch = self.options, self.position.epoch
+        batches = training_batches(
+            len(self._data.train),
+            options,
+            epoch,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
+            first_step=self.position.step,
+        )
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        transform = training_transform(options, options.size_at(epoch), mean, std)
+        pin_memory = self.ranks.device.type == "cuda"
+        loader = training_loader(self._data.train, transform, options, epoch, batches, pin_memory)
+        return iterate(loader, skip_bad_images=options.skip_bad_images)
+
+    def _train_step(self, batches: list[Batch]) -> bool:
+        """Do one step of the optimiser; return whether a signal has asked to stop."""
+        position = self.position
+        torch.manual_seed(derive_seed(self.options.seed, "step", position.epoch, position.step, self.ranks.rank))
+        result = self._stepper.take(batches, self._stop)
+        if not result.taken:
+            raise TrainingError(self._describe_loss(result.loss))
+        position.loss_sum += result.loss
+        position.skipped += sum(len(batch.bad) for batch in batches)
+        position.step += 1
+        return result.stop
+
+    def _lr(self) -> float:
+        return float(self.parts.optimizer.param_groups[0]["lr"])
+
+    def _describe_loss(self, loss: float) -> str:
+        path = self._folder / CHECKPOINT
+        left = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
+        return (
+            f"the loss is {'finite here, but not on another rank' if math.isfinite(loss) else loss} in epoch "
+            f"{self.position.epoch + 1}, step {self.position.step + 1} of {self.steps_per_epoch}, at a learning rate "
+            f"of {self._lr():.6g}; the step was not taken, {left}. A lower --lr, a --warmup or a --clip may help"
+        )
+
+    def _finish_epoch(self, recorder: Recorder | None) -> dict[str, Any]:
+        """Validate, record and save; return the epoch's numbers."""
+        position, options = self.position, self.options
+        images = self.steps_per_epoch * self._facts["images per global batch"]
+        last = position.epoch + 1 == options.epochs
+        numbers: dict[str, Any] = {
+            "epoch": position.epoch + 1,
+            "lr": self._lr(),
+            "size": options.size_at(position.epoch),
+            "train_loss": self.ranks.sum(position.loss_sum) / self.steps_per_epoch / self.ranks.size,
+            "seconds": round(position.seconds, 2),
+            "images_per_second": round(images / max(position.seconds, 1e-9), 1),
+            "skipped_images": self.ranks.sum_counts([position.skipped])[0],
+        }
+        if self._data.val is not None and (last or (position.epoch + 1) % options.eval_every == 0):
+            self._save()  # validation may take longer than a SIGTERM leaves time
+            numbers |= self._validate(self._data.val)
+        if recorder is not None:
+            recorder.write(numbers)
+            if self._report is not None:
+                self._report(numbers)
+        self._keep_weights(numbers, last)
+        position.next_epoch()
+        self._save()
+        return numbers
+
+    def _validate(self, source: ImageSource) -> dict[str, Any]:
+        models: dict[str, nn.Module] = {"": self.parts.model}
+        if self.parts.ema is not None:
+            models["ema_"] = self.parts.ema.module
+        numbers: dict[str, Any] = {}
+        for prefix, model in models.items():
+            self.ranks.copy_from_first(model.buffers())  # each rank has seen other images; rank 0's are kept
+            result = evaluate(
+                model.eval(),
+                source,
+                EvaluationTransform(self.preprocessing),
+                self.ranks,
+                batch_size=self.options.batch_size,
+                workers=self.options.workers,
+                skip_bad_images=self.options.skip_bad_images,
+                channels_last=self.options.channels_last,
+                progress=self.ranks.first,
+            )
+            numbers[f"{prefix}val_loss"] = result.loss
+            numbers[f"{prefix}val_top1_error"] = result.top1_error
+            numbers[f"{prefix}val_top5_error"] = result.top5_error
+        return numbers
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for the trained model."""
+        options, data = self.options, self._data
+        crop = options.eval_size or options.size
+        mean, std = ((x[0], x[1], x[2]) for x in (options.mean or data.mean, options.std or data.std))
+        return Preprocessing(resize=round(crop / options.crop_ratio), crop=crop, mean=mean, std=std)
+
+    def _keep_weights(self, numbers: dict[str, Any], last: bool) -> None:
+        error = numbers.get("ema_val_top1_error", numbers.get("val_top1_error"))
+        best = error is not None and (self.position.best is None or error < self.position.best)
+        if best:
+            self.position.best = error
+        if not self.ranks.first or not (last or best):
+            return
+        content = final_content(self.parts, self.options, self._data.train.classes, self.preprocessing, numbers)
+        for wanted, name in ((last, FINAL), (best, BEST)):
+            if wanted:
+                save_atomically(content, self._folder / name)
+
+    def _save(self) -> None:
+        content = checkpoint_content(self.parts, self.position, self.options, self._facts, self.ranks)
+        if self.ranks.first:
+            save_atomically(content, self._folder / CHECKPOINT)

@@ -1,0 +1,111 @@
+"""What a run leaves for people: metrics.jsonl, TensorBoard where it is installed, a picture of the curves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import TrainingError
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+CURVES = "curves.png"
+
+
+class Recorder:
+    """Writes one JSON line per epoch, and the same numbers to TensorBoard.
+
+    Args:
+        folder: the run's folder.
+        epochs: how many are complete; lines of later ones are taken back.
+    """
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self._path = folder / METRICS
+        self._board = _tensorboard(folder)
+        self._keep(epochs)
+
+    def write(self, numbers: dict[str, Any]) -> None:
+        """Append one epoch."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(numbers) + "\n")
+        except OSError as error:
+            raise TrainingError(f"{self._path} could not be written: {error.strerror}") from error
+        if self._board is not None:
+            for name, value in numbers.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    self._board.add_scalar(name, value, numbers["epoch"])
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+    def _keep(self, epochs: int) -> None:
+        kept = [numbers for numbers in read_metrics(self._path) if numbers["epoch"] <= epochs]
+        temporary = self._path.with_name(f".{METRICS}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text("".join(json.dumps(numbers) + "\n" for numbers in kept), encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            raise TrainingError(f"{self._path} could not be written: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of a metrics.jsonl, [] where there is none. A line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    epochs = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            numbers = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(numbers, dict) and isinstance(numbers.get("epoch"), int):
+            epochs.append(numbers)
+    return epochs
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """Draw curves.png from metrics.jsonl; None where matplotlib is not installed, which the log says."""
+    try:
+        from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        logger.info('no %s: matplotlib is not installed (pip install "hardnet[train]")', CURVES)
+        return None
+    metrics = read_metrics(folder / METRICS)
+    figure = Figure(figsize=(9, 6), layout="constrained")  # not pyplot: no window system, no global state
+    panels = (
+        ("cross-entropy (nats)", {"train_loss": "training", "val_loss": "validation", "ema_val_loss": "averaged"}),
+        ("top-1 error (%)", {"val_top1_error": "validation", "ema_val_top1_error": "averaged weights"}),
+        ("learning rate", {"lr": ""}),
+        ("image size (pixels)", {"size": ""}),
+    )
+    for axes, (title, lines) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for name, label in lines.items():
+            points = [(numbers["epoch"], numbers[name]) for numbers in metrics if numbers.get(name) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else "")
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if len(axes.lines) > 1:
+            axes.legend()
+    path = folder / CURVES
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call,unused-ignore]

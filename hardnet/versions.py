@@ -1,0 +1,39 @@
+"""Optional packages: imported where they are needed, and refused by name and version where they do not fit."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+
+def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
+    """Import a package and return it.
+
+    Args:
+        package: name of the package, for import and for pip.
+        lowest: the lowest version that fits, such as "1.0.3".
+        extra: name of this library's extra that brings the package; None where it is a plain dependency.
+
+    Raises:
+        ImportError: the package is missing, cannot be imported or is too old; the message says which version is
+            there, which is wanted and how to get it.
+    """
+    wanted = f"{package}>={lowest}"
+    advice = f'pip install "hardnet[{extra}]"' if extra else f'pip install "{wanted}"'
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise ImportError(f"{package} cannot be imported ({error}); {wanted} is wanted: {advice}") from error
+        raise ImportError(f"{package} is not installed, {wanted} is wanted: {advice}") from None
+    found = str(getattr(module, "__version__", "0"))
+    if release(found) < release(lowest):
+        raise ImportError(f"{package} {found} is installed, {wanted} is wanted: {advice}")
+    return module
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Return the numbers at the start of a version: "1.0.3.dev0" -> (1, 0, 3)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in found[0].split(".")) if found else (0,)

@@ -1,0 +1,71 @@
+"""The examples, in a small setting: they learn what they say, and draw what they are asked for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pictures import one_torch_thread
+from PIL import Image
+
+from examples import detect_shapes, finetune_folder, segment_shapes
+from examples.shapes import draw_scene
+
+DOCS = Path(__file__).parent.parent / "docs" / "pictures"
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def check_picture(path: Path, name: str) -> None:
+    """What was written has the size of the picture in the documentation, and is no empty sheet."""
+    with Image.open(path) as made, Image.open(DOCS / name) as shown:
+        assert made.size == shown.size
+        assert min(low < high for low, high in made.getextrema())
+
+
+def test_scenes_are_what_they_say() -> None:
+    for seed in range(20):
+        scene, again = (draw_scene(random.Random(seed), 64) for _ in range(2))  # noqa: S311  (pictures)
+        assert scene.image.tobytes() == again.image.tobytes()
+        assert 1 <= len(scene.boxes) == len(scene.labels) <= 3
+        for box, label in zip(scene.boxes, scene.labels, strict=True):
+            inside = scene.mask.crop((box[0], box[1], box[2] + 1, box[3] + 1))
+            assert set(inside.getdata()) - {0} == {label}
+            assert inside.getbbox() == (0, 0, *inside.size)  # the box is tight
+        assert set(scene.mask.getdata()) - {0} == set(scene.labels)
+
+
+@pytest.mark.slow
+def test_shapes_are_found(tmp_path: Path) -> None:
+    losses, recall, precision = detect_shapes.main(["--output", str(tmp_path / "x.png")])
+    assert mean(losses[-10:]) < 0.4 * mean(losses[:10])
+    assert recall > 0.65
+    assert precision > 0.65
+    check_picture(tmp_path / "x.png", "detections.png")
+
+
+@pytest.mark.slow
+def test_shapes_are_segmented(tmp_path: Path) -> None:
+    losses, overlaps = segment_shapes.main(["--output", str(tmp_path / "x.png")])
+    assert mean(losses[-10:]) < 0.3 * mean(losses[:10])
+    assert mean(overlaps) > 0.75
+    assert min(overlaps) > 0.6
+    check_picture(tmp_path / "x.png", "masks.png")
+
+
+@pytest.mark.slow
+def test_a_folder_is_learnt(tmp_path: Path) -> None:
+    first, everything = finetune_folder.main(["--output", str(tmp_path / "x.png")])
+    assert 0.4 < first <= everything
+    assert everything > 0.85
+    check_picture(tmp_path / "x.png", "predictions.png")

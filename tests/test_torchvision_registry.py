@@ -1,0 +1,175 @@
+"""HarDNet in torchvision: its registry, its feature tools, and weights that are verified all the same."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MODELS
+from published import publish
+from torch import Tensor
+from torchvision import models
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.feature_extraction import create_feature_extractor
+
+import hardnet
+import hardnet.torchvision_registry
+from hardnet import HarDNet, HarDNetFeatures, WeightsError
+from hardnet.catalog import CATALOG
+from hardnet.torchvision_registry import return_layers
+
+SMALL = "hardnet39ds"
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_lists() -> None:
+    assert sorted(models.list_models(include="hardnet*")) == sorted(MODELS)
+    assert sorted(models.list_models(module=hardnet)) == sorted(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_the_catalogues(name: str) -> None:
+    weights = models.get_model_weights(name)
+    assert weights is models.get_model_weights(models.get_model_builder(name))
+    assert weights is getattr(hardnet.torchvision_registry, weights.__name__)
+    assert [member.name for member in weights] == hardnet.list_weights(name)
+    for member in weights:
+        record = CATALOG[name, member.name]
+        assert member.record is record
+        assert member.url == record.sources[0].url
+        assert member.transforms() == record.transforms()
+        assert member.meta["categories"] == list(record.categories)
+        dataset = "ImageNet-1K" if member.name.startswith("IMAGENET1K") else record.evaluated_on
+        assert member.meta["_metrics"][dataset]["acc@1"] == pytest.approx(100 - record.top1_error)
+        model = hardnet.create_model(name, num_classes=record.num_classes)
+        assert member.meta["num_params"] == sum(parameter.numel() for parameter in model.parameters())
+        assert pickle.loads(pickle.dumps(member)) is member  # noqa: S301  our own bytes
+        assert copy.deepcopy(member) is member
+        if dataset == "ImageNet-1K":
+            assert weights.DEFAULT.record.top1_error <= record.top1_error
+    assert weights.DEFAULT.name.startswith("IMAGENET1K")
+
+
+@pytest.mark.parametrize("how", ["tag", "full name", "member"])
+def test_weights_come_through_our_loader(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = models.get_model_weights(SMALL)
+    member = weights.IMAGENET1K_V1
+    record = publish(monkeypatch, tmp_path, SMALL)
+    monkeypatch.setitem(member.meta, "record", record)
+    given = {"tag": "IMAGENET1K_V1", "full name": "HarDNet39DS_Weights.IMAGENET1K_V1", "member": member}[how]
+    model = models.get_model(SMALL, weights=given, num_classes=7).eval()
+    assert isinstance(model, HarDNet)
+    assert model.weights_record is record
+    assert model(images(1, 3, 64, 64)).shape == (1, 7)
+    state = member.get_state_dict(progress=False)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if ".14.3." not in key)
+    with pytest.raises(ValueError, match="never loaded unverified"):
+        member.get_state_dict(check_hash=False)
+    for file in tmp_path.glob("*.pth"):
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    with pytest.raises(WeightsError, match="digest"):
+        models.get_model(SMALL, weights=given)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_built_models_are_ours(name: str) -> None:
+    model = models.get_model(name, num_classes=3, in_chans=1, drop_rate=0.5)
+    assert type(model) is HarDNet
+    assert (model.config.name, model.num_classes, model.in_chans) == (name, 3, 1)
+    assert isinstance(models.get_model(name, features_only=True), HarDNetFeatures)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_feature_tools(name: str) -> None:
+    model = models.get_model(name).eval()
+    pyramid = models.get_model(name, features_only=True).eval()
+    state = model.state_dict()
+    pyramid.load_state_dict({key: state[key] for key in pyramid.state_dict()})
+    layers = return_layers(pyramid)
+    x = images(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted = pyramid(x)
+        extractor = create_feature_extractor(model, {f"base.{module}": number for module, number in layers.items()})
+        getters = (
+            extractor,
+            IntermediateLayerGetter(model.base, layers),
+            IntermediateLayerGetter(pyramid.base, layers),
+        )
+        for getter in getters:
+            found = getter(x)
+            assert list(found) == ["0", "1", "2", "3"]
+            assert all(torch.equal(got, want) for got, want in zip(found.values(), wanted, strict=True))
+        channels = [info.channels for info in pyramid.feature_info]
+        backbone = BackboneWithFPN(pyramid.base, layers, channels, 32).eval()
+        assert [tuple(level.shape) for level in backbone(x).values()] == [
+            (1, 32, 16, 24),
+            (1, 32, 8, 12),
+            (1, 32, 4, 6),
+            (1, 32, 2, 3),
+            (1, 32, 1, 2),  # torchvision's extra level
+        ]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "said"),
+    [
+        ({"weights": "IMAGENET1K_V3"}, ValueError, "no weights 'IMAGENET1K_V3'; known: IMAGENET1K_V1, "),
+        ({"weights": "HarDNet68_Weights.IMAGENET1K_V1"}, ValueError, "no weights 'HarDNet68_Weights"),
+        ({"weights": True}, TypeError, "member of HarDNet39DS_Weights or its name, got True"),
+        ({"num_clases": 3}, TypeError, "num_clases"),
+        ({"in_chans": 0}, ValueError, "in_chans must be .* got 0"),
+    ],
+)
+def test_what_is_wrong_is_said(keywords: dict[str, object], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        models.get_model(SMALL, **keywords)
+
+
+def test_a_model_of_torchvisions_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hardnet68() -> None: ...
+
+    hardnet68.__module__ = "torchvision.models.hardnet"
+    monkeypatch.setitem(models._api.BUILTIN_MODELS, "hardnet68", hardnet68)
+    with pytest.raises(ImportError, match=r"under these names: hardnet68 \(torchvision\.models\.hardnet\)"):
+        hardnet.torchvision_registry._register()
+    assert models.get_model_builder("hardnet68") is hardnet68
+
+
+def test_registering_again_is_quiet() -> None:
+    before = models.get_model_builder("hardnet68")
+    hardnet.torchvision_registry._register()
+    assert models.get_model_builder("hardnet68") is before
+    assert models.get_model_weights("hardnet68") is hardnet.torchvision_registry.HarDNet68_Weights
+
+
+def test_a_torchvision_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "hardnet.torchvision_registry")
+    old = types.ModuleType("torchvision")
+    old.__version__ = "0.9.1+cpu"
+    monkeypatch.setitem(sys.modules, "torchvision", old)
+    with pytest.raises(ImportError, match=r"torchvision 0\.9\.1\+cpu is installed, torchvision>=0\.21 is wanted"):
+        __import__("hardnet.torchvision_registry")
+
+
+def test_the_models_need_neither_registry() -> None:
+    code = (
+        "import sys; sys.modules.update(timm=None, torchvision=None); import torch, hardnet\n"
+        "for name in hardnet.list_models(): hardnet.create_model(name)\n"
+        "hardnet.hardnet39ds(features_only=True)\n"
+        "assert not {name for name in sys.modules if name.startswith('hardnet') and name.endswith('_registry')}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert done.returncode == 0, done.stderr

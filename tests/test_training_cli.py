@@ -1,0 +1,274 @@
+"""The verbs ``train`` and ``evaluate``: what they print, their exit status, measured beside reported."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_data import make_folder
+
+import hardnet
+from hardnet.catalog import CATALOG, Digest, Preprocessing, Source, WeightsRecord
+from hardnet.errors import WeightsError
+from hardnet.training.cli import add_evaluate_arguments, add_train_arguments, run_evaluate, run_train
+from hardnet.training.comparison import EvaluateOptions, choose
+from hardnet.training.data import FolderSource
+from hardnet.training.distributed import Ranks
+from hardnet.training.errors import DataError
+from hardnet.training.evaluation import evaluate
+from hardnet.training.loop import FINAL
+from hardnet.training.options import TrainOptions
+from hardnet.training.records import CURVES, METRICS, Recorder, draw_curves, read_metrics
+
+TINY = [
+    "--epochs",
+    "1",
+    "--batch-size",
+    "4",
+    "--size",
+    "32",
+    "--crop",
+    "pad",
+    "--crop-ratio",
+    "1",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
+
+
+def run_training(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    return run_train(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def run_evaluation(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_evaluate_arguments(parser)
+    return run_evaluate(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_every_switch_switches() -> None:
+    """argparse takes a flag that begins with --no- for the negation of one without."""
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    for field in dataclasses.fields(TrainOptions):
+        if isinstance(field.default, bool):
+            flag = field.name.replace("_", "-")
+            on, off = (parser.parse_args(["d", "--output", "o", f"--{prefix}{flag}"]) for prefix in ("", "no-"))
+            assert (getattr(on, field.name), getattr(off, field.name)) == (True, False), flag
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_folder(root, images=4)
+    make_folder(root, images=3, split="val")
+    return root
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsRecord:
+    """Weights of three classes in the catalogue, served by a mirror, that take every image for one of class 0."""
+    path = tmp_path / "mirror" / "three.pth"
+    path.parent.mkdir()
+    state = hardnet.create_model("hardnet39ds", num_classes=3).state_dict()
+    state["base.14.3.weight"].zero_()
+    state["base.14.3.bias"].copy_(torch.tensor([1.0, 0.0, 0.0]))
+    torch.save(state, path)
+    digest = Digest("sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+    made = WeightsRecord(
+        model="hardnet39ds",
+        tag="THREE",
+        sources=(Source("https://example.invalid/three.pth", digest, "the tests"),),
+        provenance="made by the tests",
+        top1_error=66.67,
+        top5_error=0.0,
+        reported_by="the tests",
+        num_classes=3,
+        preprocessing=Preprocessing(40, 32),
+    )
+    monkeypatch.setenv("HARDNET_MIRROR", str(path.parent))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setitem(CATALOG, (made.model, made.tag), made)
+    return made
+
+
+def test_training_prints_an_epoch_and_says_where_the_run_is(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_training(data, "--output", tmp_path / "run", *TINY, "--mean", 0.1, 0.2, 0.3) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1, size 32, loss ")
+    assert "validation top-1 / top-5 error " in first
+    assert second == f"trained 1 epochs: {tmp_path / 'run'}"
+    final = torch.load(tmp_path / "run" / FINAL, weights_only=True)
+    assert final["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
+    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in final["options"].items()}
+    wanted = TrainOptions(**stored)
+    assert (wanted.mean, wanted.epochs, wanted.crop, wanted.lr) == ((0.1, 0.2, 0.3), 1, "pad", 0.05)
+    assert run_training(data, "--output", tmp_path / "run", *TINY) == 1
+    assert "holds a run already: go on with --resume auto" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--threads must be at least 1"):
+        run_training(data, "--output", tmp_path / "new", *TINY, "--threads", 0)
+
+
+def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_training(data, "--output", tmp_path / "run", *TINY)
+    final = tmp_path / "run" / FINAL
+    capsys.readouterr()
+    assert (
+        run_evaluation(data, "--model", "hardnet39ds", "--weights", final, "--device", "cpu", "--format", "json") == 0
+    )
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["preprocessing"]["resize"], row["preprocessing"]["crop"]) == (32, 32)
+    measured = read_metrics(tmp_path / "run" / METRICS)[-1]
+    assert row["images"] == 9
+    assert row["top1_error"] == measured["val_top1_error"]
+    assert row["top1_correct"] == round(9 * (1 - row["top1_error"] / 100))
+    with pytest.raises(WeightsError, match="hardnet68ds"):
+        run_evaluation(data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
+    make_folder(tmp_path / "other", classes=4, images=1, split="val")
+    with pytest.raises(DataError, match="trained on other classes: '3 classes' where the data set has '4 classes'"):
+        run_evaluation(tmp_path / "other", "--model", "hardnet39ds", "--weights", final, "--device", "cpu")
+    with pytest.raises(ValueError, match="name the one model"):
+        run_evaluation(data, "--weights", final)
+
+
+def test_measured_stands_beside_reported_and_expect_fails_on_a_difference(
+    data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_evaluation(data, "--device", "cpu", "--expect", 0.01) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        "model",
+        "weights",
+        "images",
+        "top-1",
+        "/",
+        "top-5",
+        "error",
+        "(%)",
+        "reported",
+        "reported",
+        "by",
+    ]
+    assert line.split() == ["hardnet39ds", "THREE", "9", "66.67", "/", "0.00", "66.67", "/", "0.00", "the", "tests"]
+    for name, value in (("top1_error", 66.47), ("top5_error", 0.2)):
+        changed = WeightsRecord(**{**vars(record), name: value})
+        monkeypatch.setitem(CATALOG, (record.model, record.tag), changed)
+        assert run_evaluation(data, "--device", "cpu", "--expect") == 1
+        assert "hardnet39ds THREE differs from what is reported by more than 0.1" in capsys.readouterr().err
+        assert run_evaluation(data, "--device", "cpu", "--expect", 0.3) == 0
+
+
+def test_the_sizes_of_the_test_can_be_chosen(data: Path) -> None:
+    base = Preprocessing(256, 224)
+    assert EvaluateOptions().preprocessing(base) == base
+    assert EvaluateOptions(size=112).preprocessing(base) == Preprocessing(128, 112)
+    assert EvaluateOptions(crop_ratio=1.0).preprocessing(base) == Preprocessing(224, 224)
+    assert EvaluateOptions(size=288, crop_ratio=0.9).preprocessing(base) == Preprocessing(320, 288)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"engine": "warp"}, "engine must be one of eager, compile, got 'warp'"),
+        ({"size": 16}, "at least 32 pixels"),
+        ({"crop_ratio": 0.0}, "crop_ratio"),
+        ({"batch_size": 0}, "batch_size"),
+    ]
+    for changes, complaint in wrong:
+        with pytest.raises(ValueError, match=complaint):
+            EvaluateOptions(**changes)
+
+
+def test_what_is_evaluated_follows_from_the_classes(record: WeightsRecord) -> None:
+    assert choose([], None, 3) == [("hardnet39ds", record)]
+    everything = choose([], None, 1000)
+    assert len(everything) == sum(known.num_classes == 1000 for known in CATALOG.values())
+    assert [name for name, _ in choose(["hardnet85"], None, 1000)] == ["hardnet85", "hardnet85"]
+    assert choose(["hardnet85"], "IMAGENET1K_V2", 1000) == [("hardnet85", CATALOG["hardnet85", "IMAGENET1K_V2"])]
+    with pytest.raises(ValueError, match=r"no weights for the 7 classes .*hardnet68 IMAGENET1K_V1.*1000 classes"):
+        choose(["hardnet68"], None, 7)
+    with pytest.raises(ValueError, match="'IMAGENET' is neither a file nor the tag"):
+        choose(["hardnet68"], "IMAGENET", 1000)
+
+
+def test_the_errors_are_counted_as_they_are_defined(data: Path) -> None:
+    make_folder(data / "seven", classes=7, images=2)
+    make_folder(data / "seven", classes=1, images=3)  # one more of class 0
+    source = FolderSource(data / "seven" / "train")
+    scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])  # class 0 first, classes 0 to 4 among the first five
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    result = evaluate(
+        lambda x: scores.expand(len(x), 7), source, lambda image: torch.zeros(3, 2, 2), ranks, batch_size=3
+    )
+    assert (result.images, result.top1, result.top5) == (15, 3, 11)
+    assert result.top1_error == pytest.approx(100 * 12 / 15)
+    assert result.top5_error == pytest.approx(100 * 4 / 15)
+    labels = torch.tensor([0, *torch.arange(7).repeat_interleave(2).tolist()])
+    expected = torch.nn.functional.cross_entropy(scores.repeat(15, 1), labels)
+    assert result.loss == pytest.approx(float(expected))
+    with pytest.raises(hardnet.training.TrainingError, match="not finite"):
+        evaluate(lambda x: scores.expand(len(x), 7) / 0, source, lambda image: torch.zeros(3, 2, 2), ranks)
+
+
+def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, 0)
+    for epoch in (1, 2, 3):
+        recorder.write({"epoch": epoch, "train_loss": 1.0 / epoch, "lr": 0.1, "size": 32})
+    recorder.close()
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"epoch": 4, "train')  # a crash in the middle of a line
+    assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2, 3]
+    Recorder(tmp_path, 2).close()
+    assert (tmp_path / METRICS).read_text().count("\n") == 2
+    assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2]
+
+
+def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for matplotlib, which records what is plotted: it is an optional package."""
+    import sys
+    import types
+
+    plotted: list[tuple[Any, ...]] = []
+
+    class Axes:
+        def __init__(self) -> None:
+            self.lines: list[Any] = []
+
+        def plot(self, *values: Any, **style: Any) -> None:
+            plotted.append(values)
+            self.lines.append(values)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *arguments, **keywords: None
+
+    class Figure:
+        def __init__(self, **keywords: Any) -> None:
+            pass
+
+        def subplots(self, rows: int, columns: int) -> Any:
+            return types.SimpleNamespace(flat=[Axes() for _ in range(rows * columns)])
+
+        def savefig(self, path: Path, **keywords: Any) -> None:
+            path.write_text("a picture")
+
+    recorder = Recorder(tmp_path, 0)
+    for epoch in (1, 2):
+        recorder.write({"epoch": epoch, "train_loss": 3.0 - epoch, "lr": 0.1, "size": 32})
+    monkeypatch.setitem(sys.modules, "matplotlib", types.ModuleType("matplotlib"))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", types.SimpleNamespace(Figure=Figure))
+    assert draw_curves(tmp_path) == tmp_path / CURVES
+    assert ((1, 2), (2.0, 1.0)) in plotted
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (tmp_path / CURVES).unlink()
+    assert draw_curves(tmp_path) is None
+    assert not (tmp_path / CURVES).exists()

@@ -1,0 +1,409 @@
+"""The loop: what it learns, what it writes, and that an interrupted run ends where the uninterrupted one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training_data import make_folder, options
+
+import hardnet
+from hardnet.training import Outcome, TrainOptions, train
+from hardnet.training.checkpoints import CHECKPOINT
+from hardnet.training.distributed import Ranks
+from hardnet.training.errors import DataError, TrainingError
+from hardnet.training.loop import BEST, FINAL, Trainer
+from hardnet.training.records import read_metrics
+from hardnet.training.signals import StopRequest
+
+ONE = Ranks(0, 1, torch.device("cpu"))
+
+# Everything that draws random numbers or keeps a state.
+EVERYTHING: dict[str, Any] = {
+    "mixup": 0.4,
+    "cutmix": 1.0,
+    "drop_rate": 0.3,
+    "ema": 0.8,
+    "accumulate": 2,
+    "clip": 1.0,
+    "warmup": 0.5,
+    "label_smoothing": 0.1,
+    "erase": 0.5,
+    "hold_out": 4,
+    "size_schedule": "32@0,36@1",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_folder(root)
+    return root
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
+    """Equal to the last bit, all the way down."""
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    contents = [read(folder / CHECKPOINT) for folder in (one, other)]
+    for content in contents:
+        del content["options"]
+    assert_same(*contents)
+    weights = [read(folder / FINAL)["model"] for folder in (one, other)]
+    assert_same(*weights)
+    lines = [
+        [{name: value for name, value in epoch.items() if "second" not in name} for epoch in read_metrics(file)]
+        for file in (one / "metrics.jsonl", other / "metrics.jsonl")
+    ]
+    assert lines[0] == lines[1]
+
+
+class StopAfter(StopRequest):
+    """A signal that arrives during the given step."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self._steps -= 1
+        return self._steps < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+def run_in_parts(wanted: TrainOptions, parts: list[int]) -> Outcome:
+    for number, steps in enumerate(parts):
+        outcome = Trainer(wanted, ONE, StopAfter(steps)).run()
+        assert not outcome.finished
+        reached = read(outcome.folder / CHECKPOINT)["progress"]
+        assert reached["epoch"] * 2 + reached["step"] == sum(parts[: number + 1]) + number + 1
+        torch.rand(11)  # a new process would find its generator in another state
+    return train(wanted)
+
+
+def test_it_learns_and_leaves_what_it_promises(tmp_path: Path, data: Path) -> None:
+    make_folder(tmp_path / "data", images=32)
+    make_folder(tmp_path / "data", images=5, split="val")
+    seen: list[dict[str, Any]] = []
+    wanted = options(tmp_path / "data", tmp_path / "run", epochs=5, batch_size=16, lr=0.1, lr_batch=16)
+    state = torch.get_rng_state()
+    outcome = train(wanted, seen.append)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert outcome == Outcome(tmp_path / "run", 5, True, seen[-1])
+    assert seen == read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [numbers["epoch"] for numbers in seen] == [1, 2, 3, 4, 5]
+    assert seen[-1]["train_loss"] < 0.6 * seen[0]["train_loss"]
+    assert seen[-1]["lr"] == 0
+    final = read(tmp_path / "run" / FINAL)
+    assert final["architecture"] == "hardnet39ds"
+    assert final["classes"] == ["class_0", "class_1", "class_2"]
+    assert final["preprocessing"]["crop"] == 32
+    assert final["metrics"] == seen[-1]
+    assert final["options"]["seed"] == wanted.seed
+    assert final["versions"]["torch"] == torch.__version__
+    best = min(numbers["val_top1_error"] for numbers in seen)
+    assert read(tmp_path / "run" / BEST)["metrics"]["val_top1_error"] == best
+    for name in (FINAL, CHECKPOINT):
+        model = hardnet.create_model("hardnet39ds", weights=str(tmp_path / "run" / name))
+        assert model.num_classes == 3
+        assert_same(dict(model.state_dict()), dict(final["model"]))
+
+
+@pytest.mark.parametrize("parts", [[1], [0, 1]])
+def test_a_run_stopped_at_any_step_ends_like_the_uninterrupted_one(
+    tmp_path: Path, data: Path, parts: list[int]
+) -> None:
+    train(options(data, tmp_path / "whole", **EVERYTHING))
+    outcome = run_in_parts(options(data, tmp_path / "parts", resume="auto", **EVERYTHING), parts)
+    assert outcome.finished
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, data: Path) -> None:
+    wanted = options(data, tmp_path / "run", resume="auto", epochs=1)
+    train(wanted)
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    assert train(wanted) == Outcome(tmp_path / "run", 1, True, None)
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+COMMAND = """
+import sys, torch
+from hardnet.training import TrainOptions, train
+torch.set_num_threads(1)
+sys.exit(0 if train(TrainOptions(**eval(sys.argv[1]))).finished else 17)
+"""
+
+
+def start(wanted: TrainOptions) -> subprocess.Popen[bytes]:
+    values = {name: value for name, value in vars(wanted).items() if value is not None}
+    folder = str(Path(hardnet.__file__).parents[1])
+    return subprocess.Popen([sys.executable, "-c", COMMAND, repr(values)], env={**os.environ, "PYTHONPATH": folder})
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists():
+        assert process.poll() is None, f"ended with {process.returncode} before {path.name} was there"
+        time.sleep(0.005)
+
+
+def test_a_run_killed_by_sigkill_ends_like_the_uninterrupted_one(tmp_path: Path, data: Path) -> None:
+    changes = {**EVERYTHING, "save_every": 1, "epochs": 3, "batch_size": 2, "workers": 1}
+    process = start(options(data, tmp_path / "killed", **changes))
+    wait_for(tmp_path / "killed" / CHECKPOINT, process)
+    time.sleep(0.2)  # somewhere within the steps that follow
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    position = read(tmp_path / "killed" / CHECKPOINT)["progress"]
+    assert (position["epoch"], position["step"]) < (2, 5)
+    train(options(data, tmp_path / "killed", resume="auto", **changes))
+    train(options(data, tmp_path / "whole", **changes))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_sigterm_saves_and_exits_in_good_order(tmp_path: Path, data: Path) -> None:
+    changes = {**EVERYTHING, "epochs": 1000, "workers": 1}
+    process = start(options(data, tmp_path / "run", **changes))
+    wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    process.terminate()
+    assert process.wait(timeout=120) == 17
+    position = read(tmp_path / "run" / CHECKPOINT)["progress"]
+    assert position["epoch"] < 1000
+    assert (position["epoch"], position["step"]) != (0, 0)
+    outcome = Trainer(options(data, tmp_path / "run", resume="auto", **changes), ONE, StopAfter(0)).run()
+    reached = read(tmp_path / "run" / CHECKPOINT)["progress"]
+    assert not outcome.finished
+    assert reached["epoch"] * 2 + reached["step"] == position["epoch"] * 2 + position["step"] + 1
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_signals_are_caught_in_training_only() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):  # the first signal was polite; Ctrl-C after it means now
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path, data: Path) -> None:
+    wanted = options(data, tmp_path / "run", lr=1e30, save_every=1)
+    with pytest.raises(
+        TrainingError, match=r"the loss is (nan|inf) in epoch 1, step 2 of 6.*rate of [\d.]+e\+\d+"
+    ) as caught:
+        train(wanted)
+    assert str(tmp_path / "run" / CHECKPOINT) in str(caught.value)
+    content = read(tmp_path / "run" / CHECKPOINT)
+    assert content["progress"]["step"] == 1
+    assert all(value.isfinite().all() for value in content["model"].values())
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, data: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    wanted = options(data, tmp_path / "run", resume="auto", epochs=2, save_every=1)
+    Trainer(wanted, ONE, StopAfter(0)).run()
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # a checkpoint takes more
+    try:
+        with pytest.raises(TrainingError, match=r"could not be written: .*the previous one is untouched"):
+            train(wanted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+    assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.tmp"))
+    train(wanted)
+    train(options(data, tmp_path / "whole", epochs=2, save_every=1))
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> None:
+    Trainer(options(data, tmp_path / "run"), ONE, StopAfter(0)).run()
+    path = tmp_path / "run" / CHECKPOINT
+
+    def refused(match: str, where: Path = data, output: str = "run", **changes: Any) -> None:
+        with pytest.raises(TrainingError, match=match):
+            Trainer(options(where, tmp_path / output, **{"resume": "auto", **changes}), ONE)
+
+    refused("is a checkpoint of hardnet39ds, this run trains hardnet68ds", model="hardnet68ds")
+    make_folder(tmp_path / "two", classes=2, images=12)
+    refused("was made with 3 classes, this run has 2", where=tmp_path / "two")
+    make_folder(tmp_path / "more", images=9)
+    refused("was made with 24 training images, this run has 27", where=tmp_path / "more")
+    refused("was made with 4 images per global batch, this run has 8", batch_size=8)
+    refused(r"was made with epochs 2 \(now 3\), lr 0.05 \(now 0.1\)", epochs=3, lr=0.1)
+    refused("holds a run already: go on with --resume auto", resume="")
+    refused("no such checkpoint", output="new", resume=str(tmp_path / "nothing.pt"))
+    final = tmp_path / "final.pt"
+    torch.save({"model": read(path)["model"]}, final)
+    refused("is no checkpoint of a training run", output="new", resume=str(final))
+    path.write_bytes(path.read_bytes()[:100_000])
+    refused("is damaged, or no checkpoint")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, data: Path) -> None:
+    torch.save({"model": Path("x"), "optimizer": os.system}, tmp_path / "evil.pt")
+    with pytest.raises(TrainingError, match="is damaged, or no checkpoint"):
+        Trainer(options(data, tmp_path / "new", resume=str(tmp_path / "evil.pt")), ONE)
+
+
+def test_too_few_images_or_other_classes_are_refused(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(DataError, match="24 training images do not fill one global batch of 50"):
+        Trainer(options(data, tmp_path, batch_size=25, accumulate=2), ONE)
+    with pytest.raises(DataError, match="has 3 classes, not the 10 asked for"):
+        Trainer(options(data, tmp_path, num_classes=10), ONE)
+
+
+def test_the_average_is_the_exponential_one(tmp_path: Path, data: Path) -> None:
+    trainer = Trainer(options(data, tmp_path, ema=0.7), ONE)
+    assert trainer.parts.ema is not None
+    batches = trainer._batches()
+    trainer.parts.model.train()
+    expected: dict[str, Tensor] = {}
+    for step in range(3):
+        trainer._train_step([next(batches)])
+        for name, value in trainer.parts.model.state_dict().items():
+            if value.is_floating_point():
+                old = expected.get(name)
+                expected[name] = value.clone() if step == 0 or old is None else 0.7 * old + 0.3 * value
+    averaged = trainer.parts.ema.module.state_dict()
+    assert len(expected) > 300
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)
+
+
+def one_step(wanted: TrainOptions, batches: int = 1) -> Trainer:
+    trainer = Trainer(wanted, ONE)
+    source = trainer._batches()
+    from hardnet.training.optim import set_training_mode
+
+    set_training_mode(trainer.parts.model, wanted)
+    trainer._train_step([next(source) for _ in range(batches)])
+    return trainer
+
+
+def parameters(trainer: Trainer) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.parts.model.parameters()])
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, data: Path) -> None:
+    changes: dict[str, Any] = {"freeze_bn": True, "drop_rate": 0.0, "lr_batch": 8, "lr": 0.01}
+    whole = one_step(options(data, tmp_path, batch_size=8, **changes))
+    parts = one_step(options(data, tmp_path, batch_size=2, accumulate=4, **changes), batches=4)
+    torch.testing.assert_close(parameters(parts), parameters(whole), rtol=1e-5, atol=1e-6)
+    assert not torch.equal(parameters(Trainer(options(data, tmp_path, **changes), ONE)), parameters(whole))
+
+
+def test_the_gradient_is_clipped(tmp_path: Path, data: Path) -> None:
+    def norm(clip: float) -> float:
+        trainer = one_step(options(data, tmp_path, clip=clip))
+        gradients = [p.grad.norm() for p in trainer.parts.model.parameters() if p.grad is not None]
+        return float(torch.stack(gradients).norm())
+
+    free = norm(0.0)
+    assert norm(free / 2) == pytest.approx(free / 2, rel=1e-3)
+
+
+def test_bfloat16_takes_nearly_the_same_step(tmp_path: Path, data: Path) -> None:
+    changes: dict[str, Any] = {"freeze_bn": True, "lr": 0.01, "drop_rate": 0.0}
+    start = parameters(Trainer(options(data, tmp_path, **changes), ONE))
+    plain = parameters(one_step(options(data, tmp_path, **changes))) - start
+    mixed = parameters(one_step(options(data, tmp_path, amp="bf16", **changes))) - start
+    assert not torch.equal(plain, mixed)
+    assert float((plain - mixed).norm() / plain.norm()) < 0.1
+
+
+def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, data: Path) -> None:
+    trainer = Trainer(options(data, tmp_path, amp="fp16", clip=1.0), ONE)
+    batch = next(trainer._batches())
+    trainer.parts.model.train()
+    start = parameters(trainer)
+    skipped = 0
+    while torch.equal(parameters(trainer), start):  # the first scale, 65536, is too much for a new network
+        trainer._train_step([batch])
+        skipped += 1
+        assert skipped < 16
+    assert parameters(trainer).isfinite().all()
+    assert trainer.parts.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
+    trainer._save()
+    resumed = Trainer(options(data, tmp_path, amp="fp16", clip=1.0, resume="auto"), ONE)
+    assert resumed.parts.scaler.state_dict() == trainer.parts.scaler.state_dict()
+    assert resumed.parts.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
+
+
+def test_the_step_runs_the_compiled_model(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def without_code_generation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*arguments: Tensor) -> Tensor:
+            calls.append(arguments)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", without_code_generation)
+    plain = one_step(options(data, tmp_path))
+    assert not calls
+    compiled = one_step(options(data, tmp_path, compile=True))
+    assert len(calls) == 1
+    assert_same(dict(compiled.parts.model.state_dict()), dict(plain.parts.model.state_dict()))
+
+
+def test_fine_tuning_trains_the_head_alone(tmp_path: Path, data: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.manual_seed(1)
+    start = hardnet.create_model("hardnet39ds", num_classes=7).state_dict()
+    torch.save(start, weights)
+    train(options(data, tmp_path / "run", epochs=1, weights=str(weights), freeze=True))
+    trained = read(tmp_path / "run" / FINAL)["model"]
+    head = ("base.14.3.weight", "base.14.3.bias")
+    assert trained[head[0]].shape == (3, 1024)
+    for name, value in trained.items():
+        if name not in head:
+            assert torch.equal(value, start[name]), name
+    assert float(trained[head[1]].abs().max()) > 0
+
+
+def test_bad_images_are_skipped_and_counted_in_the_metrics(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data")
+    for index in (1, 4):
+        (folder / "class_1" / f"{index}.png").write_bytes(b"no image")
+    with pytest.raises(hardnet.ImageError, match=re.escape(str(folder / "class_1"))):
+        train(options(tmp_path / "data", tmp_path / "run", epochs=1))
+    train(options(tmp_path / "data", tmp_path / "run", epochs=1, skip_bad_images=True))
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["skipped_images"] == 2
