@@ -40,8 +40,8 @@ def test_scenes_are_what_they_say() -> None:
         assert 1 <= len(scene.boxes) == len(scene.labels) <= 3
         for box, label in zip(scene.boxes, scene.labels, strict=True):
             inside = scene.mask.crop((box[0], box[1], box[2] + 1, box[3] + 1))
-            assert set(inside.getdata()) - {0} == {label}
-            assert inside.getbbox() == (0, 0, *inside.size)  # the box is tight
+            alone = inside.point([255 * (value == label) for value in range(256)])  # boxes may overlap, shapes do not
+            assert alone.getbbox() == (0, 0, *inside.size)  # the box is tight
         assert set(scene.mask.getdata()) - {0} == set(scene.labels)
 
 
