@@ -3,7 +3,7 @@
     python -m examples.detect_shapes --output detections.png
 
 What it shows: HarDNet's levels of stride 8 and 16 under torchvision's feature pyramid network, and behind it whatever
-torchvision builds on a backbone. A minute or two on one CPU core.
+torchvision builds on a backbone. About two minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def evaluate(model: FCOS, scenes: list[Scene]) -> tuple[float, float, list[Image
 def main(argv: list[str] | None = None) -> tuple[list[float], float, float]:
     """Train, evaluate, and write a picture if asked to; return the losses, recall and precision."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--output", help="where to write a picture of what was found")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)

@@ -42,15 +42,15 @@ def test_scenes_are_what_they_say() -> None:
             inside = scene.mask.crop((box[0], box[1], box[2] + 1, box[3] + 1))
             alone = inside.point([255 * (value == label) for value in range(256)])  # boxes may overlap, shapes do not
             assert alone.getbbox() == (0, 0, *inside.size)  # the box is tight
-        assert set(scene.mask.getdata()) - {0} == set(scene.labels)
+        assert {value for _, value in scene.mask.getcolors()} - {0} == set(scene.labels)
 
 
 @pytest.mark.slow
 def test_shapes_are_found(tmp_path: Path) -> None:
     losses, recall, precision = detect_shapes.main(["--output", str(tmp_path / "x.png")])
     assert mean(losses[-10:]) < 0.4 * mean(losses[:10])
-    assert recall > 0.65
-    assert precision > 0.65
+    assert recall > 0.9
+    assert precision > 0.9
     check_picture(tmp_path / "x.png", "detections.png")
 
 
@@ -58,14 +58,12 @@ def test_shapes_are_found(tmp_path: Path) -> None:
 def test_shapes_are_segmented(tmp_path: Path) -> None:
     losses, overlaps = segment_shapes.main(["--output", str(tmp_path / "x.png")])
     assert mean(losses[-10:]) < 0.3 * mean(losses[:10])
-    assert mean(overlaps) > 0.75
-    assert min(overlaps) > 0.6
+    assert min(overlaps) > 0.85
     check_picture(tmp_path / "x.png", "masks.png")
 
 
-@pytest.mark.slow
 def test_a_folder_is_learnt(tmp_path: Path) -> None:
     first, everything = finetune_folder.main(["--output", str(tmp_path / "x.png")])
-    assert 0.4 < first <= everything
-    assert everything > 0.85
+    assert 0.5 < first < everything
+    assert everything > 0.9
     check_picture(tmp_path / "x.png", "predictions.png")

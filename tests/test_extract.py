@@ -20,6 +20,7 @@ from pictures import fill_folder, one_torch_thread, plain, small_transform
 from torch import Tensor, nn
 
 from hardnet import HarDNet, ImageError, WeightsError, create_model
+from hardnet.cli import main
 from hardnet.config import CONFIGS
 from hardnet.embedding_file import EmbeddingFile
 from hardnet.extract import Extractor, add_extract
@@ -247,3 +248,25 @@ def test_the_folder_is_streamed(model: HarDNet, tmp_path: Path) -> None:
     stream = Extractor(model, device="cpu", transform=small_transform).stream(fill_folder(tmp_path), 4)
     assert next(stream).vector is not None
     stream.close()
+
+
+def test_the_command_line_says_it_in_one_line(
+    weights: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    output = ["--output", str(tmp_path / "x.csv")]
+    for arguments, status in (
+        ([str(folder), "--weights", weights, *output], 1),
+        ([str(folder / "0.png"), "--weights", weights, *output], 0),
+        ([str(tmp_path / "empty"), "--weights", weights, *output], 2),
+        ([str(folder), "--weights", weights, "--output", "x.txt"], 2),
+        ([str(folder), "--weights", weights, "--batch-size", "0", *output], 2),
+        ([str(folder), *output], 3),
+    ):
+        assert main(["extract", *arguments]) == status
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert all(line.startswith("hardnet: ") for line in err.splitlines()[:1])
+        assert (err == "") == (status == 0)

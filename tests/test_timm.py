@@ -16,7 +16,7 @@ from conftest import MODELS, golden_state
 from PIL import Image
 from published import publish
 from timm.models import group_parameters
-from timm.optim import param_groups_layer_decay
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -152,6 +152,8 @@ def test_intermediates() -> None:
         assert [level.shape[1] for level in levels] == CHANNELS[SMALL]
         only = model.forward_intermediates(x, indices=[0, 2], stop_early=True, intermediates_only=True)
         assert all(torch.equal(got, want) for got, want in zip(only, [levels[0], levels[2]], strict=True))
+        assert torch.equal(model.forward_intermediates(x, indices=[0, 2])[0], last)
+        assert torch.equal(model.forward_intermediates(x, indices=[0, 2], stop_early=True)[0], levels[2])
         assert model.prune_intermediate_layers([0, 2]) == [0, 2]
         assert len(model.base) == feature_levels(model.config)[2].module_index + 2
         assert torch.equal(model(x), levels[2])  # neither pooling nor a head are left
@@ -212,7 +214,7 @@ def test_groups_are_those_of_our_layerwise_rates(name: str) -> None:
         keys = {names[id(parameter)] for parameter in group["params"]}
         ours.setdefault(group["name"].split(":")[0], set()).update(keys)
     assert [set(keys) for _, keys in sorted(theirs.items())] == list(ours.values())
-    rates = {group["lr_scale"] for group in param_groups_layer_decay(model, layer_decay=0.5)}
+    rates = {group["lr_scale"] for group in create_optimizer_v2(model, "sgd", lr=0.1, layer_decay=0.5).param_groups}
     assert rates == {0.5**depth for depth in range(len(ours))}
 
 
@@ -337,7 +339,15 @@ def test_a_package_whose_own_needs_are_missing(tmp_path: Path, monkeypatch: pyte
         require("half_there", "1.0")
 
 
-def test_versions_compare_as_numbers() -> None:
+def test_versions_compare_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = types.ModuleType("some_package")
+    some.__version__ = "1.0.31"
+    monkeypatch.setitem(sys.modules, "some_package", some)
+    assert require("some_package", "1.0.4") is some
+    with pytest.raises(
+        ImportError, match=r'some_package 1\.0\.31 is installed.*: pip install "some_package>=1\.0\.100"'
+    ):
+        require("some_package", "1.0.100")
     assert release("1.0.31") > release("1.0.4") > release("1.0.3.dev0") >= release("1.0.3")
     assert release("0.21.0+cpu") >= release("0.21")
     assert release("unknown") == (0,)

@@ -56,7 +56,9 @@ with connect("cpu") as ranks:
     source = FolderSource(Path(task["evaluate"]))
     result = evaluate(model, source, EvaluationTransform(Preprocessing(32, 32)), ranks, batch_size=4,
                       skip_bad_images=True)
-    print(json.dumps([ranks.rank, ranks.size, result.images, result.top1, result.top5, result.bad]))
+    counted = [ranks.rank, ranks.size, result.images, result.top1, result.top5, result.bad]
+    # Not printed: the lines of several ranks run into one another.
+    Path(sys.argv[1]).with_name(f"rank-{ranks.rank}.json").write_text(json.dumps(counted))
 """
 
 
@@ -65,14 +67,12 @@ def torchrun(folder: Path, ranks: int, task: dict[str, Any]) -> list[Any]:
     (folder / "program.py").write_text(PROGRAM)
     (folder / "task.json").write_text(json.dumps(task))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    result = subprocess.run(
+    subprocess.run(
         [*command, str(folder / "program.py"), str(folder / "task.json")],
         env={**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
         check=True,
     )
-    return [json.loads(line) for line in result.stdout.splitlines()]
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 
 def plain(wanted: TrainOptions) -> dict[str, Any]:
