@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import golden_state
 
-REPO = Path(__file__).parent.parent
+REPO = Path(__file__).resolve().parent.parent
 SHIPPED = ("hubconf.py", "hardnet", "imagenet_classes.txt")
 
 NO_NETWORK = """
@@ -33,11 +33,17 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+FORGET_THIS_CHECKOUT = f"""
+import sys
+sys.path[:] = [entry for entry in sys.path if entry != {str(REPO)!r}]
+"""
+
+
 def run(code: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter with the path cleared of this checkout."""
+    """Run code in a fresh interpreter with the path cleared of this checkout, also where it is installed editable."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        [sys.executable, "-W", "ignore", "-c", FORGET_THIS_CHECKOUT + textwrap.dedent(code)],
         cwd=cwd,
         env=environment | variables,
         capture_output=True,

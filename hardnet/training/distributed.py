@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranks:
     """This process among the others. A single process, started without torchrun, is rank 0 of 1."""
 
@@ -95,9 +95,14 @@ def connect(device: str = "auto") -> Iterator[Ranks]:
     joined_before = dist.is_initialized()
     if not joined_before:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    ranks = Ranks(rank, size, chosen, dist.new_group(backend="gloo"))
     try:
-        yield Ranks(rank, size, chosen, dist.new_group(backend="gloo"))
+        yield ranks
+        ranks.wait()  # no rank hangs up while another still listens
     finally:
+        # Whoever keeps `ranks` must not keep the group: its threads are joined when it goes, and one that outlives the
+        # interpreter, with a tensor in hand, aborts the process.
+        ranks._group = None
         if not joined_before:
             dist.destroy_process_group()
 
