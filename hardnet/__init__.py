@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .catalog import WeightsRecord
 from .config import HarDNetConfig
-from .errors import ImageError, WeightsError
+from .errors import ExportError, ImageError, WeightsError
 from .factory import (
     create_model,
     get_weights,
@@ -25,11 +25,14 @@ from .model import HarDNet
 
 if TYPE_CHECKING:
     from .classify import Classifier, ImageResult, Prediction
+    from .deploy import Accelerated, accelerate, export
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accelerated",
     "Classifier",
+    "ExportError",
     "HarDBlock",
     "HarDNet",
     "HarDNetConfig",
@@ -39,7 +42,9 @@ __all__ = [
     "Prediction",
     "WeightsError",
     "WeightsRecord",
+    "accelerate",
     "create_model",
+    "export",
     "get_weights",
     "hardnet39ds",
     "hardnet68",
@@ -49,15 +54,18 @@ __all__ = [
     "list_weights",
 ]
 
-_NEED_PILLOW_AND_TORCHVISION = ("Classifier", "ImageResult", "Prediction")
+_ON_FIRST_USE = {
+    **dict.fromkeys(("Classifier", "ImageResult", "Prediction"), "classify"),  # need torchvision and pillow
+    **dict.fromkeys(("Accelerated", "accelerate", "export"), "deploy"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torchvision and pillow on first use: the models need neither."""
-    if name in _NEED_PILLOW_AND_TORCHVISION:
-        from . import classify
+    """Import on first use what the models do not need."""
+    if name in _ON_FIRST_USE:
+        import importlib
 
-        return getattr(classify, name)
+        return getattr(importlib.import_module(f".{_ON_FIRST_USE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -105,6 +105,20 @@ def _run(
         yield item, outcome
 
 
+def prepared(items: Iterator[Item], model: nn.Module, transform: Transform) -> Iterator[Tensor]:
+    """Yield each picture as a batch of one, (1, channels, H, W), ready for the model.
+
+    Raises:
+        ImageError: while iterating, a picture is unusable.
+    """
+    in_chans, min_size = input_limits(model)
+    for item in items:
+        outcome = prepare(item, transform=transform, in_chans=in_chans, min_size=min_size)
+        if isinstance(outcome, ImageError):
+            raise outcome
+        yield outcome[None]
+
+
 def report_unusable(item: Item, error: ImageError, logger: logging.Logger) -> None:
     """Raise the error where nothing but this picture was asked for, else log it as a warning.
 

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from .batches import report_unusable, run_in_batches, usable_device
+from .batches import prepared, report_unusable, run_in_batches, usable_device
 from .catalog import WeightsRecord, read_categories
 from .errors import ImageError
 from .factory import DEFAULT_TAG, WeightsLike, create_model
 from .images import printable
 from .inputs import ImageLike, Item, Transform, expand
+from .model import ImageModule
 from .preprocess import EvaluationTransform
 
 logger = logging.getLogger(__name__)
@@ -74,13 +76,19 @@ class Classifier:
             says so, and any other number of classes gets "class 0", "class 1", ...
         transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes the
             weights' own, or the ImageNet one without a record.
+        engine: what runs the model: "eager" is the model itself, "auto" the fastest engine that is installed; see
+            :func:`hardnet.accelerate`.
+        precision: of the engine.
+        calibration: for int8, pictures like those to come, a few hundred: whatever :meth:`predict` takes.
 
     Threads may share a classifier. It must not be switched to training mode or moved meanwhile.
 
     Raises:
         ValueError: an unknown name, a device that is not there, labels that do not fit the classes, ``weights`` for
-            a module.
-        TypeError: ``model_or_name`` is neither a name nor a module.
+            a module, an engine or a precision that cannot be had.
+        TypeError: ``model_or_name`` is neither a name nor a module, or a module of elsewhere is to be accelerated.
+        ImportError: the engine's package is missing.
+        ImageError: a picture of ``calibration`` is unusable.
         WeightsError: the weights could not be had.
     """
 
@@ -92,6 +100,9 @@ class Classifier:
         device: str | torch.device = "auto",
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         transform: Transform | None = None,
+        engine: str = "eager",
+        precision: str = "fp32",
+        calibration: ImageLike | Iterable[ImageLike] | None = None,
     ) -> None:
         self.device = usable_device(device)
         if isinstance(model_or_name, nn.Module):
@@ -113,6 +124,19 @@ class Classifier:
         if isinstance(classes, int):
             self.labels = self._labels_for(classes)
         self.model = model.eval().to(self.device)
+        if (engine, precision) != ("eager", "fp32") or calibration is not None:
+            self.model = self._accelerated(engine, precision, calibration)
+
+    def _accelerated(
+        self, engine: str, precision: str, calibration: ImageLike | Iterable[ImageLike] | None
+    ) -> nn.Module:
+        from .deploy import accelerate
+
+        batches = None
+        if calibration is not None:
+            batches = prepared(expand(calibration), self.model, self.transform)
+        model = cast(ImageModule, self.model)  # which `accelerate` checks
+        return accelerate(model, engine=engine, precision=precision, calibration=batches)
 
     def predict(
         self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32

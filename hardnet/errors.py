@@ -7,3 +7,7 @@ class WeightsError(RuntimeError):
 
 class ImageError(ValueError):
     """An image could not be read; the message names it and says why."""
+
+
+class ExportError(RuntimeError):
+    """An exported file does not compute what its model computes, and was not kept."""

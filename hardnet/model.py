@@ -46,23 +46,7 @@ class ImageModule(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # torch has no types for it
             return  # there is no shape to look at, or looking at it would leave a mark in the graph
-        if x.dim() != 4 or x.shape[1] != self.in_chans or min(x.shape[2:]) < MIN_INPUT_SIZE:
-            raise ValueError(
-                f"{self.config.name} takes images of shape (N, {self.in_chans}, H, W) with H and W of at least "
-                f"{MIN_INPUT_SIZE} pixels, got {_describe_shape(x)}{self._advice(x)}"
-            )
-        if not x.is_floating_point():
-            raise ValueError(
-                f"{self.config.name} takes floating-point images, got {x.dtype}: scale them to [0, 1] and "
-                "normalise them first"
-            )
-
-    def _advice(self, x: Tensor) -> str:
-        if x.dim() == 3 and x.shape[0] == self.in_chans:
-            return ": add the batch dimension with x.unsqueeze(0)"
-        if x.dim() == 4 and x.shape[-1] == self.in_chans != x.shape[1]:
-            return ": the channels are last, move them with x.permute(0, 3, 1, 2)"
-        return ""
+        check_images(x, self.config.name, self.in_chans)
 
 
 class HarDNet(ImageModule):
@@ -199,11 +183,9 @@ def _classifier(channels: int, num_classes: int) -> nn.Module:
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw the parameters as the released code does: Xavier-normal convolutions, zero biases."""
+    """Set the biases to zero, as the released code does; the convolutions were drawn when they were built."""
     for child in module.modules():
-        if isinstance(child, nn.Conv2d):
-            nn.init.xavier_normal_(child.weight)
-        elif isinstance(child, nn.Linear):
+        if isinstance(child, nn.Linear):
             nn.init.zeros_(child.bias)
 
 
@@ -215,6 +197,31 @@ def check_count(what: str, value: int, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{what} must be a whole number from {least} up, got {value!r}")
+
+
+def check_images(x: Tensor, name: str, in_chans: int) -> None:
+    """Refuse what a model of that name cannot take.
+
+    Raises:
+        ValueError: not (N, in_chans, H, W) with H and W of at least 32 pixels, or not floating point.
+    """
+    if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < MIN_INPUT_SIZE:
+        raise ValueError(
+            f"{name} takes images of shape (N, {in_chans}, H, W) with H and W of at least "
+            f"{MIN_INPUT_SIZE} pixels, got {_describe_shape(x)}{_advice(x, in_chans)}"
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{name} takes floating-point images, got {x.dtype}: scale them to [0, 1] and normalise them first"
+        )
+
+
+def _advice(x: Tensor, in_chans: int) -> str:
+    if x.dim() == 3 and x.shape[0] == in_chans:
+        return ": add the batch dimension with x.unsqueeze(0)"
+    if x.dim() == 4 and x.shape[-1] == in_chans != x.shape[1]:
+        return ": the channels are last, move them with x.permute(0, 3, 1, 2)"
+    return ""
 
 
 def _describe_shape(x: Tensor) -> str:

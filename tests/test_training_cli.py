@@ -179,7 +179,6 @@ def test_the_sizes_of_the_test_can_be_chosen(data: Path) -> None:
     assert EvaluateOptions(crop_ratio=1.0).preprocessing(base) == Preprocessing(224, 224)
     assert EvaluateOptions(size=288, crop_ratio=0.9).preprocessing(base) == Preprocessing(320, 288)
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"engine": "warp"}, "engine must be one of eager, compile, got 'warp'"),
         ({"size": 16}, "at least 32 pixels"),
         ({"crop_ratio": 0.0}, "crop_ratio"),
         ({"batch_size": 0}, "batch_size"),

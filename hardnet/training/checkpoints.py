@@ -34,6 +34,8 @@ def save_atomically(content: Mapping[str, Any], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for orphan in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed: one process writes at a time
+            orphan.unlink(missing_ok=True)
         with temporary.open("wb") as file:
             torch.save(dict(content), file)
             file.flush()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import CONFIGS
+from ..deploy import ENGINES, PRECISIONS
 from .errors import TrainingError
 from .options import CHOICES, TrainOptions
 
@@ -180,7 +181,15 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help=_HELP["workers"] + " (default: %(default)s)")
     parser.add_argument("--device", default="auto", help=_HELP["device"])
-    parser.add_argument("--engine", default="eager", help="what runs the model (default: %(default)s)")
+    parser.add_argument(
+        "--engine", choices=("auto", *ENGINES), default="eager", help="what runs the model (default: %(default)s)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the engine (default: %(default)s)")
+    parser.add_argument(
+        "--calibration",
+        metavar="DATA",
+        help="images on which int8 is calibrated, a folder as DATA (default: the train split of DATA)",
+    )
     parser.add_argument(
         "--channels-last", action=argparse.BooleanOptionalAction, default=True, help=_HELP["channels_last"]
     )
@@ -208,9 +217,12 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     source = open_evaluation(arguments.data, arguments.dataset, arguments.split)
     chosen = choose(arguments.model, arguments.weights, len(source.classes))
     _prepare(arguments)
+    calibration = None
+    if options.precision == "int8":
+        calibration = open_evaluation(arguments.calibration or arguments.data, arguments.dataset, "train")
     try:
         with connect(arguments.device) as ranks:
-            rows = list(compare(chosen, source, ranks, options))
+            rows = list(compare(chosen, source, ranks, options, calibration))
     except TrainingError as error:
         print(f"hardnet: {error}", file=sys.stderr)
         return FAILED

@@ -23,10 +23,8 @@ from .distributed import Ranks
 from .errors import DataError
 from .evaluation import Evaluation, evaluate
 
-Engine = Callable[[HarDNet], Callable[[Tensor], Tensor]]
-
-ENGINES: dict[str, Engine] = {"eager": lambda model: model, "compile": lambda model: torch.compile(model)}
-"""What runs a model, by name: from a model in evaluation mode to a function of images that gives logits."""
+CALIBRATION_IMAGES = 256
+"""How many pictures an int8 engine is calibrated on, spread evenly over their data set."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,12 @@ class EvaluateOptions:
     batch_size: int = 64
     workers: int = 0
     engine: str = "eager"
+    """As in :func:`hardnet.accelerate`; "eager" is the model itself."""
+    precision: str = "fp32"
     channels_last: bool = True
     skip_bad_images: bool = False
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
         if self.size is not None and self.size < 32:
             raise ValueError(f"size must be at least 32 pixels, got {self.size}")
         if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
@@ -113,9 +111,20 @@ def choose(models: Sequence[str], weights: str | None, classes: int) -> list[tup
 
 
 def compare(
-    chosen: Sequence[tuple[str, str | WeightsRecord]], source: ImageSource, ranks: Ranks, options: EvaluateOptions
+    chosen: Sequence[tuple[str, str | WeightsRecord]],
+    source: ImageSource,
+    ranks: Ranks,
+    options: EvaluateOptions,
+    calibration: ImageSource | None = None,
 ) -> Iterator[Row]:
     """Evaluate one after the other and yield a row for each.
+
+    Args:
+        chosen: names, and the weights of each.
+        source: the images and their classes.
+        ranks: the processes that share the work.
+        options: how to evaluate.
+        calibration: other images, of the same kind, for an int8 engine.
 
     Raises:
         WeightsError: weights cannot be had, do not fit, or have other classes than the data set.
@@ -135,10 +144,11 @@ def compare(
         model = model.eval().to(ranks.device)
         if options.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+        transform = EvaluationTransform(preprocessing)
         measured = evaluate(
-            ENGINES[options.engine](model),
+            _engine(model, options, transform, calibration),
             source,
-            EvaluationTransform(preprocessing),
+            transform,
             ranks,
             batch_size=options.batch_size,
             workers=options.workers,
@@ -147,6 +157,24 @@ def compare(
             progress=ranks.first,
         )
         yield Row(name, title, preprocessing, measured, record)
+
+
+def _engine(
+    model: HarDNet, options: EvaluateOptions, transform: EvaluationTransform, calibration: ImageSource | None
+) -> Callable[[Tensor], Tensor]:
+    if (options.engine, options.precision) == ("eager", "fp32"):
+        return model
+    from ..deploy import accelerate
+
+    batches = None
+    if options.precision == "int8" and calibration is not None:
+        count = min(CALIBRATION_IMAGES, len(calibration))
+        spread = [index * len(calibration) // count for index in range(count)]
+        batches = [transform(calibration.load(index)[0])[None] for index in spread]
+    example = torch.zeros(1, 3, *2 * (transform.preprocessing.crop,), device=next(model.parameters()).device)
+    return accelerate(
+        model, engine=options.engine, precision=options.precision, example_input=example, calibration=batches
+    )
 
 
 def _check_file(path: Path, name: str, source: ImageSource) -> Preprocessing | None:

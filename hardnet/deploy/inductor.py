@@ -1,0 +1,97 @@
+"""torch.compile and AOTInductor: code generated for this processor and these weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..model import ImageModule
+from .artifacts import fingerprint, from_artifact
+from .engine import Output, Plan, Run
+from .folding import fold
+from .torch_engine import DTYPES, cpu_threads, in_channels_last
+
+logger = logging.getLogger(__name__)
+
+_CPU_OPTIONS: dict[str, Any] = {"freezing": True, "cpp_wrapper": True}
+"""Weights as constants, laid out for oneDNN; and the calls of the kernels in C++, not in Python."""
+
+
+def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
+    """Compile on the first call of a shape, in this process: from some seconds to a minute."""
+    dtype = DTYPES[plan.precision]
+    folded = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.device.type == "cuda":
+        return in_channels_last(torch.compile(folded, mode="max-autotune"), dtype)
+    compiled = in_channels_last(torch.compile(folded, options=_CPU_OPTIONS), dtype)
+
+    def run(x: Tensor) -> Output:
+        with cpu_threads(plan.threads):
+            return compiled(x)
+
+    return run
+
+
+def build_packaged(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
+    """Load the package of AOTInductor from the cache, or compile it, once and for all, for pictures of one size."""
+    if example is None:
+        raise ValueError("the aoti engine compiles ahead of time: example_input= must tell the shape of the images")
+    dtype = DTYPES[plan.precision]
+    key = fingerprint(model, "aoti", plan.precision, plan.device.type, tuple(example.shape[1:]), _processor())
+
+    def compile_into(folder: Path) -> None:
+        compile_package(fold(model).to(dtype), folder / "model.pt2", example.to(dtype))
+
+    def load(folder: Path) -> Any:
+        return torch._inductor.aoti_load_package(str(folder / "model.pt2"))
+
+    package = from_artifact(key, compile_into, load)
+    height, width = example.shape[2:]
+    several = hasattr(model, "feature_info")
+
+    def run(x: Tensor) -> Output:
+        if x.shape[2:] != (height, width):
+            raise ValueError(f"this aoti engine was compiled for images of {height}x{width}, got {tuple(x.shape)}")
+        with cpu_threads(plan.threads):
+            output = package(x.to(dtype).contiguous())  # compiled code takes the order in memory for granted
+        return [each.float() for each in output] if several else output.float()
+
+    return run
+
+
+class _InChannelsLast(nn.Module):
+    """Takes images whose channels come first in memory, and computes with them last: (N, C, H, W) as the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Output:
+        output: Output = self.model(x.contiguous(memory_format=torch.channels_last))
+        return output
+
+
+def compile_package(folded: nn.Module, path: Path, example: Tensor, metadata: dict[str, str] | None = None) -> None:
+    """Write a folded model as a package of AOTInductor, for any number of images of the example's size."""
+    import torch._inductor
+
+    images = example.expand(2, *example.shape[1:]) if len(example) < 2 else example  # 1 would be taken for a constant
+    images = images.contiguous()
+    options = {"freezing": True, "aot_inductor.metadata": metadata or {}}
+    with torch.no_grad():
+        program = torch.export.export(
+            _InChannelsLast(folded), (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
+        )
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+
+
+def _processor() -> str:
+    """What compiled code depends on beside the model: it may not run on another processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return torch.backends.cpu.get_cpu_capability()
