@@ -48,7 +48,8 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel: Path) -> None:
     others = {name for name in names if name.parts[0] != "hardnet"}
     modules = {path.relative_to(REPO) for path in (REPO / "hardnet").rglob("*.py")}
     data = {path.relative_to(REPO) for path in (REPO / "hardnet" / "weights").iterdir()}
-    assert ours == modules | data | {Path("hardnet/py.typed"), Path("hardnet/imagenet_classes.txt")}
+    data |= {Path("hardnet/py.typed"), Path("hardnet/imagenet_classes.txt"), Path("hardnet/deploy/photograph.jpg")}
+    assert ours == modules | data
     assert {name.parts[0] for name in others} == {f"hardnet-{hardnet.__version__}.dist-info"}
     assert Path(f"hardnet-{hardnet.__version__}.dist-info/licenses/LICENSE") in others
 

@@ -68,7 +68,7 @@ class _InChannelsLast(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.train(model.training)
 
     def forward(self, x: Tensor) -> Output:
