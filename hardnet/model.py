@@ -183,9 +183,11 @@ def _classifier(channels: int, num_classes: int) -> nn.Module:
 
 
 def initialise(module: nn.Module) -> None:
-    """Set the biases to zero, as the released code does; the convolutions were drawn when they were built."""
+    """Draw the parameters as the released code does: Xavier-normal convolutions, zero biases."""
     for child in module.modules():
-        if isinstance(child, nn.Linear):
+        if isinstance(child, nn.Conv2d):
+            nn.init.xavier_normal_(child.weight)
+        elif isinstance(child, nn.Linear):
             nn.init.zeros_(child.bias)
 
 
