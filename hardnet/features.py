@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import HarDNetConfig, feature_levels
-from .model import ImageModule, body, initialise
+from .model import ImageModule, body
 
 OUTPUT_STRIDES = (32, 16, 8)
 
@@ -68,7 +68,6 @@ class HarDNetFeatures(ImageModule):
         )
         self._taps = [level.module_index for level in chosen]
         self.base = nn.Sequential(*islice(body(config, in_chans, output_stride), self._taps[-1] + 1))
-        initialise(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) -> one feature map per entry of ``feature_info``, the finest first."""

@@ -18,6 +18,22 @@ from .config import Activation, harmonic_links, kept_layers, layer_width
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
 
 
+def _convolution(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, dilation: int, groups: int = 1
+) -> nn.Conv2d:
+    """Build a convolution without bias, its weights drawn as the released code does: Xavier (Glorot) normal.
+
+    torch's own initialisation goes to a weight that is not there: to draw each twice would be most of the time that
+    building a model takes.
+    """
+    padding = kernel_size // 2 * dilation
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False, device="meta"
+    )
+    conv.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(conv.weight.shape)))
+    return conv
+
+
 class ConvLayer(nn.Sequential):
     """Convolution without bias, batch normalisation, activation: (N, C, H, W) -> (N, out, H/stride, W/stride)."""
 
@@ -31,10 +47,7 @@ class ConvLayer(nn.Sequential):
         dilation: int = 1,
     ) -> None:
         super().__init__()
-        padding = kernel_size // 2 * dilation
-        self.add_module(
-            "conv", nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
-        )
+        self.add_module("conv", _convolution(in_channels, out_channels, kernel_size, stride, dilation))
         self.add_module("norm", nn.BatchNorm2d(out_channels))
         self.add_module("relu", _ACTIVATIONS[activation](inplace=True))
 
@@ -44,9 +57,7 @@ class DWConvLayer(nn.Sequential):
 
     def __init__(self, channels: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        self.add_module(
-            "dwconv", nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False)
-        )
+        self.add_module("dwconv", _convolution(channels, channels, 3, stride, dilation, groups=channels))
         self.add_module("norm", nn.BatchNorm2d(channels))
 
 

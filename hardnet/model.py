@@ -85,7 +85,6 @@ class HarDNet(ImageModule):
         self.num_classes = num_classes
         self.num_features = config.transition_channels[-1]
         self.base = nn.Sequential(*body(config, in_chans), _head(self.num_features, num_classes, drop_rate))
-        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) logits."""
@@ -118,9 +117,7 @@ class HarDNet(ImageModule):
         """
         check_count("num_classes", num_classes, least=0)
         reference = next(self.base[0].parameters())
-        classifier = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
-        initialise(classifier)
-        _head_of(self)[-1] = classifier
+        _head_of(self)[-1] = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
         self.num_classes = num_classes
 
     def extra_repr(self) -> str:
@@ -179,16 +176,11 @@ def _head_of(model: HarDNet) -> nn.Sequential:
 
 
 def _classifier(channels: int, num_classes: int) -> nn.Module:
-    return nn.Linear(channels, num_classes) if num_classes else nn.Identity()
-
-
-def initialise(module: nn.Module) -> None:
-    """Draw the parameters as the released code does: Xavier-normal convolutions, zero biases."""
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d):
-            nn.init.xavier_normal_(child.weight)
-        elif isinstance(child, nn.Linear):
-            nn.init.zeros_(child.bias)
+    if not num_classes:
+        return nn.Identity()
+    linear = nn.Linear(channels, num_classes)
+    nn.init.zeros_(linear.bias)  # as the released code does; the convolutions draw their weights in `layers`
+    return linear
 
 
 def check_count(what: str, value: int, least: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import HarDNetConfig, feature_levels, stage_indices
 from .features import OUTPUT_STRIDES, _checked_indices
-from .model import HarDNet, body, initialise
+from .model import HarDNet, body
 from .versions import require
 
 LOWEST_TIMM = "1.0.3"
@@ -50,9 +50,7 @@ class TimmHarDNet(HarDNet):
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
         if output_stride != OUTPUT_STRIDES[0]:
-            dilated = nn.Sequential(*body(config, in_chans, output_stride))
-            initialise(dilated)
-            self.base = nn.Sequential(*dilated, self.base[-1])
+            self.base = nn.Sequential(*body(config, in_chans, output_stride), self.base[-1])
         self.drop_rate = config.drop_rate if drop_rate is None else drop_rate
         self.head_hidden_size = self.num_features
         self.feature_info = [
