@@ -1,14 +1,13 @@
-"""File -> state dict that fits the model: safe loading, renaming, adaptation of stem and head.
+"""File -> state dict that fits the model: unwrapping, renaming, adaptation of stem and head.
 
-Nothing here runs code from a file: pickles are read with ``weights_only=True``.
+The bytes are read by :mod:`hardnet.reading`, which runs no code from them.
 """
 
 from __future__ import annotations
 
-import io
+import functools
 import logging
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from .config import CONFIGS, STEM_LENGTH, HarDNetConfig, head_index, stage_indic
 from .errors import WeightsError
 from .features import HarDNetFeatures
 from .model import HarDNet
+from .reading import deserialise, odd_kind
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ WRAPPERS = ("state_dict", "model", "model_state")
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put in front of every key."""
 
+_MOST_ENTRIES = 10_000  # the largest model has under 1,000
 _STEM_KEY = "base.0.conv.weight"
 _COLOURS = 3
 _SHOWN = 4
@@ -45,37 +46,28 @@ def parse_checkpoint(content: bytes, origin: str, config: HarDNetConfig) -> Stat
         WeightsError: the bytes are something else; the message starts with ``origin``.
         ImportError: it is a safetensors file and the package is not installed.
     """
-    loaded = _deserialise(content, origin)
-    state = _strip_prefixes(_unwrap(loaded, origin))
+    return find_state(deserialise(content, origin), origin, config)
+
+
+def find_state(loaded: object, origin: str, config: HarDNetConfig) -> StateDict:
+    """Return the state dict in what a file held, as :func:`parse_checkpoint` does for the file's bytes.
+
+    Raises:
+        WeightsError: there is none, it does not belong to this model, or it has values that are no numbers.
+    """
+    state = _unwrap(loaded, origin)
+    if len(state) > _MOST_ENTRIES:
+        raise WeightsError(f"{origin} has {len(state)} entries, no model here has so many")
+    state = _strip_prefixes(state)
     if any(key.startswith("features.") for key in state):
         state = rename_imgclsmob(state, config, origin)
+    odd = [f"{key} ({kind})" for key, value in state.items() if (kind := odd_kind(value))]
+    if odd:
+        raise WeightsError(f"{origin}: tensors of a kind that is not read: {_enumerate(odd)}")
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise WeightsError(f"{origin}: NaN or infinite values in {_enumerate(broken)}")
     return state
-
-
-def _deserialise(content: bytes, origin: str) -> Any:
-    if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise WeightsError(f"{origin} is an HTML page, not a checkpoint")
-    if origin.endswith(".safetensors"):
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load
-        except ModuleNotFoundError as error:
-            raise ImportError(f'{origin}: reading it takes pip install "hardnet[safetensors]"') from error
-        try:
-            return load(content)
-        except SafetensorError as error:
-            raise WeightsError(f"{origin} is not a readable safetensors file: {error}") from error
-    try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged or hostile bytes make the reader raise nearly anything
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise WeightsError(
-            f"{origin} cannot be read as a checkpoint of tensors ({reason}). If it is a training checkpoint that "
-            "holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
-        ) from error
 
 
 def _unwrap(loaded: Any, origin: str) -> StateDict:
@@ -102,7 +94,7 @@ def rename_imgclsmob(state: StateDict, config: HarDNetConfig, origin: str = "sta
     Raises:
         WeightsError: keys are missing or unknown for this model.
     """
-    names = {key: imgclsmob_key(key, config) for key in _expected_keys(config)}
+    names = {key: imgclsmob_key(key, config) for key in _expected_shapes(config)}
     missing = names.values() - state.keys()
     unknown = state.keys() - names.values()
     if missing or unknown:
@@ -142,9 +134,10 @@ def _imgclsmob_units(config: HarDNetConfig) -> Iterator[str]:
         stage, unit = (stage + 1, 1) if downsample else (stage, unit + 1)
 
 
-def _expected_keys(config: HarDNetConfig) -> list[str]:
+@functools.cache
+def _expected_shapes(config: HarDNetConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        return list(HarDNet(config).state_dict())
+        return {key: value.shape for key, value in HarDNet(config).state_dict().items()}
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
@@ -180,21 +173,25 @@ def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) 
     if isinstance(model, HarDNet):
         _fit_head(model, state, origin)
     else:
-        for key in set(_expected_keys(model.config)) - own.keys():
+        for key in _expected_shapes(model.config).keys() - own.keys():
             state.pop(key, None)
     stem = state.get(_STEM_KEY)
     if stem is not None and stem.dim() == 4 and stem.shape[1] == _COLOURS != model.in_chans:
         state[_STEM_KEY] = adapt_stem(stem, model.in_chans)
         logger.info("%s: stem adapted from %d to %d channels", origin, _COLOURS, model.in_chans)
     missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    both = [(key, state[key], value) for key, value in own.items() if key in state]
     shapes = [
-        f"{key} {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the model"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
+        f"{key} {tuple(theirs.shape)} in the file, {tuple(ours.shape)} in the model"
+        for key, theirs, ours in both
+        if theirs.shape != ours.shape
     ]
-    if missing or unexpected or shapes:
+    types = [
+        f"{key} {theirs.dtype}" for key, theirs, ours in both if theirs.is_floating_point() != ours.is_floating_point()
+    ]
+    if missing or unexpected or shapes or types:
         advice = _which_model(state, model.config.name)
-        raise WeightsError(_mismatch(model.config.name, origin, missing, unexpected, shapes) + advice)
+        raise WeightsError(_mismatch(model.config.name, origin, missing, unexpected, shapes, types) + advice)
     model.load_state_dict(state, strict=True)
 
 
@@ -217,8 +214,14 @@ def _mismatch(
     missing: Iterable[str],
     unexpected: Iterable[str],
     shapes: Iterable[str] = (),
+    types: Iterable[str] = (),
 ) -> str:
-    kinds = (("missing keys", sorted(missing)), ("unknown keys", sorted(unexpected)), ("other shapes", list(shapes)))
+    kinds = (
+        ("missing keys", sorted(missing)),
+        ("unknown keys", sorted(unexpected)),
+        ("other shapes", list(shapes)),
+        ("other types", list(types)),
+    )
     parts = [f"{len(found)} {kind} ({_enumerate(found)})" for kind, found in kinds if found]
     return f"{origin} does not fit {name}: " + "; ".join(parts)
 
@@ -228,29 +231,13 @@ def _which_model(state: StateDict, wanted: str) -> str:
     for name, config in CONFIGS.items():
         if name == wanted:
             continue
-        with torch.device("meta"):
-            other = HarDNet(config).state_dict()
-        if other.keys() == state.keys() and all(
-            other[key].shape[:1] == state[key].shape[:1] for key in list(other)[:-2]
-        ):
+        other = _expected_shapes(config)
+        if other.keys() == state.keys() and all(other[key][:1] == state[key].shape[:1] for key in list(other)[:-2]):
             return f". It looks like a checkpoint of {name}"
     return ""
 
 
 def _enumerate(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
+    # Names come from the file: they need not be short, nor text that can be shown.
+    shown = ", ".join(name[:100].encode("utf-8", "backslashreplace").decode() for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def read_file(path: str | Path) -> bytes:
-    """Return a local checkpoint's bytes.
-
-    Raises:
-        WeightsError: there is no such file, or it cannot be read.
-    """
-    try:
-        return Path(path).expanduser().read_bytes()
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error

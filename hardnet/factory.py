@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
 
 from .catalog import CATALOG, WeightsRecord
-from .checkpoint import StateDict, head_classes, load_state, parse_checkpoint, read_file
+from .checkpoint import StateDict, head_classes, load_state, parse_checkpoint
 from .config import CONFIGS, HarDNetConfig
 from .errors import WeightsError
 from .features import HarDNetFeatures
 from .model import HarDNet
+from .reading import read_file
 
 logger = logging.getLogger(__name__)
 

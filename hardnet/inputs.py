@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import ImageError
-from .images import list_images, load_image, printable, upright_rgb
+from .images import MAX_PIXELS, list_images, load_image, printable, upright_rgb
 from .model import MIN_INPUT_SIZE, HarDNet
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ImageLike = Union[str, os.PathLike[str], "Image.Image", Tensor]
 Transform = Callable[["Image.Image"], Tensor]
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode."""
 
@@ -87,6 +88,7 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int) -> T
         raise content
     name = printable(item.source)
     if isinstance(content, Tensor):
+        _check_kind(content, name)
         if content.is_floating_point():
             return _checked_input(content, name, in_chans, min_size)
         image = _from_raw(content, name)
@@ -172,9 +174,20 @@ def _files(path: str | os.PathLike[str], alone: bool) -> Iterator[Item]:
 def _single_tensors(tensor: Tensor) -> Iterable[Tensor | ImageError]:
     if tensor.dim() == 3:
         return [tensor]
-    if tensor.dim() == 4:
+    if tensor.dim() == 4 and tensor.layout is torch.strided:
         return tensor.unbind()
     return [ImageError(f"an image tensor has the shape (3, H, W) or (N, 3, H, W), got {_describe(tensor)}")]
+
+
+def _check_kind(tensor: Tensor, name: str) -> None:
+    """Refuse what has no values to look at, in numbers that torch computes with, or too many of them."""
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        raise ImageError(f"{name}: the tensor is no plain array of values: {tensor.layout} on {tensor.device}")
+    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+        raise ImageError(f"{name}: an image tensor of {tensor.dtype} is not taken: convert it to torch.float32")
+    if tensor.dim() == 3 and tensor.shape[1] * tensor.shape[2] > MAX_PIXELS:
+        size = f"{tensor.shape[2]} x {tensor.shape[1]} pixels"
+        raise ImageError(f"{name}: the tensor is too large: {size}, the limit is {MAX_PIXELS:,}")
 
 
 def _from_raw(tensor: Tensor, name: str) -> Image.Image:

@@ -41,12 +41,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _from_float(image)
     elif image.mode == "La":
         image = image.convert("LA")  # Pillow has no other way out of premultiplied grey
-    if image.has_transparency_data:
+    if _is_transparent(image):
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     rgb = image.convert("RGB")
     rgb.info = {}  # what it said of transparency has been dealt with
     return rgb
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    try:
+        return image.has_transparency_data
+    except AssertionError:  # Pillow opens an ICNS file of palette colours without its palette object
+        return "transparency" in image.info
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from http_server import ScriptedServer, running
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -51,6 +52,23 @@ def golden_input(seed: int, shape: tuple[int, ...]) -> Tensor:
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An empty cache of the test's own, no settings, and all log lines kept."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HARDNET_MIRROR", "HARDNET_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    caplog.set_level(logging.INFO, logger="hardnet")
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A server on loopback that does what the test tells it."""
+    with running() as script:
+        yield script
 
 
 @pytest.fixture

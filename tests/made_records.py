@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import random
 import zipfile
 from pathlib import Path
 
-import pytest
 import torch
 
 from hardnet.catalog import Digest, DigestScheme, Source, WeightsRecord
@@ -50,15 +48,6 @@ def digest_of(content: bytes, scheme: DigestScheme = "sha256") -> Digest:
 def record_of(*urls: str, content: bytes = GOOD, scheme: DigestScheme = "sha256") -> WeightsRecord:
     sources = tuple(Source(url, digest_of(content, scheme), f"publisher {n}") for n, url in enumerate(urls))
     return WeightsRecord("hardnet68", "TEST_V1", sources, "made by the tests", 1.0, 0.1, "the tests")
-
-
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An empty cache of the test's own, no settings, and all log lines kept."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HARDNET_MIRROR", "HARDNET_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    caplog.set_level(logging.INFO, logger="hardnet")
 
 
 def cached_names() -> list[str]:

@@ -26,12 +26,6 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with running() as script:
-        yield script
-
-
-@pytest.fixture
 def tls_server() -> Iterator[ScriptedServer]:
     with running(tls=True) as script:
         yield script

@@ -5,19 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from http_server import ScriptedServer, Step, ranged, running, serve
+from http_server import ScriptedServer, Step, ranged, serve
 from made_records import (
     GOOD,
     LEGACY,
     OTHER,
     POLICY,
     cached_names,
-    clean_environment,
     digest_of,
     packed,
     place,
@@ -29,16 +27,7 @@ from hardnet.catalog import DigestScheme, Source, WeightsRecord
 from hardnet.download import Policy, cache_dir, fetch, find_cached
 from hardnet.errors import WeightsError
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clean_environment(monkeypatch, tmp_path, caplog)
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with running() as script:
-        yield script
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
 @pytest.mark.parametrize("scheme", ["git-blob-sha1", "sha1", "sha256", "sha256-prefix"])
@@ -136,15 +125,17 @@ def test_when_all_fail_one_error_says_what_happened_and_what_to_do(server: Scrip
 
 
 def damages() -> list[bytes]:
-    positions = [0, 1, 2, 3, *range(5, len(GOOD), len(GOOD) // 40), len(GOOD) - 2, len(GOOD) - 1]
+    positions = [0, 1, 2, 3, *range(5, len(GOOD), len(GOOD) // 300), len(GOOD) - 2, len(GOOD) - 1]
     flipped = [GOOD[:n] + bytes([GOOD[n] ^ (1 << n % 8)]) + GOOD[n + 1 :] for n in positions]
-    return [*flipped, b"", GOOD[:1], GOOD[:-1], GOOD[: len(GOOD) // 2], GOOD + b"\0", OTHER]
+    cut = [GOOD[:n] for n in range(0, len(GOOD), len(GOOD) // 100)]
+    return [*flipped, *cut, GOOD[:1], GOOD[:-1], GOOD + b"\0", OTHER]
 
 
 def test_no_damaged_file_of_the_cache_is_ever_returned(
     server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = record_of(server.on("/w.pth", serve(GOOD)))
+    assert len(damages()) > 400
     for number, damaged in enumerate(damages(), start=1):
         caplog.clear()
         path = place(record, damaged)

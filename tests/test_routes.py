@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_server import ScriptedServer, running, serve
+from http_server import ScriptedServer, serve
 from made_records import (
     GOOD,
     OTHER,
     POLICY,
-    clean_environment,
     packed,
     record_of,
 )
@@ -19,16 +17,7 @@ from made_records import (
 from hardnet.download import Policy, cache_dir, fetch, find_cached
 from hardnet.errors import WeightsError
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clean_environment(monkeypatch, tmp_path, caplog)
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with running() as script:
-        yield script
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,6 @@ from http_server import (
     chunked,
     hang_up,
     ranged,
-    running,
     serve,
     stalling,
     trickling,
@@ -59,12 +57,6 @@ class Memory:
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with running() as script:
-        yield script
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..errors import WeightsError
+from ..reading import read_file, read_pickled
 from .errors import TrainingError
 from .options import TrainOptions
 
@@ -59,13 +60,12 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         TrainingError: there is none, it is damaged, or it is no checkpoint of a run.
     """
+    if not path.exists():
+        raise TrainingError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"{path}: is damaged, or no checkpoint: {first}") from error
+        content = read_pickled(read_file(path), str(path))
+    except WeightsError as error:
+        raise TrainingError(f"{path}: is damaged, or no checkpoint: {error}") from error
     if not isinstance(content, dict) or "optimizer" not in content or "model" not in content:
         raise TrainingError(
             f"{path}: is no checkpoint of a training run (it has no optimiser state); start from its weights with "

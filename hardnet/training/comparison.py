@@ -18,6 +18,7 @@ from ..errors import WeightsError
 from ..factory import create_model
 from ..model import HarDNet
 from ..preprocess import EvaluationTransform
+from ..reading import read_file, read_pickled
 from .data import ImageSource
 from .distributed import Ranks
 from .errors import DataError
@@ -186,7 +187,7 @@ def _check_file(path: Path, name: str, source: ImageSource) -> Preprocessing | N
     """
     if path.suffix not in (".pt", ".pth"):
         return None
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_pickled(read_file(path), str(path))
     if not isinstance(content, dict) or "preprocessing" not in content:
         return None
     if content["architecture"] != name:
