@@ -15,7 +15,7 @@ KEY = ("hardnet39ds", "FASHION_MNIST")
 IMAGES = sorted((Path(__file__).parent.parent / "images" / "fashion_mnist").glob("*.png"))
 
 
-WRONG = {"ankle-boot-00023.png": "Sandal", "t-shirt-top-00027.png": "Shirt"}
+WRONG = {"ankle-boot-00023.png": "Sandal", "dress-00032.png": "Trouser", "t-shirt-top-00027.png": "Shirt"}
 """What the checkpoint takes for something else: the files are the first three of each class, not a choice."""
 
 
