@@ -1,6 +1,6 @@
 """Images per second and peak memory of a training step, against peers in the same run.
 
-    python benchmarks/training_step.py --json benchmarks/training_step.json
+    python benchmarks/training_step.py --json benchmarks/results/training-step.json
 
 Speed: all candidates live in one process and take turns, one step each per round, so that drift of the machine meets
 all of them alike; the median over the rounds counts. Memory: each candidate takes its steps in a process of its own,
@@ -14,19 +14,21 @@ memory). Ours run as `hardnet train` runs them (channels_last), and once more wi
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from hardnet.benchmark.memory import peak_resident
+from hardnet.benchmark.results import surroundings_of, write_json
+from hardnet.report import table
 
 OURS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
 PEERS = ("torchvision/resnet50", "torchvision/mobilenet_v2")
@@ -81,7 +83,7 @@ def alone(candidate: str, batch: int, size: int) -> None:
         step = stepper(candidate, batch, size)
         step()
         step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_resident())
 
 
 def main() -> None:
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, metavar="CANDIDATE", help="default: all")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--alone", metavar="CANDIDATE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -98,10 +101,12 @@ def main() -> None:
         alone(arguments.alone, arguments.batch, arguments.size)
         return
 
+    candidates = arguments.candidates or CANDIDATES
+    surroundings = surroundings_of("cpu")
     floor = peak_megabytes("nothing", arguments)
-    memory = {candidate: peak_megabytes(candidate, arguments) - floor for candidate in CANDIDATES}
-    steps = {candidate: stepper(candidate, arguments.batch, arguments.size) for candidate in CANDIDATES}
-    seconds: dict[str, list[float]] = {candidate: [] for candidate in CANDIDATES}
+    memory = {candidate: peak_megabytes(candidate, arguments) - floor for candidate in candidates}
+    steps = {candidate: stepper(candidate, arguments.batch, arguments.size) for candidate in candidates}
+    seconds: dict[str, list[float]] = {candidate: [] for candidate in candidates}
     for number in range(arguments.rounds + 1):
         for candidate, step in steps.items():
             start = time.perf_counter()
@@ -109,8 +114,8 @@ def main() -> None:
             if number:  # the first round warms up
                 seconds[candidate].append(time.perf_counter() - start)
 
-    rows = []
-    for candidate in CANDIDATES:
+    rows: list[dict[str, Any]] = []
+    for candidate in candidates:
         source, name = candidate.split("/")
         reference = seconds.get(f"pytorchcv/{name}")
         # Pair by pair within a round: what disturbs the machine for longer than a round cancels.
@@ -126,32 +131,15 @@ def main() -> None:
                 "peak_megabytes": round(memory[candidate]),
             }
         )
-    machine = {
-        "processor": cpu_name(),
+    protocol = {
+        "batch": arguments.batch,
+        "size": arguments.size,
+        "rounds": arguments.rounds,
         "threads": arguments.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }
-    protocol = {"batch": arguments.batch, "size": arguments.size, "rounds": arguments.rounds}
-    print(table(rows))
+    print(table(list(rows[0]), [["-" if value is None else value for value in row.values()] for row in rows]))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "protocol": protocol, "rows": rows}, indent=1) + "\n")
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def table(rows: list[dict[str, object]]) -> str:
-    header = "| model | implementation | images/s (median) | times pytorchcv | peak memory, MB |\n|---|---|---|---|---|"
-    lines = [
-        f"| {row['model']} | {row['implementation']} | {row['images_per_second']} | {row['times_pytorchcv'] or '—'} | "
-        f"{row['peak_megabytes']} |"
-        for row in rows
-    ]
-    return "\n".join([header, *lines])
+        write_json(arguments.json, {"kind": "training step", **surroundings, "protocol": protocol, "rows": rows})
 
 
 if __name__ == "__main__":
