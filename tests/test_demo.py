@@ -1,0 +1,228 @@
+"""The demo page's server: what it shows, what it refuses, and what it does not give away. No browser is needed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import one_torch_thread
+from PIL import Image
+
+import hardnet
+from hardnet import cli, demo
+from hardnet.catalog import CATALOG
+from hardnet.demo_view import about, look, sample_images
+
+REPO = Path(__file__).parent.parent
+PACKAGED = ("hardnet39ds", "FASHION_MNIST")
+SNEAKER = REPO / "images" / "fashion_mnist" / "sneaker-00009.png"
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    with one_torch_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from starlette.testclient import TestClient
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        with TestClient(demo.build_app(max_bytes=200_000, max_pixels=100_000)) as client:
+            yield client
+
+
+# What is shown.
+
+
+def test_the_classes_and_the_crop() -> None:
+    view = look(str(SNEAKER), *PACKAGED)
+    [result] = hardnet.Classifier("hardnet39ds", weights="FASHION_MNIST").predict(SNEAKER)
+    assert view.top == {prediction.label: prediction.probability for prediction in result.predictions}
+    assert next(iter(view.top)) == "Sneaker"
+    assert len(view.top) == 5
+    with Image.open(SNEAKER) as file:
+        crop = file.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+    assert view.seen.size == view.looked.size == (256, 256)
+    assert view.seen.resize((64, 64), Image.Resampling.NEAREST).tobytes() == crop.tobytes()
+    assert view.looked.tobytes() != view.seen.tobytes()
+    assert " ms" in view.facts
+    assert "Grad-CAM for 'Sneaker' at stride 16" in view.facts
+
+
+def test_samples_are_one_garment_per_class_and_the_photographs() -> None:
+    names = [path.name for path in sample_images()]
+    classes = {name.rsplit("-", 1)[0] for name in names if name.endswith(".png")}
+    assert len(classes) == 10
+    assert len(names) == 10 + len(list((REPO / "images").glob("*.jpg")))
+
+
+def test_class_names_differ() -> None:
+    """The page shows them as keys: two of the same name would become one."""
+    for record in CATALOG.values():
+        assert len(set(record.categories)) == record.num_classes
+
+
+def test_about() -> None:
+    assert "Sandal" in about(hardnet.get_weights(*PACKAGED))
+    assert "1000 kinds" in about(hardnet.get_weights("hardnet85", "IMAGENET1K_V2"))
+
+
+# What is refused, in words.
+
+
+def test_unusable_files_are_named_without_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    with pytest.raises(hardnet.ImageError) as error:
+        look(str(tmp_path / "notes.png"), *PACKAGED)
+    assert str(error.value) == "notes.png: is not an image in a format that Pillow decodes"
+    with pytest.raises(hardnet.ImageError, match=r"^cat\.jpg: is too large: 451 x 300 pixels, the limit is 100,000"):
+        look(str(REPO / "images" / "cat.jpg"), *PACKAGED, max_pixels=100_000)
+
+
+def upload(client: Any, name: str, content: bytes) -> Any:
+    return client.post("/gradio_api/upload", files={"files": (name, content)})
+
+
+def run(client: Any, path: str, tag: str = PACKAGED[1], **more: object) -> dict[str, Any]:
+    """Do what the page does when a picture is there; returns the last message of the queue."""
+    picture = {"path": path, "meta": {"_type": "gradio.FileData"}} | more
+    return call(client, "change", [picture, PACKAGED[0], tag])
+
+
+def call(client: Any, event: str, data: list[object]) -> dict[str, Any]:
+    functions = client.get("/config").json()["dependencies"]
+    number = next(each["id"] for each in functions if any(name == event for _, name in each["targets"]))
+    order = {"data": data, "fn_index": number, "session_hash": "test"}
+    joined = client.post("/gradio_api/queue/join", json=order)
+    assert joined.status_code == 200, joined.text
+    lines = client.get("/gradio_api/queue/data", params={"session_hash": "test"}).text.splitlines()
+    messages = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return next(message for message in messages if message["msg"] == "process_completed")
+
+
+def test_an_uploaded_picture_is_classified(client: Any) -> None:
+    [path] = upload(client, SNEAKER.name, SNEAKER.read_bytes()).json()
+    message = run(client, path)
+    assert message["success"]
+    assert message["output"]["data"][0]["label"] == "Sneaker"
+    assert client.get(f"/gradio_api/file={path}").content == SNEAKER.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "words"),
+    [
+        ("notes.png", "FASHION_MNIST", "is not an image"),
+        ("cat.jpg", "FASHION_MNIST", "is too large: 451 x 300 pixels"),
+        ("coat-00006.png", "IMAGENET1K_V1", "Offline mode is on (HARDNET_OFFLINE)"),
+    ],
+)
+def test_errors_are_told_in_words(client: Any, name: str, tag: str, words: str) -> None:
+    found = next((REPO / "images").rglob(name), None)
+    [path] = upload(client, name, found.read_bytes() if found else b"no picture").json()
+    message = run(client, path, tag)
+    assert message["success"]
+    *shown, problem = message["output"]["data"]
+    assert not any(shown)
+    assert problem["visible"]
+    assert words in problem["value"]
+    assert str(Path(path).parent) not in problem["value"]
+    assert "Traceback" not in problem["value"]
+
+
+def test_large_uploads_are_refused(client: Any) -> None:
+    assert upload(client, "a.png", bytes(150_000)).status_code == 200
+    assert upload(client, "a.png", bytes(250_000)).status_code == 413
+
+
+# What stays inside.
+
+SECRET = ["/etc/passwd", str(REPO / "README.md"), "README.md", "pyproject.toml", str(Path(demo.__file__)), str(SNEAKER)]
+
+
+@pytest.mark.parametrize("path", SECRET)
+@pytest.mark.parametrize("route", ["/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/", "/"])
+def test_no_file_of_the_server_can_be_fetched(client: Any, route: str, path: str) -> None:
+    for spelled in (path, path.replace("/", "%2F"), "../" * 12 + path.lstrip("/"), "..%2F" * 12 + path.lstrip("/")):
+        response = client.get(route + spelled)
+        assert response.status_code in (403, 404, 405, 400), (spelled, response.status_code)
+        assert b"root:" not in response.content
+        assert b"HarDNet for" not in response.content
+
+
+@pytest.mark.parametrize("more", [{}, {"is_stream": True}, {"url": "https://example.org/cat.jpg"}])
+@pytest.mark.parametrize("path", [str(SNEAKER), "images/fashion_mnist/sneaker-00009.png", "/etc/passwd"])
+def test_no_file_of_the_server_can_be_classified(client: Any, path: str, more: dict[str, object]) -> None:
+    [uploaded] = upload(client, SNEAKER.name, SNEAKER.read_bytes()).json()
+    way_out = str(Path(uploaded).parent) + "/.." * 12 + str(SNEAKER)
+    for spelled in (path, way_out, path):
+        message = run(client, spelled, **more)
+        assert not message["success"]
+        assert "Only files that were uploaded here are read" in json.dumps(message)
+        assert call(client, "click", [0])["success"]  # an example: Gradio makes a new field for this visitor
+
+
+def test_no_address_is_fetched(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", lambda *a, **k: asked.append(a))
+    message = run(client, "https://example.org/cat.jpg")
+    assert not message["success"]
+    assert "Only files that were uploaded here are read" in json.dumps(message)
+    assert not asked
+
+
+def test_every_answer_keeps_the_browser_at_home(client: Any) -> None:
+    for path in ("/", "/theme.css", "/gradio_api/file=/etc/passwd"):
+        headers = client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'self' ")
+        assert "http" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_leaves_nothing_in_the_package(client: Any) -> None:
+    assert not list(Path(demo.__file__).parent.glob("*.pyi"))
+
+
+# The command.
+
+
+@pytest.mark.parametrize("module", ["gradio", "captum"])
+def test_what_is_missing_is_named(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(["demo", "--port", "0"]) == 2
+    assert 'pip install "hardnet[demo]"' in capsys.readouterr().err
+
+
+def test_a_taken_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["demo", "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1, port {port}: " in capsys.readouterr().err
+
+
+def test_only_this_machine_is_served_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def listen(host: str, port: int) -> socket.socket:
+        asked.append((host, port))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(demo, "_listen", listen)
+    for variables in ({}, {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": "7000"}):  # noqa: S104
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert cli.main(["demo"]) == 2
+    assert asked == [("127.0.0.1", 7860), ("0.0.0.0", 7000)]  # noqa: S104
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "many")
+    with pytest.raises(ValueError, match="GRADIO_SERVER_PORT is the number of a port, got 'many'"):
+        demo.serve()
