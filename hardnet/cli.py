@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .catalog import CATALOG, WeightsRecord
 from .config import CONFIGS
-from .errors import ImageError, WeightsError
-from .factory import DEFAULT_TAG, get_weights, list_models, list_weights
+from .errors import ExportError, ImageError, WeightsError
+from .factory import DEFAULT_TAG, list_models
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -54,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verb(arguments)
     except WeightsError as error:
         return _fail(error, NO_WEIGHTS)
+    except ExportError as error:
+        return _fail(error, SOME_FAILED)
     except (ImageError, ValueError, ImportError) as error:
         return _fail(error, WRONG_USE)
     except BrokenPipeError:
@@ -87,17 +88,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    from .benchmark.cli import add_benchmark
+    from .deploy.cli import add_export
     from .extract import add_extract
+    from .weights_cli import add_weights
 
     _add_predict(verbs)
     add_extract(verbs)
+    add_export(verbs)
     _add_info(verbs)
-    _add_weights(verbs)
+    add_weights(verbs)
     _add_training(verbs)
+    _add_demo(verbs)
+    add_benchmark(verbs)
     return parser
 
 
 def _add_predict(verbs: Verbs) -> None:
+    from .deploy.cli import add_engine_arguments
+
     parser = verbs.add_parser("predict", help="classify images")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder that is searched for images")
     parser.add_argument("--model", choices=list_models(), help=f"default: {PACKAGED_MODEL}")
@@ -109,6 +118,8 @@ def _add_predict(verbs: Verbs) -> None:
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="images at once (default: 32)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
+    add_engine_arguments(parser)
+    parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: some hundred images like PATH")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     parser.set_defaults(run=_predict)
 
@@ -121,7 +132,15 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.model is None and arguments.weights is None:
         weights = PACKAGED_TAG
         print(_PACKAGED_NOTE, file=sys.stderr)
-    classifier = Classifier(model, weights=weights, device=arguments.device, labels=arguments.labels)
+    classifier = Classifier(
+        model,
+        weights=weights,
+        device=arguments.device,
+        labels=arguments.labels,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        calibration=arguments.calibration,
+    )
     results = classifier.stream(arguments.paths, topk=arguments.topk, batch_size=arguments.batch_size)
     counted = _Counted(results)
     searching = any(Path(path).is_dir() for path in arguments.paths)
@@ -157,9 +176,11 @@ def _with_progress(results: Iterable[ImageResult], searching: bool) -> Iterator[
 
 
 def _add_info(verbs: Verbs) -> None:
+    from .deploy.cli import image_size
+
     parser = verbs.add_parser("info", help="layers, parameters, multiply-accumulates and memory traffic")
     parser.add_argument("model", nargs="?", choices=list_models(), help="one model, stage by stage (default: all)")
-    parser.add_argument("--size", type=_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
+    parser.add_argument("--size", type=image_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
     parser.set_defaults(run=_info)
 
 
@@ -174,92 +195,6 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_weights(verbs: Verbs) -> None:
-    parser = verbs.add_parser("weights", help="list, download, verify and find pretrained weights")
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-
-    listing = actions.add_parser("list", help="which weights there are, and which are in the cache")
-    listing.add_argument("model", nargs="?", choices=list_models())
-    listing.set_defaults(run=_weights_list)
-
-    for name, run, what in (
-        ("download", _weights_download, "fetch into the cache, verified, and print the path"),
-        ("path", _weights_path, "print the path of the verified file; status 1 where it is not in the cache"),
-    ):
-        action = actions.add_parser(name, help=what)
-        action.add_argument("model", choices=list_models())
-        action.add_argument("tag", nargs="?", default=DEFAULT_TAG, help="default: %(default)s")
-        action.set_defaults(run=run)
-
-    verify = actions.add_parser("verify", help="check the digests of cached files, or of the files named")
-    verify.add_argument("files", nargs="*", metavar="FILE", help="default: every file of ours in the cache")
-    verify.set_defaults(run=_weights_verify)
-
-
-def _weights_list(arguments: argparse.Namespace) -> int:
-    from . import report
-    from .download import find_cached
-
-    names = [arguments.model] if arguments.model else list_models()
-    rows = []
-    for record in (get_weights(name, tag) for name in names for tag in list_weights(name)):
-        errors = f"{record.top1_error:.2f} / {record.top5_error:.2f}"
-        rows.append((record.model, record.tag, errors, record.reported_by, "yes" if find_cached(record) else "no"))
-    print(report.table(("model", "tag", "top-1 / top-5 error", "reported by", "cached"), rows))
-    return 0
-
-
-def _weights_download(arguments: argparse.Namespace) -> int:
-    from .download import fetch
-
-    print(fetch(get_weights(arguments.model, arguments.tag)).path)
-    return 0
-
-
-def _weights_path(arguments: argparse.Namespace) -> int:
-    from .download import find_cached
-
-    record = get_weights(arguments.model, arguments.tag)
-    found = find_cached(record)
-    if found is None:
-        print(
-            f"hardnet: {record} is not in the cache: hardnet weights download {record.model} {record.tag}",
-            file=sys.stderr,
-        )
-        return SOME_FAILED
-    print(found.path)
-    return 0
-
-
-def _weights_verify(arguments: argparse.Namespace) -> int:
-    from .download import identify
-
-    failed = 0
-    for path in [Path(file) for file in arguments.files] or _cached_files():
-        try:
-            known = identify(path.read_bytes(), CATALOG.values())
-        except OSError as error:
-            print(f"{path}: cannot be read: {error.strerror}")
-            failed += 1
-            continue
-        if known is None:
-            print(f"{path}: damaged, or not a file of the catalogue")
-            failed += 1
-        else:
-            record, source = known
-            print(f"{path}: {record}, {source.digest}{' (weak)' if source.digest.weak else ''}")
-    return SOME_FAILED if failed else 0
-
-
-def _cached_files() -> list[Path]:
-    from .download import cache_dir
-
-    def places(record: WeightsRecord) -> list[Path]:
-        return [cache_dir() / record.cache_filename(source) for source in record.sources]
-
-    return [path for record in CATALOG.values() for path in places(record) if path.exists()]
-
-
 def _add_training(verbs: Verbs) -> None:
     from .training import cli as training
 
@@ -271,14 +206,21 @@ def _add_training(verbs: Verbs) -> None:
     evaluate.set_defaults(run=training.run_evaluate)
 
 
+def _add_demo(verbs: Verbs) -> None:
+    parser = verbs.add_parser("demo", help="a page in the browser: pictures in, classes out")
+    parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, or 127.0.0.1, which only this machine reaches")
+    parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860; 0 takes a free one")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import serve
+
+    serve(arguments.host, arguments.port)
+    return 0
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number from 1 up is wanted, got {text!r}")
     return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"H or HxW in pixels is wanted, as in 224 or 480x640, got {text!r}")
-    return int(sides[0]), int(sides[-1])

@@ -11,7 +11,7 @@ from pictures import one_torch_thread
 from hardnet.config import CONFIGS, feature_levels
 
 DOCS = Path(__file__).parent.parent / "docs"
-RUN = ("backbone.md",)
+RUN = ("backbone.md", "speed.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

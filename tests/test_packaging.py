@@ -49,6 +49,8 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel: Path) -> None:
     modules = {path.relative_to(REPO) for path in (REPO / "hardnet").rglob("*.py")}
     data = {path.relative_to(REPO) for path in (REPO / "hardnet" / "weights").iterdir()}
     data |= {Path("hardnet/py.typed"), Path("hardnet/imagenet_classes.txt"), Path("hardnet/deploy/photograph.jpg")}
+    images = [path for path in (REPO / "images").rglob("*") if path.is_file()]
+    data |= {Path("hardnet/samples") / path.relative_to(REPO / "images") for path in images}
     assert ours == modules | data
     assert {name.parts[0] for name in others} == {f"hardnet-{hardnet.__version__}.dist-info"}
     assert Path(f"hardnet-{hardnet.__version__}.dist-info/licenses/LICENSE") in others

@@ -54,23 +54,23 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
     interrupted conversion leaves nothing that counts. One that cannot be used is made anew. Where a folder cannot be
     kept, it lives until it has been used, and the log says so.
     """
-    kept = artifacts_dir() / key
-    if kept.is_dir():
+    home = artifacts_dir()
+    kept: Path | None = home / key
+    if (home / key).is_dir():
         try:
-            return use(kept)
+            return use(home / key)
         except Exception as error:  # whatever an engine says of a damaged file
             logger.warning("the converted model in %s cannot be used (%s) and is made anew", kept, error)
-            shutil.rmtree(kept, ignore_errors=True)
+            shutil.rmtree(home / key, ignore_errors=True)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=kept.parent))
+        home.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=home))
     except OSError as error:
         logger.warning("the converted model is not kept: %s", error)
-        folder = Path(tempfile.mkdtemp(prefix="hardnet-"))
-        kept = folder / "none"
+        kept, folder = None, Path(tempfile.mkdtemp(prefix="hardnet-"))
     try:
         build(folder)
-        if kept.parent != folder:
+        if kept is not None:
             with contextlib.suppress(OSError):  # another process was faster: its folder is as good
                 folder.rename(kept)
                 folder = kept

@@ -43,8 +43,8 @@ _CAN = {
 _NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
 _NEEDS_FOR_INT8 = {"onnxruntime": (), "openvino": ("nncf",)}
 
-# The fastest first, as measured on CPUs (benchmarks/README.md). The compiling engines are quick too, but half a minute
-# of compiling is nothing to start unasked.
+# On CPUs the fastest first, as measured in benchmarks/README.md. The compiling engines were not faster than "torch" by
+# much, and half a minute of compiling is nothing to start unasked. On CUDA nothing was measured.
 _PREFERRED = {"cpu": ("openvino", "onnxruntime", "torch"), "cuda": ("torch",)}
 
 ENGINES = tuple(_BUILDERS)
@@ -128,7 +128,7 @@ def _choose(precision: str, device: str) -> str:
     for name in able:
         if not _missing(name, precision):
             return name
-    return able[-1]  # its absence is then explained
+    return able[0]  # its absence is then explained
 
 
 def _missing(engine: str, precision: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from .artifacts import fingerprint, from_artifact
 from .engine import Output, Plan, Run
 from .folding import fold
 from .torch_engine import DTYPES, cpu_threads, in_channels_last
-
-logger = logging.getLogger(__name__)
 
 _CPU_OPTIONS: dict[str, Any] = {"freezing": True, "cpp_wrapper": True}
 """Weights as constants, laid out for oneDNN; and the calls of the kernels in C++, not in Python."""
@@ -41,7 +38,7 @@ def build_packaged(model: ImageModule, plan: Plan, example: Tensor | None, calib
     if example is None:
         raise ValueError("the aoti engine compiles ahead of time: example_input= must tell the shape of the images")
     dtype = DTYPES[plan.precision]
-    key = fingerprint(model, "aoti", plan.precision, plan.device.type, tuple(example.shape[1:]), _processor())
+    key = fingerprint(model, "aoti", plan.precision, tuple(example.shape[1:]), _processor(plan.device))
 
     def compile_into(folder: Path) -> None:
         compile_package(fold(model).to(dtype), folder / "model.pt2", example.to(dtype))
@@ -78,8 +75,6 @@ class _InChannelsLast(nn.Module):
 
 def compile_package(folded: nn.Module, path: Path, example: Tensor, metadata: dict[str, str] | None = None) -> None:
     """Write a folded model as a package of AOTInductor, for any number of images of the example's size."""
-    import torch._inductor
-
     images = example.expand(2, *example.shape[1:]) if len(example) < 2 else example  # 1 would be taken for a constant
     images = images.contiguous()
     options = {"freezing": True, "aot_inductor.metadata": metadata or {}}
@@ -90,8 +85,8 @@ def compile_package(folded: nn.Module, path: Path, example: Tensor, metadata: di
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
-def _processor() -> str:
-    """What compiled code depends on beside the model: it may not run on another processor."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def _processor(device: torch.device) -> str:
+    """Return what compiled code depends on beside the model: it may not run on another processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     return torch.backends.cpu.get_cpu_capability()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -81,5 +84,7 @@ def quantize_openvino(converted: Any, calibration: list[Tensor]) -> Any:
     nncf = require("nncf", "2.14", extra="int8")
     images = [image[None] for batch in calibration for image in batch.cpu().float()]
     dataset = nncf.Dataset(images, lambda image: image.numpy())
-    with quiet_exporter():
+    # NNCF draws its progress on standard output, which may be somebody's JSON.
+    bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
+    with quiet_exporter(), bars:
         return nncf.quantize(converted, dataset, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import CONFIGS
-from ..deploy import ENGINES, PRECISIONS
+from ..deploy.cli import add_engine_arguments
 from .errors import TrainingError
 from .options import CHOICES, TrainOptions
 
@@ -181,10 +181,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help=_HELP["workers"] + " (default: %(default)s)")
     parser.add_argument("--device", default="auto", help=_HELP["device"])
-    parser.add_argument(
-        "--engine", choices=("auto", *ENGINES), default="eager", help="what runs the model (default: %(default)s)"
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the engine (default: %(default)s)")
+    add_engine_arguments(parser)
     parser.add_argument(
         "--calibration",
         metavar="DATA",

@@ -1,0 +1,146 @@
+"""Exported files: they compute what the model computes, without this library, or they are not kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hardnet import ExportError, HarDNet, create_model, export
+from hardnet.cli import main
+from hardnet.deploy import FORMATS, exporting, formats
+
+LOADERS = {
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession(path)
+texts = session.get_modelmeta().custom_metadata_map
+logits = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+""",
+    "openvino": """
+import openvino
+model = openvino.Core().read_model(path)
+texts = {key: model.get_rt_info(["hardnet", key]).astype(str) for key in ("model", "classes")}
+compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+logits = torch.from_numpy(compiled(images.numpy())[0])
+""",
+    "torch-export": """
+files = {"model.txt": "", "classes.txt": ""}
+program = torch.export.load(path, extra_files=files)
+texts = {name.removesuffix(".txt"): text for name, text in files.items()}
+logits = program.module()(images)
+""",
+    "aoti": """
+import torch._inductor
+package = torch._inductor.aoti_load_package(path)
+texts = package.get_metadata()
+logits = package(images)
+""",
+    "torchscript": """
+files = {"model.txt": "", "classes.txt": ""}
+module = torch.jit.load(path, _extra_files=files)
+texts = {name.removesuffix(".txt"): text.decode() for name, text in files.items()}
+logits = module(images)
+""",
+}
+WITHOUT_HARDNET = """
+import json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hardnet":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import torch
+path, given, result = sys.argv[1:]
+images = torch.load(given)
+"""
+
+
+@pytest.fixture(scope="module")
+def model() -> HarDNet:
+    return create_model("hardnet39ds", weights="FASHION_MNIST").eval()
+
+
+def check(model: HarDNet, name: str, folder: Path, uint8: bool) -> None:
+    """Export, load in a process without this library, compare logits and texts."""
+    path = export(model, folder / f"m{FORMATS[name].suffix}", format=name, uint8_input=uint8)
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    assert model.weights_record is not None
+    wanted = model.weights_record.preprocessing
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std))
+    images = (pixels / 255 - mean) / std
+    torch.save(pixels if uint8 else images, folder / "images.pt")
+    code = WITHOUT_HARDNET + LOADERS[name] + "torch.save((logits.detach(), dict(texts)), result)\n"
+    command = [sys.executable, "-W", "ignore", "-c", code, path, folder / "images.pt", folder / "result.pt"]
+    subprocess.run(list(map(str, command)), check=True, cwd=folder)
+    logits, texts = torch.load(folder / "result.pt")
+    with torch.no_grad():
+        reference = model(images)
+    assert logits.shape == reference.shape
+    assert (logits - reference).abs().max() <= 1e-4 * reference.abs().max()
+    assert texts["model"] == "hardnet39ds"
+    assert json.loads(texts["classes"])[8] == "Bag"
+    left = {path.name, "images.pt", "result.pt"} | ({"m.bin"} if name == "openvino" else set())
+    assert {file.name for file in folder.iterdir()} == left
+
+
+@pytest.mark.parametrize("uint8", [False, True], ids=["float32", "uint8"])
+@pytest.mark.parametrize("name", ["openvino", "torchscript"])
+def test_files_stand_alone(model: HarDNet, name: str, tmp_path: Path, uint8: bool) -> None:
+    check(model, name, tmp_path, uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uint8", [False, True], ids=["float32", "uint8"])
+@pytest.mark.parametrize("name", ["onnx", "torch-export", "aoti"])
+def test_files_that_take_longer_stand_alone(model: HarDNet, name: str, tmp_path: Path, uint8: bool) -> None:
+    check(model, name, tmp_path, uint8)
+
+
+def test_a_file_that_differs_is_not_kept(model: HarDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "m.pt"
+    target.write_bytes(b"the previous one")
+
+    def load(path: Path) -> formats.Predict:
+        right = formats._load_torchscript(path)
+
+        def slightly_wrong(x: Tensor) -> Tensor:
+            logits = right(x)
+            logits[:, 0] += 2e-4 * logits.abs().max()
+            return logits
+
+        return slightly_wrong
+
+    wrong = formats.FORMATS["torchscript"]._replace(load=load)
+    monkeypatch.setitem(exporting.FORMATS, "torchscript", wrong)
+    with pytest.raises(ExportError, match=r"hardnet39ds differs from the model by 2.*nothing was written"):
+        export(model, target, format="torchscript")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+    assert target.read_bytes() == b"the previous one"
+
+
+def test_bad_arguments_are_refused(model: HarDNet, tmp_path: Path) -> None:
+    for options, said in (
+        ({"format": "tflite"}, "no format 'tflite'; known: onnx, openvino"),
+        ({"format": "onnx"}, "ends in .onnx"),
+        ({"format": "torchscript", "size": (16, 64)}, "32 pixels or more, got 16x64"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            export(model, tmp_path / "m.pt", **options)  # type: ignore[arg-type]
+    grey = create_model("hardnet39ds", in_chans=1)
+    with pytest.raises(ValueError, match="the model takes 1 channels"):
+        export(grey, tmp_path / "m.pt", format="torchscript", uint8_input=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "hardnet39ds", "--weights", "FASHION_MNIST", "--format", "torchscript", "--output"]
+    assert main([*command, str(tmp_path / "m.pt")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "m.pt")
+    assert main([*command, str(tmp_path / "missing" / "m.pt")]) == 1
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err

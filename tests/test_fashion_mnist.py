@@ -1,0 +1,89 @@
+"""All 10,000 test images of Fashion-MNIST, from Debian's package dataset-fashion-mnist: accuracy, engine by engine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from hardnet import Accelerated, HarDNet, accelerate, create_model
+from hardnet.cli import main
+from hardnet.deploy import engines
+from hardnet.training.data import open_evaluation
+
+pytestmark = pytest.mark.slow
+MOST_LOST = 50  # images of the 10,000: half a point
+
+
+@pytest.fixture(scope="module")
+def model() -> HarDNet:
+    return create_model("hardnet39ds", weights="FASHION_MNIST").eval()
+
+
+def batches(model: HarDNet, split: str, step: int) -> list[Tensor]:
+    """Every ``step``-th image of a split as the model takes it, 250 at a time."""
+    assert model.weights_record is not None
+    transform = model.weights_record.transforms()
+    source = open_evaluation("fashion-mnist", split=split)
+    images = [transform(source.load(index)[0]) for index in range(0, len(source), step)]
+    return [torch.stack(images[start : start + 250]) for start in range(0, len(images), 250)]
+
+
+@pytest.fixture(scope="module")
+def test_images(model: HarDNet) -> list[Tensor]:
+    return batches(model, "test", 1)
+
+
+@pytest.fixture(scope="module")
+def labels() -> Tensor:
+    source = open_evaluation("fashion-mnist")
+    return torch.tensor([source.load(index)[1] for index in range(len(source))])
+
+
+@pytest.fixture(scope="module")
+def eager(model: HarDNet, test_images: list[Tensor]) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(batch).argmax(1) for batch in test_images])
+
+
+def told(fast: Accelerated, images: list[Tensor]) -> Tensor:
+    logits = [fast(batch) for batch in images]
+    return torch.cat([each.argmax(1) for each in logits if isinstance(each, Tensor)])
+
+
+def test_the_shipped_checkpoint_is_as_good_as_its_record_says(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "fashion-mnist", "--model", "hardnet39ds", "--weights", "FASHION_MNIST", "--device", "cpu"]
+    assert main([*command, "--expect", "0.011", "--format", "json"]) == 0  # one image more or less
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["images"] == 10_000
+
+
+@pytest.mark.parametrize("engine", ["torch", "inductor", "aoti", "onnxruntime", "openvino"])
+def test_no_engine_changes_a_single_label(
+    engine: str, model: HarDNet, test_images: list[Tensor], eager: Tensor
+) -> None:
+    example = test_images[0] if engine == "aoti" else None
+    fast = accelerate(model, engine=engine, example_input=example)
+    assert int((told(fast, test_images) != eager).sum()) == 0
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_int8_loses_at_most_half_a_point(
+    engine: str, model: HarDNet, test_images: list[Tensor], eager: Tensor, labels: Tensor
+) -> None:
+    fast = accelerate(model, engine=engine, precision="int8", calibration=batches(model, "train", 200))
+    found = told(fast, test_images)
+    print(engine, "int8:", int((found == labels).sum()), "right of", len(labels))
+    assert int((found != eager).sum()) > 0  # it was in fact computed in int8
+    assert int((eager == labels).sum() - (found == labels).sum()) <= MOST_LOST
+
+
+def test_bf16_loses_at_most_half_a_point(
+    model: HarDNet, test_images: list[Tensor], eager: Tensor, labels: Tensor
+) -> None:
+    if not engines._cpu_has_bf16():
+        pytest.skip("this processor does not compute in bf16")
+    found = told(accelerate(model, engine="torch", precision="bf16"), test_images)
+    assert abs(int((eager == labels).sum() - (found == labels).sum())) <= MOST_LOST
