@@ -63,9 +63,8 @@ def test_converted_engines(engine: str, name: str, golden_fill: Fill) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hardnet39ds", "hardnet68"])
-def test_inductor(name: str, golden_fill: Fill) -> None:
-    check("inductor", name, golden_fill, SHAPES[:2])
+def test_inductor(golden_fill: Fill) -> None:
+    check("inductor", "hardnet39ds", golden_fill, SHAPES[:2])
 
 
 @pytest.mark.slow

@@ -173,7 +173,7 @@ def _photograph(preprocessing: Preprocessing, size: tuple[int, int], uint8: bool
     with Image.open(_PHOTOGRAPH) as image:
         picture = image.convert("RGB").resize((size[1], size[0]))
     if uint8:
-        values: Tensor = functional.pil_to_tensor(picture)[None]
+        values: Tensor = functional.pil_to_tensor(picture)[None].contiguous()
         return values
     normalised: Tensor = functional.normalize(
         functional.to_tensor(picture), list(preprocessing.mean), list(preprocessing.std)
