@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +55,27 @@ def test_engines_of_torch(engine: str, name: str, golden_fill: Fill) -> None:
 
 def test_openvino(golden_fill: Fill) -> None:
     check("openvino", "hardnet39ds", golden_fill, SHAPES)
+
+
+INTERRUPTED = """
+import gc, signal, torch, hardnet
+
+engines = [hardnet.accelerate(hardnet.hardnet39ds().eval(), engine="openvino") for _ in range(2)]
+while engines:  # the first one goes first
+    engines.pop(0)
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_after_openvino() -> None:
+    """Each runtime of OpenVINO changes the stack of signal handlers: deleted in this order, two left none."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from ..versions import require
 from .inductor import compile_package
 from .onnx_file import write_onnx
 from .onnx_runtime import open_session
-from .open_vino import LOWEST, to_openvino
+from .open_vino import LOWEST, core, to_openvino
 
 Predict = Callable[[Tensor], Tensor]
 Writer = Callable[[nn.Module, Path, Tensor, dict[str, str]], None]
@@ -49,8 +49,7 @@ def _write_openvino(model: nn.Module, path: Path, example: Tensor, texts: dict[s
 
 
 def _load_openvino(path: Path) -> Predict:
-    openvino = require("openvino", LOWEST, extra="openvino")
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: torch.from_numpy(compiled(x.numpy())[0])
 
 

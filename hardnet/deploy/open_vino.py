@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import sys
 import threading
@@ -37,15 +38,25 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
         openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
 
     def compile_from(folder: Path) -> Any:
-        core = openvino.Core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": plan.threads,
             "INFERENCE_PRECISION_HINT": _HINTS[plan.precision],
         }
-        return core.compile_model(core.read_model(folder / "model.xml"), "CPU", settings)
+        return core().compile_model(core().read_model(folder / "model.xml"), "CPU", settings)
 
     return runner(from_artifact(key, convert, compile_from), several=hasattr(model, "feature_info"))
+
+
+@functools.cache
+def core() -> Any:
+    """Return OpenVINO's runtime, the only one of this process.
+
+    A runtime lends the main thread a stack for signal handlers and, when it is deleted, puts back the one it found. Of
+    two that are not deleted in reverse order the second puts back the stack of the first, which is gone: the next
+    Ctrl-C would end in a segmentation fault (seen with 2026.4.1).
+    """
+    return require("openvino", LOWEST, extra="openvino").Core()
 
 
 def runner(compiled: Any, *, several: bool = False) -> Run:
