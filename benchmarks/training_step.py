@@ -8,12 +8,14 @@ whose peak resident size counts, less that of a process that only imports the pa
 backward and SGD with momentum on random images.
 
 Peers are pytorchcv's HarDNets and torchvision's ResNet-50 and MobileNetV2, in their usual configuration (contiguous
-memory). Ours run as `hardnet train` runs them (channels_last), and once more with gradient checkpointing.
+memory). Ours run as `hardnet train` runs them (channels_last), and once more with gradient checkpointing. All of them
+get the huge pages that `hardnet train` asks for (THP_MEM_ALLOC_ENABLE=1).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -97,6 +99,7 @@ def main() -> None:
     parser.add_argument("--alone", metavar="CANDIDATE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
     if arguments.alone:
         alone(arguments.alone, arguments.batch, arguments.size)
         return

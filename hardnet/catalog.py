@@ -29,6 +29,7 @@ class Digest:
 
     scheme: DigestScheme
     value: str
+    """In hexadecimal digits."""
 
     @property
     def weak(self) -> bool:
@@ -44,8 +45,10 @@ class Source:
     """One place that serves a checkpoint."""
 
     url: str
+    """An http(s) address, or ``package:`` and a path within this package."""
     digest: Digest
     publisher: str
+    """Whose place it is, for messages."""
     key_format: KeyFormat = "original"
     """Which names the state dict uses: the original implementation's, or imgclsmob's."""
 
@@ -65,9 +68,13 @@ class Preprocessing:
     """Resize the shorter side, crop the centre, scale to [0, 1], normalise. Sizes in pixels."""
 
     resize: int = 256
+    """The shorter side, before the crop."""
     crop: int = 224
+    """Height and width of the result."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of red, green and blue in [0, 1]; subtracted."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of red, green and blue; what the difference is divided by."""
 
 
 IMAGENET = "ImageNet-1k validation"
@@ -82,14 +89,17 @@ class WeightsRecord:
     sources: tuple[Source, ...]
     """In the order in which they are tried: strongest digest first."""
     provenance: str
+    """Who trained and published it."""
     top1_error: float
     """Per cent on the images of ``evaluated_on``, single crop, as reported by ``reported_by``."""
     top5_error: float
+    """Per cent, likewise."""
     reported_by: str
     evaluated_on: str = IMAGENET
     licence: str = "MIT"
     num_classes: int = 1000
     classes_file: str = "imagenet_classes.txt"
+    """The list of class names, a file that comes with the library."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     block_activation: Activation = "relu6"
     """The activation inside the HarDBlocks with which the checkpoint was trained and must be run."""

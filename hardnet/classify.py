@@ -17,6 +17,7 @@ from .batches import prepared, report_unusable, run_in_batches, usable_device
 from .catalog import WeightsRecord, read_categories
 from .errors import ImageError
 from .factory import DEFAULT_TAG, WeightsLike, create_model
+from .file_record import FileRecord
 from .images import printable
 from .inputs import ImageLike, Item, Transform, expand
 from .model import ImageModule
@@ -32,6 +33,7 @@ class Prediction:
     """One class that a picture may show."""
 
     label: str
+    """The name of the class."""
     index: int
     """Of the class, among the logits."""
     probability: float
@@ -47,6 +49,7 @@ class ImageResult:
     source: str
     """As in :class:`Prediction`."""
     predictions: tuple[Prediction, ...]
+    """Of falling probability; empty where there is an error."""
     error: str | None = None
     """Why there are no predictions; it names the source."""
 
@@ -72,10 +75,10 @@ class Classifier:
             weights already.
         device: ``"auto"`` (CUDA where there is some, else the CPU) or whatever ``torch.device`` takes.
         labels: the names of the classes in the order of the logits, or the path of a text file with one per line.
-            None takes those of the weights' record; without one, 1000 classes get the ImageNet names, and a log line
-            says so, and any other number of classes gets "class 0", "class 1", ...
+            None takes those of the weights: of their record, or of a trained model's file. Without these, 1000 classes
+            get the ImageNet names, and a log line says so, and any other number gets "class 0", "class 1", ...
         transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes the
-            weights' own, or the ImageNet one without a record.
+            weights' own, as with ``labels``, or else the ImageNet one.
         engine: what runs the model: "eager" is the model itself, "auto" the fastest engine that is installed; see
             :func:`hardnet.accelerate`.
         precision: of the engine.
@@ -114,7 +117,7 @@ class Classifier:
         else:
             raise TypeError(f"expected the name of a model or a torch.nn.Module, got {type(model_or_name).__name__}")
         record = getattr(model, "weights_record", None)
-        self._record = record if isinstance(record, WeightsRecord) else None
+        self._record = record if isinstance(record, (WeightsRecord, FileRecord)) else None
         if transform is None:
             transform = self._record.transforms() if self._record else EvaluationTransform()
         self.transform = transform

@@ -27,6 +27,7 @@ class StageCost:
     layers: int
     """As the paper counts: a depthwise-separable pair is one layer, a strided depthwise convolution none."""
     params: int
+    """Trained numbers, those of the normalisation included."""
     macs: int
     """Multiply-accumulates of the convolutions and the linear layer."""
     cio: int
@@ -34,7 +35,7 @@ class StageCost:
 
     @property
     def macs_per_cio(self) -> float:
-        """Computation per memory traffic; 0 where there is no convolution."""
+        """MACs over CIO, computation per memory traffic; 0 where there is no convolution."""
         return self.macs / self.cio if self.cio else 0.0
 
 
@@ -44,7 +45,9 @@ class Cost:
 
     model: str
     input_shape: tuple[int, int, int]
+    """(C, H, W), in pixels."""
     stages: tuple[StageCost, ...]
+    """Stem, stages and head."""
 
     @property
     def total(self) -> StageCost:
@@ -64,6 +67,13 @@ def measure_cost(
     config: HarDNetConfig, *, height: int = 224, width: int = 224, num_classes: int = 1000, in_chans: int = 3
 ) -> Cost:
     """Compute what one image (in_chans, height, width) costs, without allocating or computing anything.
+
+    Args:
+        config: the variant, a row of ``hardnet.config.CONFIGS`` or one of your own.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        num_classes: width of the logits.
+        in_chans: channels of the image.
 
     Raises:
         ValueError: ``height`` or ``width`` is below 32 pixels, or a number is out of range.

@@ -19,11 +19,16 @@ class HarDNetConfig:
 
     The tuples ``block_layers``, ``growth_rates``, ``transition_channels`` and ``downsample`` hold one entry
     per HarDBlock.
+
+    Raises:
+        ValueError: these tuples differ in length.
     """
 
     name: str
     stem_channels: tuple[int, int]
+    """Output channels of the two convolutions in front of the first block."""
     block_layers: tuple[int, ...]
+    """Layers of each block."""
     growth_rates: tuple[int, ...]
     """k of each block: the width of a layer with a single link."""
     growth_multiplier: float
@@ -35,9 +40,9 @@ class HarDNetConfig:
     depthwise: bool
     """Depthwise-separable layers and strided depthwise convolutions in place of 3x3 layers and max pooling."""
     drop_rate: float
-    """Dropout in front of the linear layer."""
+    """Probability of dropout in front of the linear layer."""
     last_block_drop_rate: float | None = None
-    """A further dropout between the last block and its transition; None has no such module."""
+    """Of a further dropout between the last block and its transition; None has no such module."""
     block_activation: Activation = "relu6"
     """Inside the HarDBlocks only. Stem and transitions are always ReLU6."""
 
@@ -102,6 +107,7 @@ CONFIGS: dict[str, HarDNetConfig] = {
         ),
     )
 }
+"""The four variants, by name."""
 
 
 def harmonic_links(layer: int) -> tuple[int, ...]:
@@ -111,6 +117,9 @@ def harmonic_links(layer: int) -> tuple[int, ...]:
 
     >>> harmonic_links(6), harmonic_links(8)
     ((5, 4), (7, 6, 4, 0))
+
+    Raises:
+        ValueError: ``layer`` is below 1.
     """
     if layer < 1:
         raise ValueError(f"layers of a HarDBlock are numbered from 1, got {layer}")
@@ -127,6 +136,9 @@ def layer_width(layer: int, growth_rate: int, growth_multiplier: float) -> int:
 
     The rounding is the released code's: add one, truncate, halve, truncate, double. The product is taken
     factor by factor, as there, so that no width at the edge of a rounding step moves.
+
+    Raises:
+        ValueError: ``layer`` is below 1.
     """
     width = float(growth_rate)
     for _ in harmonic_links(layer)[1:]:
@@ -138,6 +150,9 @@ def kept_layers(n_layers: int) -> tuple[int, ...]:
     """Return the layers that a block of ``n_layers`` passes on: every odd one and the last, in order.
 
     The block's input (layer 0) is not among them: the released code dropped that shortcut.
+
+    Raises:
+        ValueError: ``n_layers`` is below 1.
     """
     if n_layers < 1:
         raise ValueError(f"a HarDBlock needs at least one layer, got {n_layers}")

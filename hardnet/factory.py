@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
 
 from .catalog import CATALOG, WeightsRecord
-from .checkpoint import StateDict, head_classes, load_state, parse_checkpoint
+from .checkpoint import StateDict, find_state, head_classes, load_state, parse_checkpoint
 from .config import CONFIGS, HarDNetConfig
 from .errors import WeightsError
 from .features import HarDNetFeatures
+from .file_record import FileRecord, find_file_record
 from .model import HarDNet
-from .reading import read_file
+from .reading import deserialise, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def create_model(
     if not features_only and (out_indices is not None or output_stride is not None):
         raise ValueError("out_indices and output_stride go with features_only=True")
     state, record, origin = (None, None, "") if weights is None else _load(config, weights, progress)
-    if record is not None:
+    if isinstance(record, WeightsRecord):
         config = replace(config, block_activation=record.block_activation)
     model: HarDNet | HarDNetFeatures
     if features_only:
@@ -141,7 +142,9 @@ def create_model(
     return model
 
 
-def _load(config: HarDNetConfig, weights: WeightsLike, progress: bool) -> tuple[StateDict, WeightsRecord | None, str]:
+def _load(
+    config: HarDNetConfig, weights: WeightsLike, progress: bool
+) -> tuple[StateDict, WeightsRecord | FileRecord | None, str]:
     """Return the state dict, its record where there is one, and a name for messages."""
     from . import download
 
@@ -160,7 +163,9 @@ def _load(config: HarDNetConfig, weights: WeightsLike, progress: bool) -> tuple[
         if record.model != config.name:
             raise WeightsError(f"{path} is {record}, it does not fit {config.name}")
         logger.info("%s is %s", path, record)
-    return parse_checkpoint(content, path, config), record, path
+        return parse_checkpoint(content, path, config), record, path
+    loaded = deserialise(content, path)
+    return find_state(loaded, path, config), find_file_record(loaded, path), path
 
 
 def _as_record(name: str, weights: WeightsLike) -> WeightsRecord | None:

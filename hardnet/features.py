@@ -19,6 +19,7 @@ class FeatureInfo(NamedTuple):
     """What one entry of the pyramid is."""
 
     channels: int
+    """Of the feature map."""
     stride: int
     """Input pixels per feature pixel, after dilation."""
     module: str

@@ -55,7 +55,7 @@ class ConvLayer(nn.Sequential):
 class DWConvLayer(nn.Sequential):
     """Depthwise 3x3 convolution and batch normalisation, no activation: (N, C, H, W) -> (N, C, H/stride, W/stride)."""
 
-    def __init__(self, channels: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(self, channels: int, *, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.add_module("dwconv", _convolution(channels, channels, 3, stride, dilation, groups=channels))
         self.add_module("norm", nn.BatchNorm2d(channels))
@@ -93,6 +93,20 @@ class HarDBlock(nn.Module):
 
     Layer n reads the layers n - 2**i for every 2**i that divides n; the block's output concatenates its odd
     layers and the last one. See :mod:`hardnet.config` for the rule.
+
+    Args:
+        in_channels: channels of the input.
+        growth_rate: k, the output channels of a layer with a single link.
+        growth_multiplier: m, by which a layer grows for every link beyond the first.
+        n_layers: how many layers there are.
+        depthwise: depthwise-separable layers in place of 3x3 convolutions.
+        activation: behind each layer's convolution.
+        dilation: of the 3x3 convolutions.
+
+    Raises:
+        ValueError: there is no layer.
+
+    Source: Chao et al., 2019, section 3.1, and the authors' released code, which the widths and the output follow.
     """
 
     def __init__(

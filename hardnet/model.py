@@ -17,6 +17,7 @@ from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
 
 if TYPE_CHECKING:
     from .catalog import WeightsRecord
+    from .file_record import FileRecord
 
 MIN_INPUT_SIZE = 32
 """Pixels: the stride of the deepest feature map, below which it would vanish."""
@@ -27,11 +28,16 @@ class ImageModule(nn.Module):
 
     def __init__(self, config: HarDNetConfig, in_chans: int) -> None:
         super().__init__()
+        if not isinstance(config, HarDNetConfig):
+            raise TypeError(
+                f"{type(self).__name__} takes a HarDNetConfig, got {type(config).__name__}; to build a model by name: "
+                'hardnet.create_model("hardnet68")'
+            )
         check_count("in_chans", in_chans, least=1)
         self.config = config
         self.in_chans = in_chans
-        self.weights_record: WeightsRecord | None = None
-        """The catalogue's record of the weights that were loaded, where they came from it."""
+        self.weights_record: WeightsRecord | FileRecord | None = None
+        """What is known of the weights that were loaded: the catalogue's record, or what the file says of itself."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep no activations within the HarDBlocks, compute them twice.
@@ -66,6 +72,9 @@ class HarDNet(ImageModule):
     Raises:
         ValueError: an argument is out of its range; in ``forward``, an input that is not four-dimensional, has other
             channels than ``in_chans``, is smaller than 32 pixels or is not floating point.
+        TypeError: ``config`` is something else, such as a model's name.
+
+    Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
     """
 
     def __init__(

@@ -88,6 +88,9 @@ class TimmHarDNet(HarDNet):
             stop_early: run nothing behind the last level asked for.
             output_fmt: only "NCHW".
             intermediates_only: leave out the last feature map.
+
+        Raises:
+            ValueError: another ``output_fmt``, a level that does not exist, or an input that the model refuses.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
@@ -103,7 +106,16 @@ class TimmHarDNet(HarDNet):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what lies behind the last level asked for, and the head; return the levels, counted from the start."""
+        """Drop what lies behind the last level asked for, and the head; return the levels, counted from the start.
+
+        Args:
+            indices: as in :meth:`forward_intermediates`.
+            prune_norm: has no meaning here, there is no norm behind the last stage.
+            prune_head: replace the linear layer and the pooling, as ``reset_classifier(0, "")`` does.
+
+        Raises:
+            ValueError: a level does not exist, or the levels do not rise.
+        """
         taps = self._taps(indices)
         pruned = taps[-1] < len(self.base) - 2
         if pruned:
@@ -115,7 +127,11 @@ class TimmHarDNet(HarDNet):
         return [position for position, level in enumerate(feature_levels(self.config)) if level.module_index in taps]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the linear layer, as :meth:`hardnet.HarDNet.reset_classifier`, and the pooling where one is given."""
+        """Replace the linear layer, as :meth:`hardnet.HarDNet.reset_classifier`, and the pooling where one is given.
+
+        Raises:
+            ValueError: a number below 0, no such pooling, or classes without pooling.
+        """
         pool = self.global_pool if global_pool is None else global_pool
         _check_pool(pool, num_classes)
         super().reset_classifier(num_classes)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .catalog import CATALOG, WeightsRecord
+from .errors import WeightsError
 from .factory import DEFAULT_TAG, get_weights, list_models, list_weights
 
 if TYPE_CHECKING:
@@ -76,14 +77,21 @@ def _weights_path(arguments: argparse.Namespace) -> int:
 
 
 def _weights_verify(arguments: argparse.Namespace) -> int:
-    from .download import identify
+    from .download import identify, unpack_archive
 
     failed = 0
     for path in [Path(file) for file in arguments.files] or _cached_files():
         try:
-            known = identify(path.read_bytes(), CATALOG.values())
+            content = path.read_bytes()
+            if path.suffix == ".zip":
+                content = unpack_archive(content)
+            known = identify(content, CATALOG.values())
         except OSError as error:
             print(f"{path}: cannot be read: {error.strerror}")
+            failed += 1
+            continue
+        except WeightsError as error:
+            print(f"{path}: {error}")
             failed += 1
             continue
         if known is None:

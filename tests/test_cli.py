@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,14 @@ def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "damaged" in capsys.readouterr().out
     assert main(["weights", "verify", str(file), str(tmp_path / "absent.pth")]) == 1
     assert capsys.readouterr().out.splitlines()[1].endswith("cannot be read: No such file or directory")
+    archive = tmp_path / "release.pth.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(file, "tiny.pth")
+    assert main(["weights", "verify", str(archive)]) == 0
+    assert capsys.readouterr().out.startswith(f"{archive}: hardnet39ds TINY, sha256:")
+    archive.write_bytes(archive.read_bytes()[:100])
+    assert main(["weights", "verify", str(archive)]) == 1
+    assert capsys.readouterr().out.startswith(f"{archive}: ")
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

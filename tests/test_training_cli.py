@@ -15,6 +15,7 @@ from training_data import make_folder
 
 import hardnet
 from hardnet.catalog import CATALOG, Digest, Preprocessing, Source, WeightsRecord
+from hardnet.cli import main
 from hardnet.errors import WeightsError
 from hardnet.training.cli import add_evaluate_arguments, add_train_arguments, run_evaluate, run_train
 from hardnet.training.comparison import EvaluateOptions, choose
@@ -136,6 +137,11 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
     assert row["images"] == 9
     assert row["top1_error"] == measured["val_top1_error"]
     assert row["top1_correct"] == round(9 * (1 - row["top1_error"] / 100))
+    picture = next((data / "val").rglob("*.png"))
+    assert main(["predict", str(picture), "--model", "hardnet39ds", "--weights", str(final), "--format", "json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    classes = sorted(folder.name for folder in (data / "val").iterdir())
+    assert sorted(prediction["label"] for prediction in result["predictions"]) == classes
     with pytest.raises(WeightsError, match="hardnet68ds"):
         run_evaluation(data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
     make_folder(tmp_path / "other", classes=4, images=1, split="val")

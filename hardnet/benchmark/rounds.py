@@ -22,7 +22,11 @@ LEAST_MEMORY = 1500.0
 
 @dataclass(frozen=True)
 class Protocol:
-    """How to measure."""
+    """How to measure.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
 
     rounds: int = 10
     """How often each row gets its turn."""
@@ -33,6 +37,7 @@ class Protocol:
     threads: int | None = None
     """Of every row; None leaves each engine its own default."""
     device: str = "cpu"
+    """"cpu" or "cuda"."""
     photographs: Path | None = None
     """A folder of images to calibrate int8 on."""
 

@@ -25,7 +25,9 @@ class Row:
     precision: str
     batch_size: int
     height: int
+    """In pixels."""
     width: int
+    """In pixels."""
 
     @property
     def name(self) -> str:
@@ -56,11 +58,11 @@ def plan(
 
     Args:
         models: names of our models.
-        engines: see ``hardnet.accelerate``, and "eager" for the model as it is.
-        precisions: see ``hardnet.accelerate``; the plain model is measured in fp32 only.
+        engines: see :func:`hardnet.accelerate`, and "eager" for the model as it is.
+        precisions: see :func:`hardnet.accelerate`; the plain model is measured in fp32 only.
         batch_sizes: images per batch.
         sizes: height and width in pixels.
-        peer_engines: a choice of ``PEER_ENGINES``; empty leaves the peers out.
+        peer_engines: "eager", "compile" or both; empty leaves the peers out.
 
     Raises:
         ValueError: there is no such model.

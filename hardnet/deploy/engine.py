@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..catalog import WeightsRecord
 from ..features import FeatureInfo
+from ..file_record import FileRecord
 from ..model import ImageModule, check_images
 
 Output = Tensor | list[Tensor]
@@ -37,7 +38,8 @@ class Accelerated(nn.Module):
         precision: "fp32", "bf16", "fp16" or "int8"; input and output are float32 whatever it is.
         device: where it takes its input and gives its output.
         threads: the CPU threads that it uses.
-        num_classes, feature_info: those of the model, where it has them.
+        num_classes: of the model, None for a feature pyramid.
+        feature_info: of the feature pyramid, None for a classifier.
 
     Raises:
         ValueError: in ``forward``, an input that the model would refuse, of another type than float32 or on another
@@ -49,7 +51,7 @@ class Accelerated(nn.Module):
         super().__init__()
         self.config = model.config
         self.in_chans = model.in_chans
-        self.weights_record: WeightsRecord | None = model.weights_record
+        self.weights_record: WeightsRecord | FileRecord | None = model.weights_record
         self.num_classes: int | None = getattr(model, "num_classes", None)
         self.feature_info: tuple[FeatureInfo, ...] | None = getattr(model, "feature_info", None)
         self.engine, self.precision, self.device, self.threads = (

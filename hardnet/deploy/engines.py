@@ -16,6 +16,7 @@ from .engine import Accelerated, Plan, Run
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+"""What ``precision=`` may be. Not every engine has each of them."""
 
 Builder = Callable[[ImageModule, Plan, Tensor | None, list[Tensor]], Run]
 
@@ -48,6 +49,7 @@ _NEEDS_FOR_INT8 = {"onnxruntime": (), "openvino": ("nncf",)}
 _PREFERRED = {"cpu": ("openvino", "onnxruntime", "torch"), "cuda": ("torch",)}
 
 ENGINES = tuple(_BUILDERS)
+"""What ``engine=`` may be, beside "auto"."""
 
 
 def accelerate(

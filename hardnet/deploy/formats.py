@@ -92,3 +92,4 @@ FORMATS = {
     "aoti": Format(compile_package, _load_aoti, ".pt2", fixed_size=True),
     "torchscript": Format(_write_torchscript, _load_torchscript, ".pt"),
 }
+"""What ``format=`` may be, and how each is written and loaded."""

@@ -16,9 +16,9 @@ from ..catalog import CATALOG, Preprocessing, WeightsRecord
 from ..config import CONFIGS
 from ..errors import WeightsError
 from ..factory import create_model
+from ..file_record import FileRecord
 from ..model import HarDNet
 from ..preprocess import EvaluationTransform
-from ..reading import read_file, read_pickled
 from .data import ImageSource
 from .distributed import Ranks
 from .errors import DataError
@@ -135,13 +135,12 @@ def compare(
     for name, weights in chosen:
         model = create_model(name, weights=weights, progress=ranks.first)
         record = model.weights_record
-        title = record.tag if record is not None else os.fspath(str(weights))
-        preprocessing = Preprocessing() if record is None else record.preprocessing
-        if record is None:
-            preprocessing = _check_file(Path(str(weights)), name, source) or preprocessing
+        title = record.tag if isinstance(record, WeightsRecord) else os.fspath(str(weights))
+        if isinstance(record, FileRecord):
+            _check_classes(record, source)
         if model.num_classes != len(source.classes):
             raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(source.classes)}")
-        preprocessing = options.preprocessing(preprocessing)
+        preprocessing = options.preprocessing(Preprocessing() if record is None else record.preprocessing)
         model = model.eval().to(ranks.device)
         if options.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
@@ -157,7 +156,7 @@ def compare(
             channels_last=options.channels_last,
             progress=ranks.first,
         )
-        yield Row(name, title, preprocessing, measured, record)
+        yield Row(name, title, preprocessing, measured, record if isinstance(record, WeightsRecord) else None)
 
 
 def _engine(
@@ -178,29 +177,18 @@ def _engine(
     )
 
 
-def _check_file(path: Path, name: str, source: ImageSource) -> Preprocessing | None:
-    """Return the preprocessing that a trained model's file records, None where it is another kind of file.
+def _check_classes(record: FileRecord, source: ImageSource) -> None:
+    """Refuse a model that was trained on other classes.
 
     Raises:
-        WeightsError: it was trained as another model.
-        DataError: it was trained on other classes.
+        DataError: a name, or their number, differs.
     """
-    if path.suffix not in (".pt", ".pth"):
-        return None
-    content = read_pickled(read_file(path), str(path))
-    if not isinstance(content, dict) or "preprocessing" not in content:
-        return None
-    if content["architecture"] != name:
-        raise WeightsError(f"{path}: was trained as {content['architecture']}, it does not fit {name}")
-    if content["classes"] != list(source.classes):
-        strange = next(
-            (pair for pair in zip(content["classes"], source.classes, strict=False) if pair[0] != pair[1]),
-            (f"{len(content['classes'])} classes", f"{len(source.classes)} classes"),
-        )
-        raise DataError(f"{path}: was trained on other classes: {strange[0]!r} where the data set has {strange[1]!r}")
-    stored = content["preprocessing"]
-    mean, std = ((x[0], x[1], x[2]) for x in (stored["mean"], stored["std"]))
-    return Preprocessing(stored["resize"], stored["crop"], mean, std)
+    if list(record.categories) == list(source.classes):
+        return
+    pairs = zip(record.categories, source.classes, strict=False)
+    counts = (f"{record.num_classes} classes", f"{len(source.classes)} classes")
+    trained, found = next(((one, other) for one, other in pairs if one != other), counts)
+    raise DataError(f"{record}: was trained on other classes: {trained!r} where the data set has {found!r}")
 
 
 def as_table(rows: Sequence[Row]) -> str:

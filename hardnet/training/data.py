@@ -40,11 +40,16 @@ class ImageSource(Protocol):
     """A numbered collection of labelled images."""
 
     classes: Sequence[str]
+    """Their names, in the order of their numbers."""
 
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image and its class. Raises ImageError, which names the file, where it cannot be read."""
+        """Return an image and the number of its class.
+
+        Raises:
+            ImageError: it cannot be read; the message names the file.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ class Splits:
     train: ImageSource
     val: ImageSource | None
     mean: tuple[float, ...] = field(default=_IMAGENET_STATISTICS[0])
+    """Of each colour, in [0, 1]."""
     std: tuple[float, ...] = field(default=_IMAGENET_STATISTICS[1])
+    """Likewise."""
 
 
 class FolderSource:

@@ -18,8 +18,11 @@ class Ranks:
     """This process among the others. A single process, started without torchrun, is rank 0 of 1."""
 
     rank: int
+    """Of this process, from 0."""
     size: int
+    """How many processes there are."""
     device: torch.device
+    """Where this process computes."""
     _group: Any = None
     """A gloo group for words between hosts, so that they neither wait for the GPU nor mix with its gradients."""
 

@@ -44,6 +44,7 @@ class Outcome:
     """How a run ended."""
 
     folder: Path
+    """Of the run: checkpoints, metrics.jsonl, curves."""
     epochs: int
     """How many are complete."""
     finished: bool

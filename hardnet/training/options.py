@@ -34,12 +34,14 @@ class TrainOptions:
     output: str
     """The folder of the run: checkpoints, metrics.jsonl, curves."""
     dataset: str = "auto"
+    """"imagefolder", "fashion-mnist", or "auto", which looks for the latter's files."""
     model: str = "hardnet39ds"
     weights: str | None = None
     """Where to start from: a tag of the catalogue or a file. None starts from random numbers."""
     num_classes: int | None = None
     """None takes as many as the data set has."""
     drop_rate: float | None = None
+    """The probability of dropout before the linear layer; None takes the variant's own."""
     freeze: bool = False
     """Train the head alone; the backbone keeps its weights and its BatchNorm statistics."""
     freeze_bn: bool = False
@@ -51,45 +53,58 @@ class TrainOptions:
     accumulate: int = 1
     """Steps whose gradients are averaged before the optimiser acts."""
     seed: int = 0
+    """Decides the initial weights, the order, the augmentation and the dropout."""
     hold_out: int = 0
     """Images of the training set that are kept for validation; 0 validates on the folder ``val`` where there is one."""
     eval_every: int = 1
+    """Epochs between validations."""
 
     size: int = 224
+    """The side of the training images."""
     size_schedule: str = ""
     """As in "40@0,52@10": 40 pixels from epoch 0, 52 from epoch 10. Empty: ``size`` throughout."""
     crop: str = "resized"
     """resized: a random part (``min_scale`` of the area at least); pad: resize, pad, and cut at random."""
     min_scale: float = 0.08
+    """Of "resized": the smallest part, as a share of the area."""
     pad: float = 0.1
     """Of "pad": the margin on each side, as a share of the size."""
     flip: float = 0.5
+    """The probability of a horizontal flip."""
     erase: float = 0.0
     """The probability of erasing a random rectangle."""
     erase_max: float = 0.33
     """The largest rectangle, as a share of the area."""
     auto_augment: str = "none"
+    """"rand": RandAugment; "trivial": TrivialAugment; "none"."""
     mixup: float = 0.0
     """The parameter alpha of MixUp; 0 leaves it out. With CutMix as well, each batch takes one of the two."""
     cutmix: float = 0.0
+    """The parameter alpha of CutMix; 0 leaves it out."""
     label_smoothing: float = 0.0
+    """The share of the target that is spread over all classes."""
     mean: tuple[float, ...] | None = None
-    """None takes the data set's own."""
+    """Of each colour, in [0, 1]; None takes the data set's own."""
     std: tuple[float, ...] | None = None
+    """Likewise."""
     eval_size: int | None = None
     """None takes ``size``."""
     crop_ratio: float = 0.875
     """Of the resized shorter side, the share that evaluation crops from the centre."""
 
     optimizer: str = "sgd"
+    """"sgd", with Nesterov momentum, or "adamw"."""
     lr: float = 0.05
     """For a global batch of ``lr_batch``; scaled linearly with the global batch."""
     lr_batch: int = 256
     min_lr: float = 0.0
     """Where the cosine ends, as a share of the learning rate."""
     warmup: float = 0.0
+    """Epochs in which the learning rate rises linearly."""
     momentum: float = 0.9
+    """Of "sgd"."""
     weight_decay: float = 6e-5
+    """L2 penalty ("sgd"), decoupled decay ("adamw")."""
     norm_decay: bool = True
     """Weight decay on normalisation and biases as well."""
     clip: float = 0.0
@@ -98,12 +113,19 @@ class TrainOptions:
     """The decay per step of the running average of the weights; 0 keeps none."""
 
     amp: str = "none"
+    """Mixed precision: "bf16" or "fp16"; "none"."""
     channels_last: bool = True
+    """The memory format of images and weights."""
     compile: bool = False
+    """Whether ``torch.compile`` is used."""
     sync_bn: bool = False
+    """BatchNorm's statistics are those of all ranks; on CUDA only."""
     device: str = "auto"
+    """"cpu", "cuda", "cuda:1", ..., or "auto": CUDA where there is one."""
     workers: int = 4
+    """Processes that read images, per rank."""
     skip_bad_images: bool = False
+    """Pass over images that cannot be read, and count them."""
     resume: str = ""
     """"auto" goes on from the output folder's checkpoint if there is one; or a checkpoint's path."""
     save_every: int = 0
