@@ -12,9 +12,11 @@ import pytest
 import hardnet
 from hardnet.config import CONFIGS, stage_indices
 from hardnet.layers import HarDBlock
+from tools.cost_picture import APART, BOTTOM, LEFT, TOP, WIDE
 from tools.make_pictures import FOLDER, PICTURES
 
-DOCS = Path(__file__).parent.parent / "docs"
+REPO = Path(__file__).parent.parent
+DOCS = REPO / "docs"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -59,3 +61,50 @@ def test_the_confusions_are_those_of_the_reported_error() -> None:
     assert [sum(row) for row in counted["counts"]] == [1000] * 10
     right = sum(row[number] for number, row in enumerate(counted["counts"]))
     assert 100 - right / 100 == pytest.approx(record.top1_error, abs=1e-9)
+
+
+def points_of(name: str) -> list[dict[str, str]]:
+    """Return what a picture says of its points, and the attributes by which they are placed."""
+    drawing = ElementTree.fromstring((FOLDER / name).read_text(encoding="utf-8"))  # noqa: S314  (our own file)
+    return [
+        {key.removeprefix("data-"): value for key, value in element.attrib.items()}
+        for element in drawing.iter()
+        if "data-panel" in element.attrib
+    ]
+
+
+def test_the_costs_are_those_of_the_benchmark_and_the_model_table() -> None:
+    results = json.loads((REPO / "benchmarks" / "results" / "cpu-224.json").read_text(encoding="utf-8"))
+    rows = [row for row in results["rows"] if row["precision"] == "fp32"]
+    assert {(row["batch_size"], row["height"], row["width"]) for row in rows} == {(1, 224, 224)}
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    shown = {(p["kind"], p["model"], p["panel"]): float(p["cost"]) for p in points_of("error_against_cost.svg")}
+    for name in CONFIGS:
+        own = [row for row in rows if row["source"] == "hardnet" and row["model"] == name]
+        times = {row["engine"]: row["milliseconds"]["median"] for row in own}
+        assert shown["eager", name, "0"] == times["eager"]
+        assert shown["fastest", name, "0"] == min(times.values()) < times["eager"]
+        [(macs, cio)] = re.findall(rf"^\| `{name}` \| [\d.]+ M \| ([\d.]+) G \| ([\d.]+) M", readme, re.MULTILINE)
+        assert f"{shown['eager', name, '1']:.2f}" == macs
+        assert f"{shown['eager', name, '2']:.1f}" == cio
+    for row in rows:
+        if row["source"] in ("pytorchcv", "torchvision"):
+            assert shown[row["source"], row["model"], "0"] == row["milliseconds"]["median"]
+
+
+def test_the_errors_are_the_reported_ones_and_every_point_is_in_its_panel() -> None:
+    points = points_of("error_against_cost.svg")
+    for point in points:
+        if point["model"] in CONFIGS:
+            assert float(point["error"]) == hardnet.get_weights(point["model"], "IMAGENET1K_V1").top1_error
+    for panel in range(3):
+        start = LEFT + panel * (WIDE + APART)
+        dots = [point for point in points if point["panel"] == str(panel) and "cx" in point]
+        places = [float(point["cx"]) for point in sorted(dots, key=lambda point: float(point["cost"]))]
+        levels = [float(point["cy"]) for point in sorted(dots, key=lambda point: -float(point["error"]))]
+        assert start < places[0]
+        assert places == sorted(places)
+        assert places[-1] < start + WIDE
+        assert levels[0] > TOP
+        assert levels == sorted(levels)
+        assert levels[-1] < BOTTOM

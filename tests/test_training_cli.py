@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.axes import Axes
+from PIL import Image
 from training_data import make_folder
 
 import hardnet
@@ -239,40 +242,22 @@ def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None
 
 
 def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for matplotlib, which records what is plotted: it is an optional package."""
-    import sys
-    import types
-
-    plotted: list[tuple[Any, ...]] = []
-
-    class Axes:
-        def __init__(self) -> None:
-            self.lines: list[Any] = []
-
-        def plot(self, *values: Any, **style: Any) -> None:
-            plotted.append(values)
-            self.lines.append(values)
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *arguments, **keywords: None
-
-    class Figure:
-        def __init__(self, **keywords: Any) -> None:
-            pass
-
-        def subplots(self, rows: int, columns: int) -> Any:
-            return types.SimpleNamespace(flat=[Axes() for _ in range(rows * columns)])
-
-        def savefig(self, path: Path, **keywords: Any) -> None:
-            path.write_text("a picture")
-
     recorder = Recorder(tmp_path, 0)
     for epoch in (1, 2):
         recorder.write({"epoch": epoch, "train_loss": 3.0 - epoch, "lr": 0.1, "size": 32})
-    monkeypatch.setitem(sys.modules, "matplotlib", types.ModuleType("matplotlib"))
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", types.SimpleNamespace(Figure=Figure))
+    plotted = []
+    plot = Axes.plot
+
+    def record(self: Axes, *values: Any, **style: Any) -> Any:
+        plotted.append(values)
+        return plot(self, *values, **style)
+
+    monkeypatch.setattr(Axes, "plot", record)
     assert draw_curves(tmp_path) == tmp_path / CURVES
-    assert ((1, 2), (2.0, 1.0)) in plotted
+    assert plotted == [((1, 2), (2.0, 1.0)), ((1, 2), (0.1, 0.1)), ((1, 2), (32, 32))]
+    with Image.open(tmp_path / CURVES) as picture:
+        assert picture.size == (1080, 720)
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     (tmp_path / CURVES).unlink()
     assert draw_curves(tmp_path) is None

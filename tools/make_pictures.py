@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation from the library's own functions and the figures in docs/.
+"""Draw the pictures of the documentation from the library's own functions and the figures in docs/ and benchmarks/.
 
     python -m tools.make_pictures
 
@@ -16,6 +16,7 @@ from typing import Any
 from hardnet.complexity import measure_cost
 from hardnet.config import CONFIGS, harmonic_links, kept_layers, layer_width
 
+from .cost_picture import error_against_cost
 from .svg import Drawing, ticks
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -160,6 +161,7 @@ PICTURES: dict[str, Callable[[], str]] = {
     "networks.svg": networks,
     "fashion_mnist_curves.svg": training_curves,
     "fashion_mnist_confusions.svg": confusions,
+    "error_against_cost.svg": error_against_cost,
 }
 
 

@@ -92,6 +92,7 @@ _TABLES = {
     "end to end": _end_to_end,
     "start": _plain,
     "training step": _plain,
+    "without concatenation": _plain,
 }
 
 

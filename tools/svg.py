@@ -65,9 +65,18 @@ class Drawing:
         """Join points by straight lines."""
         self.path("M" + " L".join(f"{x:.2f} {y:.2f}" for x, y in points), colour)
 
-    def circle(self, x: float, y: float, radius: float, colour: str) -> None:
+    def circle(self, x: float, y: float, radius: float, colour: str, **data: object) -> None:
         """Fill a disc."""
-        self._parts.append(f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{radius:g}" fill="var(--{colour})"/>')
+        self._parts.append(f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{radius:g}" fill="var(--{colour})"{_data(data)}/>')
+
+    def ring(self, x: float, y: float, radius: float, colour: str, **data: object) -> None:
+        """Draw a circle."""
+        half = f"a{radius:g} {radius:g} 0 1 0"
+        self.path(f"M{x - radius:.2f} {y:.2f} {half} {2 * radius:g} 0 {half} {-2 * radius:g} 0", colour, **data)
+
+    def square(self, x: float, y: float, radius: float, colour: str, **data: object) -> None:
+        """Fill a square around a point."""
+        self.rect(round(x - radius, 2), round(y - radius, 2), 2 * radius, 2 * radius, colour, **data)
 
     def __str__(self) -> str:
         return "\n".join([*self._parts, "</svg>", ""])
