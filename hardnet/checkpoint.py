@@ -16,6 +16,7 @@ from torch import Tensor
 from .config import CONFIGS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
 from .errors import WeightsError
 from .features import HarDNetFeatures
+from .images import printable
 from .model import HarDNet
 from .reading import deserialise, odd_kind
 
@@ -74,11 +75,15 @@ def _unwrap(loaded: Any, origin: str) -> StateDict:
     if isinstance(loaded, dict):
         for candidate in (loaded, *(loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), dict))):
             if candidate and all(isinstance(value, Tensor) for value in candidate.values()):
-                return {str(key): value for key, value in candidate.items()}
-        found = "has the entries " + _enumerate([str(key) for key in loaded]) if loaded else "is empty"
+                return {_text(key): value for key, value in candidate.items()}
+        found = "has the entries " + _enumerate([_text(key) for key in loaded]) if loaded else "is empty"
     else:
         found = f"holds an object of type {type(loaded).__name__}"
     raise WeightsError(f"{origin} {found}; a state dict, or one under {', '.join(map(repr, WRAPPERS))}, is wanted")
+
+
+def _text(key: object) -> str:
+    return str(key) if isinstance(key, (str, int)) else f"<{type(key).__name__}>"  # whose own text may be endless
 
 
 def _strip_prefixes(state: StateDict) -> StateDict:
@@ -239,5 +244,5 @@ def _which_model(state: StateDict, wanted: str) -> str:
 
 def _enumerate(names: list[str]) -> str:
     # Names come from the file: they need not be short, nor text that can be shown.
-    shown = ", ".join(name[:100].encode("utf-8", "backslashreplace").decode() for name in names[:_SHOWN])
+    shown = ", ".join(printable(name[:100]) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

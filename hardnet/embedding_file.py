@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from torch import Tensor
 
+from .files import create_part, hidden_prefix, remove_orphans
 from .images import printable
 
 
@@ -40,8 +41,8 @@ class EmbeddingFile:
         if self.path.is_dir():
             raise ValueError(f"{printable(str(path))}: is a folder")
         with self._failing_clearly():
-            descriptor, self._temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            self._file = os.fdopen(descriptor, "wb")
+            remove_orphans(self.path.parent, hidden_prefix(self.path))
+            self._temporary, self._file = create_part(self.path.parent, hidden_prefix(self.path))
         try:
             with self._failing_clearly():
                 self._format = formats[self.path.suffix.lower()](self._file, num_features, self.path.parent)
@@ -56,6 +57,7 @@ class EmbeddingFile:
         """Write one row: a picture's name and its vector, (num_features,) in float32 on the CPU."""
         with self._failing_clearly():
             self._format.add(source, vector)
+            os.utime(self._temporary)  # where there are no locks, the time of its last change shows that we live
         self.rows += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -63,18 +65,18 @@ class EmbeddingFile:
             if kind is None:
                 with self._failing_clearly():
                     self._format.finish()
-                    self._file.close()
-                    umask = os.umask(0)
-                    os.umask(umask)
-                    Path(self._temporary).chmod(0o666 & ~umask)  # temporary files are private
-                    Path(self._temporary).replace(self.path)
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    if os.name == "nt":  # Windows renames closed files only
+                        self._file.close()
+                    self._temporary.replace(self.path)  # still locked, so that it is no orphan in between
         finally:
             self._discard()
 
     def _discard(self) -> None:
         with suppress(OSError):  # closing flushes, and the disk may be full
             self._file.close()
-        Path(self._temporary).unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _failing_clearly(self) -> Iterator[None]:
@@ -89,10 +91,13 @@ class _Csv:
         # File names need not be UTF-8; what is not is written as the bytes that it was.
         self._text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         self._writer = csv.writer(self._text, lineterminator="\n")
+        self._quoting = csv.writer(self._text, lineterminator="\n", quoting=csv.QUOTE_ALL)
         self._writer.writerow(["source", *range(num_features)])
 
     def add(self, source: str, vector: Tensor) -> None:
-        self._writer.writerow([source, *(f"{value:.9g}" for value in vector.tolist())])
+        # Left to itself, Python's writer puts no quotes around a carriage return, at which its reader ends the row.
+        writer = self._quoting if "\r" in source else self._writer
+        writer.writerow([source, *(f"{value:.9g}" for value in vector.tolist())])
 
     def finish(self) -> None:
         self._text.flush()

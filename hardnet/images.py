@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .errors import ImageError
+from .files import open_regular
 from .pixels import to_rgb
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ logger = logging.getLogger(__name__)
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded, in pixels: where Pillow begins to suspect a decompression bomb."""
 
-# Recognised by Pillow but not decoded by itself: EPS would run Ghostscript, the others need a foreign loader.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Recognised by Pillow but not decoded by itself: EPS would run Ghostscript, IPTC hands on whatever is wrapped in it to
+# any format, EPS among them, and the others need a foreign loader.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _ORIENTATION_TAG = 0x0112
 # What turns a picture with this value of the tag upright, as a member of PIL.Image.Transpose; 1 is upright already.
@@ -67,7 +69,7 @@ def load_image(path_or_file: str | os.PathLike[str] | IO[bytes], *, max_pixels: 
         # Looked at before it is opened: opening a FIFO waits for a writer, opening a device may do anything.
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return _read(file, name, max_pixels)
     except FileNotFoundError:
         if _URL.match(name):
@@ -199,7 +201,9 @@ def _extensions() -> frozenset[str]:
 
 
 def _walk(entries: list[Path], seen: set[tuple[int, int]], extensions: frozenset[str]) -> Iterator[Path]:
-    for entry in entries:
+    waiting = entries[::-1]  # not by recursion: folders may be nested deeper than Python's stack allows
+    while waiting:
+        entry = waiting.pop()
         if entry.name.startswith("."):
             continue
         try:
@@ -213,7 +217,7 @@ def _walk(entries: list[Path], seen: set[tuple[int, int]], extensions: frozenset
             logger.warning("%s: skipped, cannot be listed: %s", printable(str(entry)), _reason(error))
             continue
         if inside is not None:
-            yield from _walk(inside, seen, extensions)
+            waiting += inside[::-1]
         elif entry.suffix.lower() in extensions:
             yield entry
 

@@ -1,14 +1,14 @@
 """Reading files from strangers: no code is run, and memory and time are bounded by the file's size.
 
 torch's restricted reader (``weights_only=True``) keeps code out. What it lets in and is refused here: archives that
-unpack to far more than they weigh, tuples nested so deeply that hashing one ends the process, and more than one record
-of a name.
+unpack to far more than they weigh or that readers take for different ones, what :mod:`hardnet.pickles` finds in the
+pickle, and tensors that are larger than the file.
 """
 
 from __future__ import annotations
 
 import io
-import pickletools
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,21 @@ import torch
 from torch import Tensor
 
 from .errors import WeightsError
+from .files import expand_user, open_regular
+from .images import printable
+from .pickles import find_storages
 
 MAX_UNPACKED = 512 * 1024 * 1024
 """Bytes that a compressed archive may unpack to; torch itself stores without compression."""
-MAX_NESTING = 100
-"""Tuples within tuples; checkpoints have three or four."""
+MAX_VALUES = 10_000_000
+"""In lists and dicts, each as often as it is referred to."""
 
 _FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 _INTEGERS = frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool))
+_MOST_DIMENSIONS = 8  # weights have four; torch does not compute with more than 64
 
 _ZIP = b"PK\x03\x04"
-_TUPLES = (b"t", b"\x85", b"\x86", b"\x87")
-_HARMLESS = 5000  # tuples: even one in the other, they fit any stack
+_PICKLE = "data.pkl"
 _LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages; then come the storages
 
 
@@ -39,7 +42,8 @@ def read_file(path: str | Path) -> bytes:
         WeightsError: there is no such file, or it cannot be read.
     """
     try:
-        return Path(path).expanduser().read_bytes()
+        with open_regular(expand_user(path)) as file:
+            return file.read()
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file") from error
     except OSError as error:
@@ -57,14 +61,13 @@ def deserialise(content: bytes, origin: str) -> Any:
         raise WeightsError(f"{origin} is an HTML page, not a checkpoint")
     if origin.endswith(".safetensors"):
         try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load
+            from safetensors import torch as safetensors
         except ModuleNotFoundError as error:
             raise ImportError(f'{origin}: reading it takes pip install "hardnet[safetensors]"') from error
         try:
-            return load(content)
-        except SafetensorError as error:
-            raise WeightsError(f"{origin} is not a readable safetensors file: {error}") from error
+            return safetensors.load(content)
+        except Exception as error:  # beside its own: of types that torch does not have, of shapes that it cannot have
+            raise WeightsError(f"{origin} is not a readable safetensors file: {_reason(error)}") from error
     return read_pickled(content, origin)
 
 
@@ -76,14 +79,12 @@ def read_pickled(content: bytes, origin: str) -> Any:
             ``origin``.
     """
     try:
-        _check(content)
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        room = _check(content)
+        return _Plain(room).copy(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:  # damaged or hostile bytes make the reader raise nearly anything
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        reason = reason.encode("utf-8", "backslashreplace").decode()
         raise WeightsError(
-            f"{origin} cannot be read as a checkpoint of tensors ({reason}). If it is a training checkpoint that "
-            "holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
+            f"{origin} cannot be read as a checkpoint of tensors ({_reason(error)}). If it is a training checkpoint "
+            "that holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
 
 
@@ -95,68 +96,128 @@ def odd_kind(value: Tensor) -> str | None:
         return str(value.layout).removeprefix("torch.")
     if value.dtype not in _FLOATS | _INTEGERS:
         return str(value.dtype).removeprefix("torch.")
+    if value.dim() > _MOST_DIMENSIONS:
+        return f"of {value.dim()} dimensions"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"{tuple(value.shape)}, expanded from fewer values"
     return None
 
 
-def _check(content: bytes) -> None:
+def _reason(error: Exception) -> str:
+    return printable(str(error).strip().split("\n")[0][:200]) or type(error).__name__
+
+
+def _check(content: bytes) -> int:
+    """Look through a file before torch reads it; return how many bytes its tensors can have.
+
+    Raises:
+        Exception: nearly anything, as the bytes are damaged or not to be read.
+    """
     if not content.startswith(_ZIP):
         stream = io.BytesIO(content)
         for _ in range(_LEGACY_PICKLES):
             if stream.tell() < len(content):
-                _check_nesting(stream)
-        return
+                find_storages(stream)
+        return len(content)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
-        size = sum(member.file_size for member in archive.infolist())
-        if size > max(len(content), MAX_UNPACKED):
-            raise ValueError(f"{len(content)} bytes that unpack to {size}")
-        if len(set(names)) != len(names):
+        members = archive.infolist()
+        # Torch's reader does not tell upper from lower case.
+        sizes = {member.orig_filename.lower(): member.file_size for member in members}
+        total = sum(member.file_size for member in members)
+        if total > max(len(content), MAX_UNPACKED):
+            raise ValueError(f"{len(content)} bytes that unpack to {total}")
+        if len(sizes) != len(members):
             raise ValueError("it holds two records of one name")
-        for name in names:
-            if name.endswith(".pkl"):
-                pickled = archive.read(name)
-                if sum(map(pickled.count, _TUPLES)) > _HARMLESS:  # counted first, since it is so much faster
-                    _check_nesting(io.BytesIO(pickled))
+        if not _is_plain(content, archive):
+            raise ValueError("an archive of which readers may see different members")
+        for member in members:
+            name = member.orig_filename.lower()
+            if name.endswith(_PICKLE):
+                for key, size in find_storages(io.BytesIO(archive.read(member))).items():
+                    if size > sizes[f"{name.removesuffix(_PICKLE)}data/{key}".lower()]:
+                        raise ValueError(f"the storage {key} is larger than its record")
+    return total
 
 
-def _check_nesting(stream: io.BytesIO) -> None:
-    """Follow one pickle's stack without building anything, as numbers: how deep a tuple each entry is."""
-    stack: list[int] = []
-    marks: list[int] = []
-    memo: dict[object, int] = {}
-    for code, argument, _ in pickletools.genops(stream):
-        name = code.name
-        if name == "MARK":
-            marks.append(len(stack))
-        elif name.startswith("TUPLE"):
-            start = marks.pop() if name == "TUPLE" else len(stack) - int(name[-1])
-            depth = 1 + max(stack[start:], default=0)
-            if depth > MAX_NESTING:
-                raise ValueError(f"tuples nested more than {MAX_NESTING} deep")
-            stack[start:] = [depth]
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "REDUCE":
-            stack[-2:] = [max(stack[-2:])]
-        else:
-            _step(code, stack, marks)
+def _is_plain(content: bytes, archive: zipfile.ZipFile) -> bool:
+    """Whether torch's reader of archives finds the members that Python's does: they look for them in other ways.
+
+    So there is one directory, right in front of the end, nothing in front of the archive, and no size told twice.
+    """
+    end = len(content) - 22
+    signature, size, start, comment = struct.unpack_from("<4s8xIIH", content, end)
+    if signature != b"PK\x05\x06" or comment:
+        return False
+    if content[end - 20 : end - 16] == b"PK\x06\x07":  # where the 64-bit record is
+        (where,) = struct.unpack_from("<Q", content, end - 12)
+        end -= 76
+        signature, size, start = struct.unpack_from("<4s36xQQ", content, end)
+        if where != end or signature != b"PK\x06\x06":
+            return False
+    if start + size != end or archive.start_dir != start:
+        return False
+    members = archive.infolist()
+    return all(member.orig_filename.isprintable() and not _has_other_size(member.extra) for member in members)
 
 
-def _step(code: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> None:
-    """Take from the stack and put there what this instruction does."""
-    before = code.stack_before
-    if pickletools.stackslice in before:
-        del stack[marks.pop() :]
-        taken = before.index(pickletools.markobject)
-    else:
-        taken = len(before)
-    if taken > len(stack):
-        raise ValueError(f"the pickle takes {taken} of {len(stack)} values")
-    del stack[len(stack) - taken :]
-    stack.extend([0] * len(code.stack_after))
+def _has_other_size(extra: bytes) -> bool:
+    """Whether there is a field of 64-bit sizes, which no file here needs."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == 1:
+            return True
+        extra = extra[4 + length :]
+    return False
+
+
+class _Plain:
+    """Copies what a file held into plain dicts, lists and tensors: the file's own may have attributes from the file."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._storages: dict[int, int] = {}
+        self._copies: dict[int, tuple[Any, int]] = {}
+
+    def copy(self, value: Any) -> Any:
+        """Return the copy.
+
+        Raises:
+            ValueError: the tensors have more bytes than there is room, or the lists and dicts too many values.
+        """
+        return self._copied(value)[0]
+
+    def _copied(self, value: Any) -> tuple[Any, int]:
+        """Return the copy, and the number of values in it."""
+        if not isinstance(value, (Tensor, dict, list, tuple)):
+            return value, 1
+        if id(value) not in self._copies:
+            self._copies[id(value)] = None, MAX_VALUES + 1  # for what contains itself
+            self._copies[id(value)] = self._new(value)
+        return self._copies[id(value)]
+
+    def _new(self, value: Any) -> tuple[Any, int]:
+        if isinstance(value, Tensor):
+            tensor = Tensor.detach(value)
+            self._count(tensor)
+            return tensor, 1
+        made: Any
+        if isinstance(value, dict):
+            pairs = [(key, *self._copied(entry)) for key, entry in dict.items(value)]
+            made, size = {key: entry for key, entry, _ in pairs}, 1 + sum(size for *_, size in pairs)
+        elif type(value) in (list, tuple):
+            entries = [self._copied(entry) for entry in value]
+            made, size = type(value)(entry for entry, _ in entries), 1 + sum(size for _, size in entries)
+        else:  # torch.Size
+            return value, 1
+        if size > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values, or a list or dict that contains itself")
+        return made, size
+
+    def _count(self, tensor: Tensor) -> None:
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        self._room -= storage.nbytes() - self._storages.get(storage.data_ptr(), 0)
+        self._storages[storage.data_ptr()] = storage.nbytes()
+        if self._room < 0:
+            raise ValueError("tensors that are larger than the file")

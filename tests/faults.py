@@ -99,6 +99,23 @@ def _endless_header(handler: Handler) -> None:
         handler.wfile.write(b"X-Pad: " + b"x" * 1000 + b"\r\n")
 
 
+def _endless_interim(handler: Handler) -> None:
+    while True:
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+def _endless_trailer(handler: Handler) -> None:
+    chunked(GOOD, ended=False)(handler)
+    handler.wfile.write(b"0\r\n")
+    while True:
+        handler.wfile.write(b"X-Pad: x\r\n" * 1000)
+
+
+def _terminal_commands(handler: Handler) -> None:
+    """Words that would clear the screen where they are shown."""
+    handler.wfile.write(b"HTTP/1.1 404 \x1b[2J Not Found\r\nContent-Length: 0\r\n\r\n")
+
+
 def _elsewhere(server: ScriptedServer, path: str) -> None:
     """Another host: the same machine by another name, where nothing good is served."""
     other = server.on("/elsewhere", serve(OTHER)).replace("127.0.0.1", "localhost")
@@ -179,6 +196,7 @@ FAULTS = (
     Fault("410", steps(status(410)), "HTTP 410"),
     Fault("429 with Retry-After, then the file", steps(status(429, Retry_After="1"), serve(GOOD)), requests=2),
     Fault("429 for ever, Retry-After: a day", steps(status(429, Retry_After="86400")), "HTTP 429", requests=2),
+    Fault("404 in words that would clear the screen", steps(_terminal_commands), r"HTTP 404 \x1b[2J Not Found"),
     Fault("500, then the file", steps(status(500), serve(GOOD)), requests=2),
     Fault("500 for ever", steps(status(500)), "HTTP 500", requests=2),
     Fault("503 for ever", steps(status(503)), "HTTP 503", requests=2),
@@ -204,6 +222,8 @@ FAULTS = (
     Fault("thinks a while, then sends the file", steps(_slow_start)),
     Fault("an endless body", steps(_endless_body), "larger than"),
     Fault("endless headers", steps(_endless_header), "connection failed", requests=2),
+    Fault("100 Continue, without end", steps(_endless_interim), "without end"),
+    Fault("the file in chunks, and trailers without end", steps(_endless_trailer), "without end"),
     Fault("a Content-Length of too much", steps(serve(GOOD, length=len(GOOD) + 5)), "closed after", requests=2),
     Fault("a Content-Length of too little", steps(serve(GOOD, length=len(GOOD) - 5)), _WRONG),
     Fault("a Content-Length of a terabyte", steps(serve(GOOD, length=10**12)), "larger than"),

@@ -1,11 +1,14 @@
 """Work to be killed at any moment, and the check of what the next run finds: `killed_work.py KINDS URL SHA256 N DIR`.
 
-KINDS are download, verify, replace or checkpoint, with commas between them. Prints a JSON object that says of each kind
-how many rounds there were, in how many of them the killed process left a temporary file, and every complaint.
+KINDS are download, verify, replace, checkpoint, extract or export, with commas between them. The kills come at random
+moments of the first seconds, as many as ``longest_wait`` says. Prints a JSON object that says of each kind how many
+rounds there were, in how many of them the killed process left a temporary file, and every complaint.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -16,18 +19,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+import hardnet.cli
 from hardnet.catalog import Digest, Source, WeightsRecord
 from hardnet.download import Policy, cache_dir, fetch
 from hardnet.training import checkpoints
 
-LONGEST_WAIT = 0.15
-"""Seconds until the kill, at most; the work goes round several times in it."""
-
 
 class Fetching:
     """Fetches a record again and again: from the server, from the cache, or in place of a damaged file."""
+
+    longest_wait = 0.15  # in which the work goes round several times
 
     def __init__(self, kind: str, url: str, sha256: str) -> None:
         self.kind = kind
@@ -60,6 +65,8 @@ class Fetching:
 class Saving:
     """Saves a training checkpoint again and again, whose content says whether it is whole."""
 
+    longest_wait = 0.15
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run" / checkpoints.CHECKPOINT
         self.step = 0
@@ -80,6 +87,41 @@ class Saving:
 
     def leftovers(self) -> list[str]:
         return [path.name for path in self.path.parent.glob(".*.tmp")]
+
+
+class Writing:
+    """Runs the command line again and again, which writes a file."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.longest_wait = 1.0 if kind == "extract" else 3.0  # as long as it takes once, and some more
+        self.path = folder / kind / ("x.npz" if kind == "extract" else "x.pt")
+        self.path.parent.mkdir()
+        picture = folder / "picture.png"
+        Image.new("RGB", (40, 40), "red").save(picture)
+        what = (str(picture), "--model") if kind == "extract" else ("--format", "torchscript")
+        self.arguments = [kind, *what, "hardnet39ds", "--weights", "FASHION_MNIST", "--output", str(self.path)]
+
+    def once(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            if hardnet.cli.main(self.arguments) != 0:
+                raise ValueError("the command failed")
+
+    def next_run(self) -> None:
+        if self.path.exists():
+            self._check()
+        self.once()
+        self._check()
+
+    def _check(self) -> None:
+        if self.path.suffix == ".npz":
+            with np.load(self.path) as content:
+                if content["embeddings"].shape != (1, 1024):
+                    raise ValueError("a file of half the rows")
+        else:
+            torch.jit.load(str(self.path))
+
+    def leftovers(self) -> list[str]:
+        return [path.name for path in self.path.parent.iterdir() if path != self.path]
 
 
 def in_child(work: Callable[[], object]) -> tuple[int, int]:
@@ -103,12 +145,12 @@ def for_ever(once: Callable[[], None]) -> None:
         once()
 
 
-def kill_one(job: Fetching | Saving, rng: random.Random) -> tuple[bool, list[str]]:
+def kill_one(job: Fetching | Saving | Writing, rng: random.Random) -> tuple[bool, list[str]]:
     """Start, kill, run once more; return whether a temporary file was left, and what was wrong."""
     pid, began = in_child(lambda: for_ever(job.once))
     os.read(began, 1)
     os.close(began)
-    time.sleep(rng.uniform(0, LONGEST_WAIT))
+    time.sleep(rng.uniform(0, job.longest_wait))
     os.kill(pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     wrong = [] if status == -signal.SIGKILL else [f"the work ended by itself with {status}"]
@@ -123,7 +165,11 @@ def kill_one(job: Fetching | Saving, rng: random.Random) -> tuple[bool, list[str
 
 
 def run_kind(kind: str, url: str, sha256: str, rounds: int, folder: Path) -> dict[str, Any]:
-    job = Saving(folder) if kind == "checkpoint" else Fetching(kind, url, sha256)
+    job: Fetching | Saving | Writing
+    if kind in ("extract", "export"):
+        job = Writing(kind, folder)
+    else:
+        job = Saving(folder) if kind == "checkpoint" else Fetching(kind, url, sha256)
     job.next_run()  # everything imported, and something there
     rng = random.Random(kind)  # noqa: S311  moments, not secrets
     outcomes = [kill_one(job, rng) for _ in range(rounds)]

@@ -10,7 +10,17 @@ import sys
 import zipfile
 from collections.abc import Iterator
 
+import pytest
 import torch
+
+from hardnet import HarDNet, WeightsError
+from hardnet.checkpoint import load_state, parse_checkpoint
+from hardnet.config import HarDNetConfig
+
+TINY = HarDNetConfig(
+    name="tiny", stem_channels=(2, 2), block_layers=(2,), growth_rates=(2,), growth_multiplier=1.5,
+    transition_channels=(4,), downsample=(False,), depthwise=True, drop_rate=0.0,
+)  # fmt: skip
 
 CALLS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("os", "system", ("true",)),
@@ -61,6 +71,26 @@ CALLS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("hardnet.reading", "read_file", ("trace",)),
 )
 """Module, function and arguments."""
+
+
+def saved(content: object, new: bool = True) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=new)
+    return buffer.getvalue()
+
+
+def load(model: HarDNet, content: bytes, origin: str = "x.pth") -> None:
+    load_state(model, parse_checkpoint(content, origin, TINY), origin)
+
+
+def refuse(model: HarDNet, content: bytes, match: str | None = None, origin: str = "x.pth") -> None:
+    """The file is refused in one error that names it, and the model stays what it was, to the last bit."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=match) as caught:
+        load(model, content, origin)
+    assert str(caught.value).startswith(origin)
+    assert len(str(caught.value)) < 3000
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def call(module: str, name: str, arguments: tuple[object, ...]) -> list[bytes]:

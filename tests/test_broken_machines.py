@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,9 +18,10 @@ import pytest
 from http_server import ScriptedServer, serve
 from made_records import GOOD, OTHER, POLICY, cached_names, packed, place, record_of
 
-import hardnet.download.cache
-from hardnet import WeightsError, create_model
+import hardnet
+from hardnet import WeightsError, create_model, files
 from hardnet.catalog import WeightsRecord
+from hardnet.deploy.artifacts import artifacts_dir, from_artifact
 from hardnet.download import cache_dir, fetch
 
 pytestmark = [
@@ -53,6 +59,69 @@ def test_a_disk_that_is_full_after_any_number_of_bytes(server: ScriptedServer, a
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert cached_names() == []
     assert fetch(record, policy=POLICY).content == GOOD
+
+
+QUICK = ("download", "checkpoint", "npz", "csv", "torchscript")
+SLOW = ("onnx", "openvino", "torch-export", "aoti")  # some seconds for each attempt
+
+
+def mounting(folder: Path) -> list[str]:
+    """The beginning of a command that may mount a disk there, for itself alone; skip where the system forbids it."""
+    said = ""
+    for namespace in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
+        try:
+            subprocess.run(
+                [*namespace, "mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True, capture_output=True, text=True
+            )
+        except FileNotFoundError as error:
+            pytest.skip(f"a disk of our own takes unshare and mount: {error}")
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.strip()
+        else:
+            return namespace
+    pytest.skip(f"a disk of our own takes leave to mount one: {said}")
+
+
+@pytest.mark.parametrize("kinds", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+@pytest.mark.parametrize("disk", ["limit", "tmpfs"])
+def test_a_full_disk(server: ScriptedServer, tmp_path: Path, disk: str, kinds: tuple[str, ...]) -> None:
+    """On a real one, and on files that may not grow, which every system has: one error, the file from before stays."""
+    pytest.importorskip("resource")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    beginning = []
+    if disk == "tmpfs":
+        beginning = [*mounting(folder), "sh", "-c", 'mount -t tmpfs -o size=60m tmpfs "$0" && exec "$@"', str(folder)]
+    else:
+        kinds = tuple(kind for kind in kinds if kind != "aoti")  # the limit would be the compiler's, too
+    script, url = Path(__file__).parent / "full_disk.py", server.on("/w.pth", serve(GOOD))
+    arguments = [script, disk, ",".join(kinds), folder, url, hashlib.sha256(GOOD).hexdigest()]
+    done = subprocess.run(
+        [*beginning, sys.executable, "-W", "ignore", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {kind: [] for kind in kinds}
+    assert list(folder.iterdir()) == [] or disk == "limit"  # the mount has gone with the process
+
+
+def test_a_converted_model_that_cannot_be_kept_is_used_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    folders = []
+
+    def build(folder: Path) -> None:
+        folders.append(folder)
+        (folder / "model").write_bytes(b"half")
+        if folder.parent == artifacts_dir():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        (folder / "model").write_bytes(b"whole")
+
+    assert from_artifact("key", build, lambda folder: (folder / "model").read_bytes()) == b"whole"
+    assert "the converted model is not kept: [Errno 28] No space left on device" in caplog.text
+    assert list(artifacts_dir().iterdir()) == []
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_a_folder_where_the_file_should_be(record: WeightsRecord) -> None:
@@ -197,7 +266,7 @@ def test_what_looks_like_a_temporary_file_of_ours_and_is_none(record: WeightsRec
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     cache_dir().mkdir(parents=True)
-    planted = cache_dir() / f"hardnet-x.pth.{hardnet.download.cache._host()}-0123456789ab.part"
+    planted = cache_dir() / f"hardnet-x.pth.{files._host()}-0123456789ab.part"
     make = {"link": lambda: planted.symlink_to(victim), "FIFO": lambda: os.mkfifo(planted), "folder": planted.mkdir}
     make[kind]()
     assert fetch(record, policy=POLICY).content == GOOD  # and does not hang

@@ -12,7 +12,7 @@ import filelock
 import pytest
 import torch.hub
 
-from hardnet.download import cache
+from hardnet import files
 from hardnet.download.cache import CacheError, cache_dir, read_bounded, set_aside, temporary, turn
 
 
@@ -144,12 +144,12 @@ def test_a_folder_that_cannot_be_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    old, young = cache.STALE_AFTER + 60, cache.STALE_AFTER - 60
+    old, young = files.STALE_AFTER + 60, files.STALE_AFTER - 60
     ages = {
-        "hardnet-a.pth.0123456789ab.part": old,
-        "hardnet-b.pth.0123456789ab.part": young,
+        "hardnet-a.pth.00000000-0123456789ab.part": old,
+        "hardnet-b.pth.00000000-0123456789ab.part": young,
         "hardnet-c.pth": old,
-        "other-d.pth.0123456789ab.part": old,
+        "other-d.pth.00000000-0123456789ab.part": old,
         "hardnet-e.pth.bad-01234567": old,
         "hardnet-f.lock": old,
     }
@@ -159,7 +159,7 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) 
     with temporary(tmp_path / "hardnet-new.pth") as file:
         file.commit()
     assert names(tmp_path) == sorted([*ages, "hardnet-new.pth"])[1:]
-    assert cache.STALE_AFTER >= 24 * 3600  # longer than any download that still moves
+    assert files.STALE_AFTER >= 24 * 3600  # longer than any download that still moves
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:
@@ -167,6 +167,14 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
     assert read_bounded(tmp_path / "x", 10)[0] == b"12345"
     assert read_bounded(tmp_path / "x", 5)[0] == b"12345"
     assert read_bounded(tmp_path / "x", 3)[0] == b"1234"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="FIFOs and devices as POSIX has them")
+def test_only_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):  # though they were put there after the look at them
+        with pytest.raises(OSError, match="Not a regular file"):
+            read_bounded(path, 10)  # and does not hang
 
 
 def test_a_bad_file_is_set_aside_under_a_name_of_its_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from http_server import CERTIFICATE, ScriptedServer, redirect, running, serve, trickling
 
-from hardnet.download.connection import Policy, TooSlowError, TransferError, open_url, redact
+from hardnet.download.connection import (
+    Policy,
+    TooSlowError,
+    TransferError,
+    open_url,
+    redact,
+    trusted_certificates,
+)
 from hardnet.errors import WeightsError
 
 POLICY = Policy(connect_timeout=5, stall_timeout=5)
@@ -116,6 +126,22 @@ def test_a_proxy_of_the_environment_is_asked(server: ScriptedServer, monkeypatch
     assert get("http://weights.invalid/x.pth") == b"by proxy"
 
 
+def test_a_proxy_without_end_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 200 Connection established\r\n")
+            while True:
+                connection.sendall(b"X-Pad: x\r\n" * 1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(TransferError, match="without end"):
+            get("https://weights.invalid/x.pth")
+
+
 def test_headers_that_trickle_do_not_hang(server: ScriptedServer) -> None:
     answer = b"HTTP/1.1 200 OK\r\nX-Pad: " + b"x" * 300 + b"\r\nContent-Length: 2\r\n\r\nok"
     url = server.on("/slow", trickling(answer))
@@ -164,6 +190,12 @@ def test_a_missing_or_broken_bundle_is_named(
     with pytest.raises(WeightsError, match=rf"{variable} names a certificate bundle that cannot be loaded"):
         get(url)
     assert tls_server.hits("/x") == 0
+
+
+def test_a_home_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "~nobody-of-this-name/bundle.pem")
+    with pytest.raises(WeightsError, match="does not exist: ~nobody-of-this-name"):
+        trusted_certificates()
 
 
 def test_https_does_not_lead_back_to_http(

@@ -85,9 +85,21 @@ def test_converted_engines(engine: str, name: str, golden_fill: Fill) -> None:
     check(engine, name, golden_fill, SHAPES)
 
 
-@pytest.mark.slow
-def test_inductor(golden_fill: Fill) -> None:
-    check("inductor", "hardnet39ds", golden_fill, SHAPES[:2])
+SMALLEST_FIRST = [
+    pytest.param(name, marks=pytest.mark.slow if name == "hardnet39ds" else pytest.mark.slower) for name in MODELS
+]
+
+
+@pytest.mark.parametrize("name", SMALLEST_FIRST)
+def test_inductor(name: str, golden_fill: Fill) -> None:
+    check("inductor", name, golden_fill, SHAPES[:2])
+
+
+@pytest.mark.slower
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "hardnet39ds"])
+def test_packages_of_aotinductor(name: str, golden_fill: Fill) -> None:
+    example = torch.zeros(1, 3, 64, 96)
+    check("aoti", name, golden_fill, [(1, 3, 64, 96), (3, 3, 64, 96)], example_input=example)
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def test_a_whole_folder_exits_with_0(weights: str, folder: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
 def test_rows_of_many_names(suffix: str, tmp_path: Path) -> None:
-    names = ["plain.jpg", "two\nlines, and a comma.jpg", 'quo"ted.jpg', "\udcff.jpg", "日本.jpg"]
+    names = ["plain.jpg", "two\nlines, and a comma.jpg", "re\rturn.jpg", 'quo"ted.jpg', "\udcff.jpg", "日本.jpg"]
     rows = torch.randn(len(names), 4)
     with EmbeddingFile(tmp_path / f"x{suffix}", 4) as file:
         for name, row in zip(names, rows, strict=True):

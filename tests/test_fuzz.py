@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,12 +93,59 @@ def test_all_command_lines() -> None:
     assert replay("cli", 10_000, 900) == len(SEEDS["cli"]()) + len(read_corpus("cli"))
 
 
+def uncut(line: str, part: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a process where one part of the library is not cut off."""
+    module, name = part.rsplit(".", 1)
+    program = f"""
+import importlib, torch
+from tools import fuzz_command_line as fuzzing
+torch.set_num_threads(1)
+module = importlib.import_module({module!r})
+whole = module.{name}
+fuzzing._sandbox()
+module.{name} = whole
+fuzzing.cli(bytes(fuzzing.WORDS.index(word) for word in {line.split()!r}))
+"""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("line", "part", "event"),
+    [
+        ("demo --host 127.0.0.1 --port 0", "hardnet.demo._listen", "socket.bind"),
+        ("benchmark hardnet39ds --no-peers --engines eager", "hardnet.benchmark.cli.measure", "subprocess.Popen"),
+    ],
+)
+def test_a_command_that_would_start_something_is_cut_short(line: str, part: str, event: str) -> None:
+    done = uncut(line, "tools.fuzz_command_line.Cut")  # nothing is left whole
+    assert done.returncode == 0, done.stderr
+    done = uncut(line, part)
+    assert done.returncode == -signal.SIGABRT, done.stderr
+    assert event in done.stderr
+
+
 def test_a_number_beyond_64_bits_is_no_size(capsys: pytest.CaptureFixture[str]) -> None:
     import hardnet.cli
 
     with pytest.raises(SystemExit):
         hardnet.cli.main(["info", "--size", "9" * 19])
     assert "H or HxW in pixels is wanted" in capsys.readouterr().err
+
+
+def test_a_size_that_no_memory_holds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    import hardnet.cli
+
+    arguments = ["export", "hardnet39ds", "--weights", "FASHION_MNIST", "--size"]
+    assert hardnet.cli.main([*arguments, "999999"]) == 2
+    assert capsys.readouterr().err == "hardnet: the size may be 89,478,485 pixels at most, got 999999x999999\n"
 
 
 def test_a_broken_promise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

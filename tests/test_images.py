@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import socket
+import stat
 import struct
 import threading
 import time
@@ -274,6 +275,23 @@ def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.Monke
         assert failure(tmp_path / "socket.jpg").endswith("is a socket, not a regular file")
 
 
+def test_a_fifo_that_is_put_in_place_of_a_file_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg())
+    real = stat.S_ISREG
+
+    def swapped(mode: int) -> bool:  # after the look at it, before it is opened
+        if real(mode):
+            path.unlink()
+            os.mkfifo(path)
+        return real(mode)
+
+    monkeypatch.setattr("hardnet.images.stat.S_ISREG", swapped)
+    assert failure(path) == f"{path}: cannot be opened: Not a regular file"
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert failure(tmp_path / "gone.jpg") == f"{tmp_path / 'gone.jpg'}: no such file"
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone.jpg")
@@ -293,10 +311,10 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "secret.jpg"
     path.write_bytes(jpeg())
 
-    def refuse(self: Path, *args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied", str(self))  # as for anyone but root
+    def refuse(path: str, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", path)  # as for anyone but root
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert failure(path) == f"{path}: cannot be opened: Permission denied"
 
 
@@ -327,10 +345,38 @@ def test_an_open_file_stays_open(tmp_path: Path) -> None:
     assert failure(io.BytesIO(b"nothing")).startswith("the open file: is not an image")
 
 
-def test_postscript_is_never_handed_to_an_interpreter(tmp_path: Path) -> None:
-    path = tmp_path / "page.eps"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def iptc(wrapped: bytes) -> bytes:
+    """A file in IPTC's format that says that its picture is a JPEG."""
+    size = struct.pack(">H", 10)
+    fields = ((3, 60, b"\1\0"), (3, 20, size), (3, 30, size), (3, 120, b"\5"), (8, 10, wrapped))
+    return b"".join(struct.pack(">BBBH", 0x1C, *kind, len(content)) + content for *kind, content in fields)
+
+
+@pytest.mark.parametrize(("name", "content"), [("page.eps", POSTSCRIPT), ("page.iim", iptc(POSTSCRIPT))])
+def test_postscript_is_never_handed_to_an_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    interpreter = tmp_path / "gs"
+    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / name
+    path.write_bytes(content)
     with Image.open(path) as image:
-        assert image.format == "EPS"  # Pillow would take it
+        assert image.format in ("EPS", "IPTC")  # Pillow would take it
     assert failure(path).endswith("is not an image in a format that Pillow decodes")
+    assert not (tmp_path / "ran").exists()
     assert list(list_images(tmp_path)) == []
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_a_large_picture_in_a_small_icon_is_refused(tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    Image.new("L", (300, 400)).save(inner, "PNG")
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 8, len(inner.getvalue()), 22)
+    path = tmp_path / "x.ico"
+    path.write_bytes(struct.pack("<HHH", 0, 1, 1) + entry + inner.getvalue())
+    assert "is too large: 300 x 400 pixels" in failure(path, max_pixels=100_000)

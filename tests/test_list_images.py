@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,16 @@ def test_listing_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ImageError, match=r"file: cannot be listed: Not a directory"):
         list_images(tmp_path / "file")
+
+
+def test_folders_may_be_nested_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    depth = 200  # as deep as the 1,000 that Python allows would be a folder that pytest cannot remove
+    folder = tmp_path.joinpath(*["d"] * depth)
+    folder.mkdir(parents=True)
+    (folder / "x.png").write_bytes(b"")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + depth)
+    try:
+        assert list(list_images(tmp_path)) == [folder / "x.png"]
+    finally:
+        sys.setrecursionlimit(limit)

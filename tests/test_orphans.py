@@ -1,4 +1,4 @@
-"""Temporary files of the dead are removed at once, those of the living never."""
+"""Temporary files and folders of the dead are removed at once, those of the living never."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from hardnet.download import cache
+from hardnet import files
 from hardnet.download.cache import Temporary, temporary
+from hardnet.embedding_file import EmbeddingFile
+from hardnet.files import create_part, hidden_prefix, remove_orphans, scratch_folder
 
 fcntl = pytest.importorskip("fcntl", reason="locks of this kind are a POSIX feature")
+
+OTHER_HOST = "00000000-0123456789ab.part"
 
 
 def orphan(folder: Path) -> Path:
@@ -28,6 +33,10 @@ def run_once(folder: Path) -> None:
         file.commit()
 
 
+def make_old(path: Path) -> None:
+    os.utime(path, (time.time() - files.STALE_AFTER - 60,) * 2)
+
+
 def test_an_orphan_is_removed_by_the_next_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = orphan(tmp_path)
     with caplog.at_level(logging.INFO, logger="hardnet"):
@@ -40,18 +49,29 @@ def test_a_living_download_is_left_alone(tmp_path: Path) -> None:
     with temporary(tmp_path / "hardnet-a.pth") as file:
         file.write(b"whole")
         run_once(tmp_path)
+        make_old(file._path)  # as after a night in a closed laptop
+        run_once(tmp_path)
         assert file.read() == b"whole"
         file.commit()
         run_once(tmp_path)
     assert (tmp_path / "hardnet-a.pth").read_bytes() == b"whole"
 
 
-def test_files_of_other_hosts_are_judged_by_their_age_alone(tmp_path: Path) -> None:
-    path = tmp_path / "hardnet-a.pth.00000000-0123456789ab.part"
-    path.write_bytes(b"half")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_those_of_other_hosts_are_judged_by_their_age(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"hardnet-a.pth.{OTHER_HOST}"
+    if kind == "file":
+        path.write_bytes(b"half")
+    else:
+        path.mkdir()
     run_once(tmp_path)
     assert path.exists()
-    os.utime(path, (time.time() - cache.STALE_AFTER - 60,) * 2)
+    make_old(path)
+    descriptor = os.open(path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # by its host, where the file system shows locks to all
+    run_once(tmp_path)
+    assert path.exists()
+    os.close(descriptor)
     run_once(tmp_path)
     assert not path.exists()
 
@@ -65,26 +85,106 @@ def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fcntl, "flock", none)
     run_once(tmp_path)
     assert path.exists()
-    monkeypatch.setattr(cache, "fcntl", None)  # Windows
+    monkeypatch.setattr(files, "fcntl", None)  # Windows
     run_once(tmp_path)
     assert path.exists()
+    make_old(path)
+    run_once(tmp_path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"x{suffix}"
+    with EmbeddingFile(target, 4) as first:
+        first.add("first", torch.zeros(4))
+        with EmbeddingFile(target, 4) as second:
+            second.add("second", torch.zeros(4))
+        assert b"second" in target.read_bytes().replace(b"\0", b"")
+    assert b"first" in target.read_bytes().replace(b"\0", b"")
+    with scratch_folder(tmp_path, hidden_prefix(target)) as folder:
+        (folder / "half").write_bytes(b"")
+        with scratch_folder(tmp_path, hidden_prefix(target)):
+            assert (folder / "half").exists()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_long_extraction_stays_young_where_there_are_no_locks(tmp_path: Path) -> None:
+    with EmbeddingFile(tmp_path / "x.npz", 4) as file:
+        make_old(file._temporary)
+        file.add("a", torch.zeros(4))
+        assert time.time() - file._temporary.stat().st_mtime < files.STALE_AFTER
 
 
 @pytest.mark.parametrize("moment", ["removed before the lock", "locked by the remover"])
-def test_a_file_that_was_taken_for_an_orphan_before_it_was_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_was_taken_for_an_orphan_before_it_was_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, moment: str
 ) -> None:
-    real, calls = cache._lock, [0]
+    real, calls = files._lock, [0]
 
-    def lock(file: object) -> bool | None:
+    def lock(descriptor: int) -> bool | None:
         calls[0] += 1
         if calls[0] == 1 and moment == "removed before the lock":
-            next(tmp_path.glob("*.part")).unlink()
-        return False if calls[0] == 1 and moment == "locked by the remover" else real(file)  # type: ignore[arg-type]
+            [path] = tmp_path.glob("*.part")
+            path.unlink() if kind == "file" else path.rmdir()
+        return False if calls[0] == 1 and moment == "locked by the remover" else real(descriptor)
 
-    monkeypatch.setattr(cache, "_lock", lock)
-    file = Temporary(tmp_path / "hardnet-a.pth")
-    file.write(b"whole")
-    file.commit()
+    monkeypatch.setattr(files, "_lock", lock)
+    if kind == "file":
+        path, file = create_part(tmp_path, "x.")
+        file.close()
+        assert path.exists()
+    else:
+        with scratch_folder(tmp_path, "x.") as path:
+            (path / "whole").write_bytes(b"")
     assert calls == [2]
-    assert (tmp_path / "hardnet-a.pth").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_orphan_is_locked_until_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Else its maker, who has not locked it yet, could take it for its own in between."""
+    path = tmp_path / f"x.{files._host()}-0123456789ab.part"
+    path.mkdir() if kind == "folder" else path.write_bytes(b"")
+    real, seen = os.rmdir if kind == "folder" else os.unlink, []
+
+    def remove(name: object, **keywords: object) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        seen.append(files._lock(descriptor))
+        os.close(descriptor)
+        real(name, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "rmdir" if kind == "folder" else "unlink", remove)
+    remove_orphans(tmp_path, "x.")
+    assert seen == [False]
+    assert not path.exists()
+
+
+def test_names_that_only_look_alike_stay(tmp_path: Path) -> None:
+    target = tmp_path / "x[1].npz"
+    mine, host = hidden_prefix(target), files._host()
+    stay = ("x.part", f".x1.npz.{host}-0123456789ab.part", f"{mine}part", f"{mine}{host}-0123456789ab.npz")
+    for name in (*stay, f"{mine}{host}-0123456789ab.part"):
+        (tmp_path / name).write_bytes(b"")
+    EmbeddingFile(target, 4).__exit__(None, None, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, target.name])
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    with EmbeddingFile(tmp_path / ("日" * 80 + ".csv"), 4) as file:
+        file.add("a", torch.zeros(4))
+    assert [len(path.name.encode()) for path in tmp_path.iterdir()] == [244]
+
+
+def test_another_users_files_are_left_to_their_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = orphan(tmp_path)
+    real = os.open
+
+    def refuse(name: object, *arguments: object, **keywords: object) -> int:
+        if name == path:
+            raise PermissionError(13, "Permission denied")
+        return real(name, *arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse)
+    run_once(tmp_path)
+    assert path.exists()

@@ -106,6 +106,7 @@ def test_what_a_folder_lacks_or_holds_in_its_place_is_said(monkeypatch: pytest.M
         "http://h/x?q=1",
         "http://[x",
         "s3://b",
+        "~nobody-of-this-name/weights",
     ],
 )
 def test_a_mirror_that_makes_no_sense_is_an_error(

@@ -71,6 +71,9 @@ def _checkpoints() -> list[bytes]:
         b"z" + wrapped.getvalue(),
         b"p" + pickled,
         b"s" + struct.pack("<Q", len(header)) + header + bytes(8),
+        b"p\x80\x02})q\x00" + b"h\x00\x86q\x00" * 20 + b"Ns.",  # tuples of twice the one before
+        b"p\x80\x02}]q\x00h\x00a" + b"Ns.",
+        b"p\x80\x02}cbuiltins\nbytearray\nK\x09\x85RNs.",
         *(form + gadget.pickled() for gadget in gadgets for form in (b"z", b"p")),
     ]
 
@@ -112,6 +115,12 @@ def _command_lines() -> list[bytes]:
         "extract folder --output out.npz --weights FASHION_MNIST", "info", "info hardnet68 --size 32x64",
         "weights list", "weights verify bad.pth", "weights path hardnet68", "weights download hardnet68",
         "train missing.png --output out.csv", "evaluate folder --model hardnet39ds", "--version", "--help",
+        "predict good.png --engine openvino", "predict good.png --precision int8 --calibration folder",
+        "export hardnet39ds --weights FASHION_MNIST", "export hardnet39ds --weights FASHION_MNIST --size 999999",
+        "export hardnet39ds --weights FASHION_MNIST --format aoti --output x.pt2 --size 224 --uint8-input",
+        "benchmark", "benchmark hardnet39ds --engines eager torch --precisions fp32 --batch-sizes 1 --sizes 32x64",
+        "benchmark --no-peers --rounds 1 --turn-seconds 0.5 --threads 1 --device cpu --json out.csv --plot x.pt",
+        "benchmark --end-to-end --images 1 --photographs folder", "demo", "demo --port 70000", "demo --host 127.0.0.1",
     ]  # fmt: skip
     return [bytes(WORDS.index(word) for word in line.split()) for line in lines]
 

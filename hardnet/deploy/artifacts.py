@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..files import scratch_folder
 from ..model import ImageModule
 
 logger = logging.getLogger(__name__)
@@ -55,26 +56,22 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
     kept, it lives until it has been used, and the log says so.
     """
     home = artifacts_dir()
-    kept: Path | None = home / key
-    if (home / key).is_dir():
+    kept = home / key
+    if kept.is_dir():
         try:
-            return use(home / key)
+            return use(kept)
         except Exception as error:  # whatever an engine says of a damaged file
             logger.warning("the converted model in %s cannot be used (%s) and is made anew", kept, error)
-            shutil.rmtree(home / key, ignore_errors=True)
+            shutil.rmtree(kept, ignore_errors=True)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=home))
+        with scratch_folder(home, ".unfinished-") as folder:
+            build(folder)
+            with contextlib.suppress(OSError):  # another process was faster: its folder is as good
+                folder = folder.rename(kept)
+            return use(folder)
     except OSError as error:
         logger.warning("the converted model is not kept: %s", error)
-        kept, folder = None, Path(tempfile.mkdtemp(prefix="hardnet-"))
-    try:
-        build(folder)
-        if kept is not None:
-            with contextlib.suppress(OSError):  # another process was faster: its folder is as good
-                folder.rename(kept)
-                folder = kept
-        return use(folder)
-    finally:
-        if folder != kept:
-            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="hardnet-") as name:
+        build(Path(name))
+        return use(Path(name))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from torch import Tensor, nn
 
 from ..catalog import Preprocessing
 from ..errors import ExportError
+from ..files import hidden_prefix, scratch_folder
+from ..images import MAX_PIXELS
 from ..model import HarDNet
 from .folding import fold
 from .formats import FORMATS, Predict
@@ -52,8 +52,8 @@ def export(
             only resizing and cropping remain outside.
 
     Raises:
-        ValueError: an unknown format, a suffix that does not go with it, a size that is too small, or ``uint8_input``
-            for a model that does not take RGB.
+        ValueError: an unknown format, a suffix that does not go with it, a size that is too small or too large, or
+            ``uint8_input`` for a model that does not take RGB.
         ImportError: the format needs a package that is missing; the message names the extra.
         ExportError: the file does not compute what the model computes.
         OSError: the file cannot be written.
@@ -67,14 +67,15 @@ def export(
     height, width = size or (wanted.crop, wanted.crop)
     if min(height, width) < kind.least_size:
         raise ValueError(f"the size for {format} must be {kind.least_size} pixels or more, got {height}x{width}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"the size may be {MAX_PIXELS:,} pixels at most, got {height}x{width}")
     if uint8_input and model.in_chans != 3:
         raise ValueError(f"uint8_input is for RGB images, the model takes {model.in_chans} channels")
     folded: nn.Module = fold(model).cpu().float()
     if uint8_input:
         folded = Uint8Input(folded, wanted)
     example = _random(2, model.in_chans, height, width, uint8_input)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with scratch_folder(target.parent, hidden_prefix(target)) as scratch:
         written = scratch / target.name
         with quiet_exporter():
             kind.write(folded, written, example, metadata(model, uint8_input))
@@ -84,8 +85,6 @@ def export(
         _compare(kind.load(written), model, wanted, sizes, uint8_input)
         for file in sorted(scratch.iterdir(), key=lambda file: file == written):  # the weights before what names them
             file.replace(target.with_name(file.name))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..model import MIN_INPUT_SIZE
-from ..versions import require
 from .inductor import compile_package
 from .onnx_file import write_onnx
 from .onnx_runtime import open_session
-from .open_vino import LOWEST, core, to_openvino
+from .open_vino import core, to_openvino, write_openvino
 
 Predict = Callable[[Tensor], Tensor]
 Writer = Callable[[nn.Module, Path, Tensor, dict[str, str]], None]
@@ -41,11 +41,10 @@ def _load_onnx(path: Path) -> Predict:
 
 
 def _write_openvino(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
-    openvino = require("openvino", LOWEST, extra="openvino")
     converted = to_openvino(model, example)
     for key, value in texts.items():
         converted.set_rt_info(value, ["hardnet", key])
-    openvino.save_model(converted, path, compress_to_fp16=False)
+    write_openvino(converted, path)
 
 
 def _load_openvino(path: Path) -> Predict:
@@ -59,7 +58,9 @@ def _write_torch_export(model: nn.Module, path: Path, example: Tensor, texts: di
     sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=sizes, strict=False)
-    torch.export.save(program, path, extra_files={f"{key}.txt": value for key, value in texts.items()})
+    buffer = io.BytesIO()  # on a full disk, torch's own writer of files would end the process
+    torch.export.save(program, buffer, extra_files={f"{key}.txt": value for key, value in texts.items()})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _load_torch_export(path: Path) -> Predict:
@@ -76,7 +77,9 @@ def _load_aoti(path: Path) -> Predict:
 
 def _write_torchscript(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
     scripted = torch.jit.freeze(torch.jit.script(model))
-    torch.jit.save(scripted, str(path), _extra_files={f"{key}.txt": value for key, value in texts.items()})
+    buffer = io.BytesIO()  # as above
+    torch.jit.save(scripted, buffer, _extra_files={f"{key}.txt": value for key, value in texts.items()})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _load_torchscript(path: Path) -> Predict:

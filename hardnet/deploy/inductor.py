@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def compile_package(folded: nn.Module, path: Path, example: Tensor, metadata: di
         program = torch.export.export(
             _InChannelsLast(folded), (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
         )
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+        buffer = io.BytesIO()  # on a full disk, torch's own writer of files would end the process
+        torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs=options)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _processor(device: torch.device) -> str:

@@ -35,7 +35,7 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
         converted = to_openvino(fold(model).cpu().float(), torch.zeros(1, model.in_chans, 64, 96))
         if plan.precision == "int8":
             converted = quantize_openvino(converted, calibration)
-        openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
+        write_openvino(converted, folder / "model.xml")
 
     def compile_from(folder: Path) -> Any:
         settings = {
@@ -84,6 +84,18 @@ def to_openvino(model: torch.nn.Module, example: Tensor) -> Any:
         converted = openvino.convert_model(model, example_input=example, input=[("x", [-1, example.shape[1], -1, -1])])
     converted.inputs[0].get_tensor().set_names({"images"})
     return converted
+
+
+def write_openvino(converted: Any, path: Path) -> None:
+    """Write a converted model: what is told of it, and beside that the weights.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        require("openvino", LOWEST, extra="openvino").save_model(converted, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(f"OpenVINO could not write it, perhaps for want of room ({error})") from error
 
 
 def quantize_openvino(converted: Any, calibration: list[Tensor]) -> Any:

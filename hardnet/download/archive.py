@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 from ..errors import WeightsError
+from ..files import open_regular
 
 MAX_BYTES = 512 * 1024 * 1024
 """Bytes: no checkpoint of the catalogue comes near, and memory can hold it."""
@@ -23,6 +24,9 @@ _ENCRYPTED = 0x1
 
 class ArchiveError(WeightsError):
     """An archive is damaged or holds something else than one plain ``.pth`` file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message[:1000])  # names in it may be long
 
 
 def unpack_archive(archive: bytes | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -60,7 +64,7 @@ def unpack_archive(archive: bytes | Path, *, max_bytes: int = MAX_BYTES) -> byte
 
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(max_bytes + 1)
     except OSError as error:
         raise ArchiveError(f"the archive cannot be read: {error}") from error

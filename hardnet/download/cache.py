@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import logging
 import os
-import socket
-import stat
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from ..errors import WeightsError
+from ..files import create_part, open_regular, remove_orphans
 
 logger = logging.getLogger(__name__)
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-STALE_AFTER = 24 * 3600.0
-"""Seconds since its last change after which a temporary file belongs to no living download.
-
-That is for files of other hosts. Those of this one are locked as long as their process lives, where locks work.
-"""
-
-_PART = ".part"
 
 
 class CacheError(WeightsError):
@@ -46,7 +28,7 @@ def cache_dir() -> Path:
 
 def read_bounded(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
     """Return a file's bytes, read once, at most one more than ``max_bytes``; and which file it was."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(max_bytes + 1), os.fstat(file.fileno())
 
 
@@ -80,13 +62,7 @@ class Temporary:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        while True:
-            self._path = target.with_name(f"{target.name}.{_host()}-{uuid.uuid4().hex[:12]}{_PART}")
-            # Not tempfile: its files are private to the user, and a cache may be shared.
-            self._file = self._path.open("x+b")
-            if _lock(self._file) is not False and self._path.exists():
-                break
-            self._file.close()  # another process took it for an orphan before it was locked
+        self._path, self._file = create_part(target.parent, f"{target.name}.")
         self._size = 0
 
     @property
@@ -118,7 +94,7 @@ class Temporary:
         with _cache_errors(self._target.parent):
             try:
                 self._file.flush()
-                if fcntl is None:  # Windows renames closed files only
+                if os.name == "nt":  # Windows renames closed files only
                     self._file.close()
                 self._path.replace(self._target)  # still locked, so that it is no orphan in between
             finally:
@@ -143,7 +119,7 @@ def temporary(target: Path) -> Iterator[Temporary]:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = Temporary(target)
     try:
-        _remove_stale(target.parent)
+        remove_orphans(target.parent, "hardnet-")
         yield file
     finally:
         file.discard()
@@ -189,39 +165,3 @@ def _cache_errors(folder: Path) -> Iterator[None]:
             f"the cache folder {folder} cannot be written: {error}. Make room in it or make it writable, or point "
             "TORCH_HOME at another folder"
         ) from error
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what killed processes left behind."""
-    for path in folder.glob(f"hardnet-*{_PART}"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_AFTER or _is_orphan(path):
-                path.unlink()
-                logger.info("removed %s, left behind by a download that was cut off", path.name)
-
-
-def _is_orphan(path: Path) -> bool:
-    """Whether a temporary file was made on this host by a process that is no more."""
-    if f".{_host()}-" not in path.name or not stat.S_ISREG(path.lstat().st_mode):  # opening a FIFO would wait
-        return False
-    with path.open("rb") as file:
-        return _lock(file) is True
-
-
-def _lock(file: IO[bytes]) -> bool | None:
-    """Lock a file until it is closed, without waiting; return whether it worked, None where there are no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-@functools.cache
-def _host() -> str:
-    """Tell this host's files from others': whether a lock of another host would show depends on the file system."""
-    return hashlib.sha256(socket.gethostname().encode("utf-8", "replace")).hexdigest()[:8]

@@ -13,12 +13,15 @@ import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
+from ..files import expand_user
+from ..images import printable
 from .archive import MAX_BYTES
 
+_MOST_BEFORE_BODY = 1 << 20  # bytes of status lines and headers, those of a proxy included
+_LONGEST_MESSAGE = 1000  # characters: what a server says may go on for longer
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -34,15 +37,18 @@ class Policy:
     min_throughput: float = 1024.0
     """Bytes per second: fewer, over ``throughput_window`` of waiting, end the attempt."""
     throughput_window: float = 30.0
+    """Over which ``min_throughput`` is looked at."""
     attempts: int = 4
     """Per address, the first one included. An attempt that won ``progress_bytes`` starts the count anew."""
     progress_bytes: int = 1024 * 1024
+    """See ``attempts``."""
     backoff: float = 0.5
     """Before the second attempt; doubles with every further one."""
     retry_after_cap: float = 60.0
     """The longest wait that a server may ask for."""
     max_redirects: int = 10
     max_bytes: int = MAX_BYTES
+    """The largest file, in bytes."""
     lock_timeout: float = 600.0
     """How long to wait for another process that fetches the same weights before doing it oneself."""
 
@@ -51,7 +57,7 @@ class TransferError(Exception):
     """An address did not yield the file. ``retry``: it may yet; ``wait``: seconds that the server asked for."""
 
     def __init__(self, message: str, *, retry: bool = False, wait: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message[:_LONGEST_MESSAGE]))
         self.retry = retry
         self.wait = wait
 
@@ -137,9 +143,10 @@ def _redirected(address: str, location: str | None) -> str:
 
 
 class _PacedReader(io.RawIOBase):
-    """The socket's file; ends a transfer that crawls. Only time spent waiting for bytes counts."""
+    """The socket's file; ends a transfer that crawls, or has no end. Only time spent waiting for bytes counts."""
 
     def __init__(self, raw: io.RawIOBase, policy: Policy) -> None:
+        self.left = _MOST_BEFORE_BODY
         self._raw = raw
         self._policy = policy
         self._begun = False
@@ -156,6 +163,9 @@ class _PacedReader(io.RawIOBase):
             self._waited += time.monotonic() - start
         self._begun = True
         self._received += count or 0
+        self.left -= count or 0
+        if self.left < 0:
+            raise TransferError("headers or trailers without end")
         if count and self._waited >= self._policy.throughput_window:
             if self._received < self._policy.min_throughput * self._waited:
                 raise TooSlowError(
@@ -174,7 +184,13 @@ class _PacedResponse(http.client.HTTPResponse):
     def __init__(self, *args: Any, policy: Policy, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Here rather than around the body, so that the status line and the headers are under the same limit.
-        self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), policy))
+        self._reader = _PacedReader(self.fp.detach(), policy)
+        self.fp = io.BufferedReader(self._reader)
+        self._most_in_body = 2 * policy.max_bytes + _MOST_BEFORE_BODY  # the body itself, and what chunks add to it
+
+    def begin(self) -> None:
+        super().begin()
+        self._reader.left = self._most_in_body
 
 
 class _Limits(http.client.HTTPConnection):
@@ -235,7 +251,7 @@ def trusted_certificates() -> ssl.SSLContext:
     variable = next((name for name in _BUNDLE_VARIABLES if os.environ.get(name)), None)
     if variable is None:
         return ssl.create_default_context()
-    bundle = Path(os.environ[variable]).expanduser()
+    bundle = expand_user(os.environ[variable])
     if not bundle.exists():
         raise WeightsError(f"{variable} names a certificate bundle that does not exist: {bundle}")
     folder = os.environ.get("SSL_CERT_DIR") if variable == "SSL_CERT_FILE" else None  # OpenSSL reads the two together

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..catalog import Source, WeightsRecord
 from ..errors import WeightsError
+from ..files import expand_user
 from .cache import cache_dir
 from .connection import redact
 
@@ -96,7 +97,7 @@ def _mirror() -> str | Path | None:
         if not parts.hostname or parts.query or parts.fragment:
             raise WeightsError(f"HARDNET_MIRROR is {redact(value)!r}, {expected}")
         return value
-    folder = Path(value).expanduser()
+    folder = expand_user(value)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         folder = Path(urllib.request.url2pathname(parts.path))
     if not folder.is_dir():
