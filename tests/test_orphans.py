@@ -160,6 +160,26 @@ def test_an_orphan_is_locked_until_it_is_gone(tmp_path: Path, monkeypatch: pytes
     assert not path.exists()
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "link"])
+def test_what_is_put_in_an_orphans_place_is_not_waited_for_or_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path, victim = tmp_path / f"x.{files._host()}-0123456789ab.part", tmp_path / "victim"
+    path.write_bytes(b"")
+    os.mkfifo(victim) if kind == "link" else victim.write_bytes(b"precious")
+    real = os.lstat
+
+    def swapped(name: object, **keywords: object) -> os.stat_result:  # after the look at it, before it is opened
+        status = real(name, **keywords)  # type: ignore[arg-type]
+        path.unlink()
+        path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
+        return status
+
+    monkeypatch.setattr(Path, "lstat", lambda self: swapped(self))
+    remove_orphans(tmp_path, "x.")  # and does not hang
+    assert victim.exists()
+
+
 def test_names_that_only_look_alike_stay(tmp_path: Path) -> None:
     target = tmp_path / "x[1].npz"
     mine, host = hidden_prefix(target), files._host()
