@@ -23,6 +23,8 @@ import hardnet
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks and kills, POSIX features")
 
 CONTENT = b"\x80\x02" + random.Random(7).randbytes(2_000_000)  # noqa: S311  test data
+KILLS = 50
+"""Of each kind, in the slow test."""
 KINDS = ("download", "verify", "replace", "checkpoint", "extract", "export")
 
 
@@ -55,12 +57,12 @@ def kill(kinds: tuple[str, ...], rounds: int, folder: Path) -> dict[str, dict[st
 
 
 def test_a_few_kills(tmp_path: Path) -> None:
-    kill(KINDS, 3, tmp_path)
+    kill(KINDS, 2, tmp_path)
 
 
 @pytest.mark.slow
 def test_fifty_kills_of_each_kind(tmp_path: Path) -> None:
-    for kind, result in kill(KINDS, 50, tmp_path).items():
+    for kind, result in kill(KINDS, KILLS, tmp_path).items():
         print(kind, result)
         if kind != "verify":  # which writes nothing
             assert result["left"], f"no kill of {kind} hit a moment at which there was something to clean up"
