@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks 
 
 CONTENT = b"\x80\x02" + random.Random(7).randbytes(2_000_000)  # noqa: S311  test data
 KILLS = 50
-"""Of each kind, in the slow test."""
+"""Of each kind, in the slow tests."""
 KINDS = ("download", "verify", "replace", "checkpoint", "extract", "export")
 
 
@@ -60,9 +60,11 @@ def test_a_few_kills(tmp_path: Path) -> None:
     kill(KINDS, 2, tmp_path)
 
 
-@pytest.mark.slow
-def test_fifty_kills_of_each_kind(tmp_path: Path) -> None:
-    for kind, result in kill(KINDS, KILLS, tmp_path).items():
+@pytest.mark.parametrize(
+    "kinds", [pytest.param(KINDS[:4], marks=pytest.mark.slow), pytest.param(KINDS[4:], marks=pytest.mark.slower)]
+)
+def test_fifty_kills_of_each_kind(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    for kind, result in kill(kinds, KILLS, tmp_path).items():
         print(kind, result)
         if kind != "verify":  # which writes nothing
             assert result["left"], f"no kill of {kind} hit a moment at which there was something to clean up"
