@@ -78,28 +78,26 @@ def _weights_path(arguments: argparse.Namespace) -> int:
 
 def _weights_verify(arguments: argparse.Namespace) -> int:
     from .download import identify, unpack_archive
+    from .files import open_regular
 
     failed = 0
     for path in [Path(file) for file in arguments.files] or _cached_files():
         try:
-            content = path.read_bytes()
-            if path.suffix == ".zip":
-                content = unpack_archive(content)
-            known = identify(content, CATALOG.values())
+            with open_regular(path) as file:
+                content = file.read()
+            known = identify(unpack_archive(content) if path.suffix == ".zip" else content, CATALOG.values())
         except OSError as error:
-            print(f"{path}: cannot be read: {error.strerror}")
-            failed += 1
-            continue
+            known, found = None, f"cannot be read: {error.strerror}"
         except WeightsError as error:
-            print(f"{path}: {error}")
-            failed += 1
-            continue
+            known, found = None, str(error)
+        else:
+            found = "damaged, or not a file of the catalogue"
         if known is None:
-            print(f"{path}: damaged, or not a file of the catalogue")
             failed += 1
         else:
             record, source = known
-            print(f"{path}: {record}, {source.digest}{' (weak)' if source.digest.weak else ''}")
+            found = f"{record}, {source.digest}{' (weak)' if source.digest.weak else ''}"
+        print(f"{path}: {found}")
     return SOME_FAILED if failed else 0
 
 

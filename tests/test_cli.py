@@ -238,6 +238,8 @@ def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     archive.write_bytes(archive.read_bytes()[:100])
     assert main(["weights", "verify", str(archive)]) == 1
     assert capsys.readouterr().out.startswith(f"{archive}: ")
+    assert main(["weights", "verify", os.devnull]) == 1
+    assert capsys.readouterr().out == f"{os.devnull}: cannot be read: Not a regular file\n"
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
