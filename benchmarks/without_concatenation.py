@@ -5,8 +5,7 @@
 A convolution of a concatenation is a sum of convolutions: conv(cat(a, b)) = conv_a(a) + conv_b(b). So the inputs of a
 layer need not be brought together. Two forms are tried:
 
-- summed: a convolution for each link, each but the first adding to what the one before gave (in the torch engine within
-  the same oneDNN call, behind which torch 2.14 allows no ReLU6: it is a call of its own);
+- summed: a convolution for each link, each but the first adding to what the one before gave;
 - merged: what the layers want of one input comes from one convolution with all their filters, and each layer adds up
   its parts.
 
@@ -150,7 +149,7 @@ def forms(block: HarDBlock, engine: str, example: Tensor) -> dict[str, Run]:
 
 def _run(module: nn.Module, engine: str, example: Tensor) -> Run:
     if engine == "inductor":
-        return cast(Run, torch.compile(module, options={"freezing": True, "cpp_wrapper": True}))
+        return cast(Run, torch.compile(module, options={"cpp_wrapper": True}))
     if engine == "openvino":
         from hardnet.deploy.open_vino import core, runner, to_openvino
 

@@ -88,7 +88,8 @@ def accelerate(
     result = Accelerated(model, _BUILDERS[plan.engine](model, plan, example_input, batches), plan)
     logger.info("%s runs in %s, %s, on %s", model.config.name, plan.engine, plan.precision, device)
     if example_input is not None:
-        result(example_input)  # whatever is prepared on first use is prepared now, and a wrong shape is refused now
+        for _ in range(2):  # what is prepared when a shape comes, or comes again, is prepared now
+            result(example_input)  # and a wrong shape is refused now
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from .engine import Output, Plan, Run
 from .folding import fold
 from .torch_engine import DTYPES, cpu_threads, in_channels_last
 
-_CPU_OPTIONS: dict[str, Any] = {"freezing": True, "cpp_wrapper": True}
-"""Weights as constants, laid out for oneDNN; and the calls of the kernels in C++, not in Python."""
+_one_at_a_time = threading.Lock()
+"""Whether weights are taken for constants is a setting of the whole process."""
 
 
 def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
@@ -25,11 +26,19 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
     folded = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.device.type == "cuda":
         return in_channels_last(torch.compile(folded, mode="max-autotune"), dtype)
-    compiled = in_channels_last(torch.compile(folded, options=_CPU_OPTIONS), dtype)
+    # The calls of the kernels are C++, not Python.
+    compiled = in_channels_last(torch.compile(folded, options={"cpp_wrapper": True}), dtype)
+    seen: set[torch.Size] = set()
 
     def run(x: Tensor) -> Output:
         with cpu_threads(plan.threads):
-            return compiled(x)
+            if x.shape in seen:
+                return compiled(x)
+            # Weights as constants are laid out once. torch 2.14 looks at this before it looks at the options.
+            with _one_at_a_time, torch._inductor.config.patch(freezing=True):
+                output = compiled(x)
+            seen.add(x.shape)
+            return output
 
     return run
 

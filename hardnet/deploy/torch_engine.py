@@ -1,4 +1,4 @@
-"""Engines that need nothing but torch: the model as it is, and the model folded and fused."""
+"""Engines that need nothing but torch: the model as it is, and the model folded, fused and compiled to graphs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..layers import ConvLayer, DWConvLayer
 from ..model import ImageModule
 from .engine import Output, Plan, Run
 from .folding import convolution_name, fold
+from .onednn_graph import OneDnnGraphs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,13 +36,14 @@ def build_eager(model: ImageModule, plan: Plan, example: Tensor | None, calibrat
 
 
 def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
-    """Return the model folded, in channels-last order, each convolution one call with its bias and activation."""
+    """Return the model folded, in channels-last order, as graphs; else with its activations fused where torch can."""
     dtype = DTYPES[plan.precision]
+    folded: nn.Module = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.device.type == "cuda":
-        folded = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return _CudaGraphs(in_channels_last(folded, dtype))
-    fused = fuse(fold(model).to(dtype))
-    prepared = in_channels_last(fused, dtype)
+    folded.requires_grad_(False)
+    fused = fuse(copy.deepcopy(folded, {id(each): each for each in folded.parameters()}))  # the weights are shared
+    prepared = in_channels_last(OneDnnGraphs(folded, fused) if _onednn_works(dtype) else fused, dtype)
 
     def run(x: Tensor) -> Output:
         with cpu_threads(plan.threads):
