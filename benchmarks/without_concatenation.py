@@ -7,7 +7,7 @@ layer need not be brought together. Two forms are tried:
 
 - summed: a convolution for each link, each but the first adding to what the one before gave;
 - merged: what the layers want of one input comes from one convolution with all their filters, and each layer adds up
-  its parts.
+  its parts (hardnet/deploy/merged.py, which the inductor engine uses).
 
 The block's last concatenation, its output, stays. Each form is checked to compute what the block computes. The forms
 take turns, and the median over the rounds counts.
@@ -16,7 +16,6 @@ take turns, and the median over the rounds counts.
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -30,8 +29,9 @@ from torch.nn import functional
 import hardnet
 from hardnet.benchmark.results import surroundings_of, write_json
 from hardnet.deploy import fold
-from hardnet.deploy.torch_engine import fuse
-from hardnet.layers import CombConvLayer, ConvLayer, HarDBlock
+from hardnet.deploy.merged import MergedBlock, parts_of
+from hardnet.deploy.onednn_graph import compile_graph
+from hardnet.layers import HarDBlock
 from hardnet.report import table
 
 MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
@@ -39,117 +39,45 @@ ENGINES = ("torch", "inductor", "openvino")
 Run = Callable[[Tensor], Tensor]
 
 
-class WithoutConcatenation(nn.Module):
-    """What the two forms share: a folded block's convolutions, cut into a part for each link."""
+class Summed(nn.Module):
+    """A folded block with a convolution for each link: (N, C, H, W) -> (N, out, H, W)."""
 
-    def __init__(self, block: HarDBlock, *, fused: bool = False) -> None:
+    def __init__(self, block: HarDBlock) -> None:
         super().__init__()
-        self.links, self.kept, self.fused = block.links, block.kept, fused
-        self.after = nn.ModuleList()
-        self.parts: list[list[Tensor]] = []
-        self.biases: list[Tensor] = []
-        for links, layer in zip(self.links, block.layers, strict=True):
-            depthwise = isinstance(layer, CombConvLayer)
-            conv = cast(ConvLayer, layer.layer1 if isinstance(layer, CombConvLayer) else layer).conv
-            widths = [self._width(block, link, conv, links) for link in links]
-            parts = conv.weight.detach().split(widths, 1)
-            self.parts.append([part.contiguous(memory_format=torch.channels_last) for part in parts])
-            self.biases.append(cast(Tensor, conv.bias).detach())
-            rest = copy.deepcopy(layer.layer2) if depthwise else nn.Identity()
-            self.after.append(fuse(rest) if fused and depthwise else rest)
-
-    @staticmethod
-    def _width(block: HarDBlock, link: int, conv: nn.Conv2d, links: list[int]) -> int:
-        def out(n: int) -> int:
-            layer = block.layers[n - 1]
-            return cast(ConvLayer, layer.layer1 if isinstance(layer, CombConvLayer) else layer).conv.out_channels
-
-        return out(link) if link else conv.in_channels - sum(out(other) for other in links if other)
-
-
-class Summed(WithoutConcatenation):
-    """A convolution for each link: (N, C, H, W) -> (N, out, H, W)."""
+        layers = parts_of(block)
+        self.links, self.kept = block.links, block.kept
+        self.after = nn.ModuleList(layer.after for layer in layers)
+        self.weights = nn.ModuleList(nn.ParameterList(map(_laid_out, layer.weights.values())) for layer in layers)
+        self.biases = nn.ParameterList(nn.Parameter(layer.bias, requires_grad=False) for layer in layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out, H, W)."""
         outputs = [x]
-        for links, parts, bias, after in zip(self.links, self.parts, self.biases, self.after, strict=True):
-            inputs = [outputs[link] for link in links]
-            total = self._fused(inputs, parts, bias) if self.fused else self._plain(inputs, parts, bias)
+        for links, weights, bias, after in zip(self.links, self.weights, self.biases, self.after, strict=True):
+            padding = weights[0].shape[2] // 2
+            total = functional.conv2d(outputs[links[0]], weights[0], bias, padding=padding)
+            for link, weight in zip(links[1:], weights[1:], strict=True):
+                total = total + functional.conv2d(outputs[link], weight, padding=padding)
             outputs.append(after(total))
         return torch.cat([outputs[n] for n in self.kept], 1)
 
-    @staticmethod
-    def _plain(inputs: list[Tensor], parts: list[Tensor], bias: Tensor) -> Tensor:
-        total = functional.conv2d(inputs[0], parts[0], bias, padding=parts[0].shape[2] // 2)
-        for one, part in zip(inputs[1:], parts[1:], strict=True):
-            total = total + functional.conv2d(one, part, padding=part.shape[2] // 2)
-        return functional.relu6(total)
 
-    @staticmethod
-    def _fused(inputs: list[Tensor], parts: list[Tensor], bias: Tensor) -> Tensor:
-        padding, nothing = [parts[0].shape[2] // 2] * 2, ("none", [], "")
-        activation = ("hardtanh", [0.0, 6.0], "") if len(inputs) == 1 else nothing
-        total: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            inputs[0], parts[0], bias, padding, [1, 1], [1, 1], 1, *activation
-        )
-        for one, part in zip(inputs[1:], parts[1:], strict=True):
-            settings = (None, padding, [1, 1], [1, 1], 1, "add", 1.0, None, [], None)
-            total = torch.ops.mkldnn._convolution_pointwise_.binary(total, one, part, *settings)
-        return functional.hardtanh_(total, 0.0, 6.0) if len(inputs) > 1 else total
-
-
-class Merged(WithoutConcatenation):
-    """A convolution for each input, for all the layers that read it: (N, C, H, W) -> (N, out, H, W)."""
-
-    def __init__(self, block: HarDBlock, *, fused: bool = False) -> None:
-        super().__init__(block, fused=fused)
-        self.readers = [
-            [n for n, links in enumerate(self.links) if source in links] for source in range(len(self.links))
-        ]
-        self.weights: list[Tensor] = []
-        self.shifts: list[Tensor] = []
-        for source, readers in enumerate(self.readers):
-            parts = [self.parts[n][self.links[n].index(source)] for n in readers]
-            self.weights.append(torch.cat(parts).contiguous(memory_format=torch.channels_last))
-            # A layer's bias goes with what it gets first, which is from the earliest layer.
-            shifts = [self.biases[n] * (source == min(self.links[n])) for n in readers]
-            self.shifts.append(torch.cat(shifts))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, out, H, W)."""
-        outputs = [x]
-        totals: list[Tensor | None] = [None] * len(self.links)
-        for source, (readers, weight, bias) in enumerate(zip(self.readers, self.weights, self.shifts, strict=True)):
-            padding = weight.shape[2] // 2
-            if self.fused:
-                settings = (bias, [padding] * 2, [1, 1], [1, 1], 1, "none", [], "")
-                found = torch.ops.mkldnn._convolution_pointwise(outputs[source], weight, *settings)
-            else:
-                found = functional.conv2d(outputs[source], weight, bias, padding=padding)
-            for n, part in zip(readers, found.split([len(self.biases[n]) for n in readers], 1), strict=True):
-                before = totals[n]
-                totals[n] = part if before is None else before + part
-            complete = cast(Tensor, totals[source])  # the last input of a layer is the layer before
-            outputs.append(self.after[source](functional.relu6(complete)))
-        return torch.cat([outputs[n] for n in self.kept], 1)
+def _laid_out(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
 
 
 def forms(block: HarDBlock, engine: str, example: Tensor) -> dict[str, Run]:
     """Return the block and its two other forms, as the engine runs them."""
-    folded = fold(block)
-    fused = engine == "torch"
-    modules: dict[str, nn.Module] = {
-        "as it is": fuse(fold(block)) if fused else folded,
-        "summed": Summed(folded, fused=fused),
-        "merged": Merged(folded, fused=fused),
-    }
+    folded = fold(block).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    modules: dict[str, nn.Module] = {"as it is": folded, "summed": Summed(folded), "merged": MergedBlock(folded)}
     return {name: _run(module.eval(), engine, example) for name, module in modules.items()}
 
 
 def _run(module: nn.Module, engine: str, example: Tensor) -> Run:
+    if engine == "torch":
+        return cast(Run, compile_graph(module, example))
     if engine == "inductor":
-        return cast(Run, torch.compile(module, options={"cpp_wrapper": True}))
+        return cast(Run, torch.compile(module, dynamic=False, options={"cpp_wrapper": True}))
     if engine == "openvino":
         from hardnet.deploy.open_vino import core, runner, to_openvino
 
@@ -158,7 +86,7 @@ def _run(module: nn.Module, engine: str, example: Tensor) -> Run:
         converted.reshape(list(example.shape))
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         return cast(Run, runner(core().compile_model(converted, "CPU", settings)))
-    return module
+    raise ValueError(f"there is no engine {engine!r}")
 
 
 def inputs_of_blocks(model: hardnet.HarDNet, size: int) -> dict[str, Tensor]:
@@ -228,6 +156,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch._inductor.config.freezing = True
     surroundings = surroundings_of("cpu")
     rows: list[dict[str, Any]] = []
     with torch.no_grad():

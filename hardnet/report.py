@@ -22,7 +22,7 @@ def _as_table(results: Iterable[ImageResult]) -> Iterator[str]:
     """A paragraph per picture. Unusable ones are left to the log, which names them on standard error."""
     for result in results:
         if result.error is None:
-            rows = [f"  {p.probability:7.2%}  {p.label}" for p in result.predictions]
+            rows = [f"  {p.probability:7.2%}  {printable(p.label)}" for p in result.predictions]
             yield "\n".join([printable(result.source), *rows, ""])
 
 
@@ -53,8 +53,8 @@ def _as_csv(results: Iterable[ImageResult]) -> Iterator[str]:
 
 def _csv_row(*cells: object) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(cells)
-    return buffer.getvalue()
+    csv.writer(buffer).writerow(cells)  # what breaks lines is quoted if it is in this writer's own, "\r\n"
+    return buffer.getvalue().removesuffix("\r\n")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -93,10 +93,21 @@ def test_the_plan_has_a_group_per_batch_size_and_resolution() -> None:
         plan(["hardnet99"], ["eager"], ["fp32"], [1], [(224, 224)])
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"turn_seconds": 0}, {"pause_seconds": -1}, {"threads": 0}])
-def test_a_protocol_without_sense_is_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rounds": 0},
+        {"turn_seconds": 0},
+        {"turn_seconds": float("nan")},
+        {"turn_seconds": float("inf")},
+        {"pause_seconds": -1},
+        {"pause_seconds": float("inf")},
+        {"threads": 0},
+    ],
+)
+def test_a_protocol_without_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Protocol(**wrong)
+        Protocol(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_row_is_not_started_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

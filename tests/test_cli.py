@@ -17,7 +17,9 @@ from conftest import golden_state
 
 from hardnet import create_model, download
 from hardnet.catalog import CATALOG
+from hardnet.classify import ImageResult, Prediction
 from hardnet.cli import main
+from hardnet.report import predictions
 
 REPO = Path(__file__).parent.parent
 PHOTOGRAPHS = sorted((REPO / "images").glob("*.jpg"))
@@ -66,6 +68,15 @@ def test_csv(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
         (str(path), rank) for path in PHOTOGRAPHS[:2] for rank in ("1", "2")
     ]
     assert all(0 <= float(row["probability"]) <= 1 and row["label"] and not row["error"] for row in rows)
+
+
+def test_names_of_several_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    top = Prediction("a\r\nclass", 0, 0.75, "a\nfile, or two")
+    results = [ImageResult("a\nfile, or two", (top,))]
+    assert list(csv.reader(io.StringIO("\n".join(predictions(results, "csv")), newline="")))[1:] == [
+        ["a\nfile, or two", "1", "0", "a\r\nclass", "0.750000", ""]
+    ]
+    assert "".join(predictions(results, "table")).splitlines() == ["a\\nfile, or two", "   75.00%  a\\r\\nclass"]
 
 
 @pytest.mark.parametrize("style", ["table", "json", "csv"])

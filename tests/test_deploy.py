@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,12 @@ from torch import Tensor, nn
 
 import hardnet
 from hardnet import Accelerated, Classifier, HarDNet, accelerate, create_model
+from hardnet.config import CONFIGS
 from hardnet.deploy import engines, fold
 from hardnet.deploy.artifacts import artifacts_dir
+from hardnet.deploy.merged import merge
 from hardnet.deploy.torch_engine import FusedConv
+from hardnet.layers import HarDBlock
 
 SAMPLE = Path(__file__).parent.parent / "images" / "fashion_mnist" / "bag-00018.png"
 SHAPES = [(1, 3, 224, 224), (3, 3, 65, 97), (2, 3, 33, 32), (0, 3, 64, 64)]
@@ -124,6 +129,24 @@ def test_folding_keeps_the_function_and_the_original(golden_fill: Fill) -> None:
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert same(folded(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["hardnet39ds", "hardnet68"])
+@pytest.mark.parametrize("kind", ["classifier", "with ReLU", "dilated pyramid"])
+def test_blocks_without_concatenation_compute_the_same(kind: str, name: str, golden_fill: Fill) -> None:
+    model: nn.Module = create_model(name)
+    if kind == "with ReLU":
+        model = HarDNet(replace(CONFIGS[name], block_activation="relu"))
+    elif kind == "dilated pyramid":
+        model = create_model(name, output_stride=8, features_only=True)
+    folded = fold(golden_fill(model).eval())  # type: ignore[arg-type]
+    merged = merge(copy.deepcopy(folded))
+    assert not any(isinstance(module, HarDBlock) for module in merged.modules())
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        found, wanted = merged(x), folded(x)
+    pairs = zip(found, wanted, strict=True) if isinstance(wanted, list) else [(found, wanted)]
+    assert all(same(ours, theirs) for ours, theirs in pairs)
 
 
 def test_convolutions_are_fused_where_torch_can() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardnet import create_model
+from hardnet import accelerate, create_model
 from hardnet.deploy import fold, onednn_graph
 from hardnet.deploy.onednn_graph import OneDnnGraphs
 
@@ -136,6 +136,23 @@ def test_feature_maps(golden_fill: Callable[[nn.Module], nn.Module]) -> None:
     graphs, x = OneDnnGraphs(pyramid, pyramid), images(2, 3, 64, 96)
     for _ in range(3):
         assert all(close(one, other) for one, other in zip(graphs(x), pyramid(x), strict=True))
+
+
+def test_images_of_every_sort(golden_fill: Callable[[nn.Module], nn.Module]) -> None:
+    """One channel, whose order in memory is both, inference mode, and images that want gradients."""
+    model = golden_fill(create_model("hardnet39ds", in_chans=1)).eval()
+    fast = accelerate(model, engine="torch")  # type: ignore[arg-type]
+    plain = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    wanted = model(plain)
+    last = plain.as_strided(plain.shape, (64 * 64, 1, 64, 1))
+    with torch.inference_mode():
+        inferred = plain.clone()
+    for x in (plain, last, inferred, plain.clone().requires_grad_(), plain):
+        found = fast(x)
+        assert close(found, wanted)
+        assert not found.requires_grad
+    with torch.inference_mode():
+        assert close(fast(plain), wanted)
 
 
 WEIGHTS_ARE_LAID_OUT_ONCE = """

@@ -93,6 +93,7 @@ _TABLES = {
     "start": _plain,
     "training step": _plain,
     "without concatenation": _plain,
+    "convolution forms": _plain,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,8 +43,8 @@ class Protocol:
     """A folder of images to calibrate int8 on."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.turn_seconds <= 0 or self.pause_seconds < 0:
-            raise ValueError("rounds and turn_seconds must be positive, pause_seconds not negative")
+        if self.rounds < 1 or not 0 < self.turn_seconds < math.inf or not 0 <= self.pause_seconds < math.inf:
+            raise ValueError("rounds and turn_seconds must be positive, pause_seconds not negative, and all finite")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
 

@@ -14,6 +14,7 @@ from ..model import ImageModule
 from .artifacts import fingerprint, from_artifact
 from .engine import Output, Plan, Run
 from .folding import fold
+from .merged import merge
 from .torch_engine import DTYPES, cpu_threads, in_channels_last
 
 _one_at_a_time = threading.Lock()
@@ -26,6 +27,8 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
     folded = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.device.type == "cuda":
         return in_channels_last(torch.compile(folded, mode="max-autotune"), dtype)
+    if dtype == torch.float32:  # in fewer bits, sums of parts lose more
+        merge(folded.requires_grad_(False))
     # The calls of the kernels are C++, not Python.
     compiled = in_channels_last(torch.compile(folded, options={"cpp_wrapper": True}), dtype)
     seen: set[torch.Size] = set()

@@ -44,6 +44,7 @@ class OneDnnGraphs:
 
     def __call__(self, x: Tensor) -> Output:
         """(N, C, H, W) -> what the model gives for it."""
+        x = x.detach()  # a graph is compiled for images that want no gradients
         run = self._graphs.get(x.shape)
         if run is not None:
             return run(x)
