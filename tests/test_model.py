@@ -272,8 +272,10 @@ def test_compile() -> None:
         torch.compile(model, backend="eager")(torch.rand(1, 3, 16, 16))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["hardnet39ds", "hardnet68"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("hardnet39ds", marks=pytest.mark.slow), pytest.param("hardnet68", marks=pytest.mark.slower)],
+)
 def test_compile_with_inductor(name: str, device: str) -> None:
     model = small(name).to(device)
     compiled = torch.compile(model, fullgraph=True)
