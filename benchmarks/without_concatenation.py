@@ -15,28 +15,19 @@ take turns, and the median over the rounds counts.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
+from forms import Run, command, compiled, medians
 from torch import Tensor, nn
 from torch.nn import functional
 
 import hardnet
-from hardnet.benchmark.results import surroundings_of, write_json
 from hardnet.deploy import fold
 from hardnet.deploy.merged import MergedBlock, parts_of
-from hardnet.deploy.onednn_graph import compile_graph
 from hardnet.layers import HarDBlock
-from hardnet.report import table
 
-MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
 ENGINES = ("torch", "inductor", "openvino")
-Run = Callable[[Tensor], Tensor]
 
 
 class Summed(nn.Module):
@@ -68,25 +59,9 @@ def _laid_out(weight: Tensor) -> nn.Parameter:
 
 def forms(block: HarDBlock, engine: str, example: Tensor) -> dict[str, Run]:
     """Return the block and its two other forms, as the engine runs them."""
-    folded = fold(block).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folded = fold(block).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     modules: dict[str, nn.Module] = {"as it is": folded, "summed": Summed(folded), "merged": MergedBlock(folded)}
-    return {name: _run(module.eval(), engine, example) for name, module in modules.items()}
-
-
-def _run(module: nn.Module, engine: str, example: Tensor) -> Run:
-    if engine == "torch":
-        return cast(Run, compile_graph(module, example))
-    if engine == "inductor":
-        return cast(Run, torch.compile(module, dynamic=False, options={"cpp_wrapper": True}))
-    if engine == "openvino":
-        from hardnet.deploy.open_vino import core, runner, to_openvino
-
-        module.in_chans = example.shape[1]
-        converted = to_openvino(module, example)
-        converted.reshape(list(example.shape))
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        return cast(Run, runner(core().compile_model(converted, "CPU", settings)))
-    raise ValueError(f"there is no engine {engine!r}")
+    return {name: compiled(module.eval(), engine, example) for name, module in modules.items()}
 
 
 def inputs_of_blocks(model: hardnet.HarDNet, size: int) -> dict[str, Tensor]:
@@ -99,39 +74,15 @@ def inputs_of_blocks(model: hardnet.HarDNet, size: int) -> dict[str, Tensor]:
     return found
 
 
-def milliseconds(runs: dict[str, Run], x: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Let the forms take turns of some passes each; return what a pass takes, round by round."""
-    start = time.perf_counter()
-    runs["as it is"](x)
-    passes = max(1, round(0.05 / (time.perf_counter() - start)))
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds):
-        for name in list(runs) if number % 2 else reversed(runs):
-            runs[name](x)
-            start = time.perf_counter()
-            for _ in range(passes):
-                runs[name](x)
-            taken[name].append(1000 * (time.perf_counter() - start) / passes)
-    return taken
-
-
 def rows_of(name: str, engine: str, size: int, rounds: int) -> list[dict[str, Any]]:
-    torch.manual_seed(0)
-    torch._dynamo.reset()
+    """Measure the blocks of one network in one engine, and add them up."""
     model = hardnet.create_model(name).eval()
     rows: list[dict[str, Any]] = []
     sums = {"as it is": 0.0, "summed": 0.0, "merged": 0.0}
     best = 0.0
     for place, x in inputs_of_blocks(model, size).items():
         block = cast(HarDBlock, model.get_submodule(place))
-        runs = forms(block, engine, x)
-        wanted = block(x)
-        for form, run in runs.items():
-            difference = float((run(x) - wanted).abs().max() / wanted.abs().max())
-            if difference > 1e-4:
-                raise RuntimeError(f"{name} {place}, {form}, {engine}: differs by {difference:.1e} of the largest")
-        taken = milliseconds(runs, x, rounds)
-        middle = {form: statistics.median(values) for form, values in taken.items()}
+        middle = medians(forms(block, engine, x), x, block(x), rounds)
         sums = {form: sums[form] + middle[form] for form in sums}
         best += min(middle.values())
         rows.append({"model": name, "engine": engine, "block": place, **_figures(middle)})
@@ -146,30 +97,5 @@ def _figures(middle: dict[str, float], best: float | None = None) -> dict[str, A
     return shown | {"best, times as fast": round(middle["as it is"] / (best or min(middle.values())), 2)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch._inductor.config.freezing = True
-    surroundings = surroundings_of("cpu")
-    rows: list[dict[str, Any]] = []
-    with torch.no_grad():
-        for name in arguments.models:
-            for engine in arguments.engines:
-                rows += rows_of(name, engine, arguments.size, arguments.rounds)
-    print(table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
-    if arguments.json:
-        protocol = {"batch": 1, "size": arguments.size, "rounds": arguments.rounds, "threads": arguments.threads}
-        write_json(
-            arguments.json, {"kind": "without concatenation", **surroundings, "protocol": protocol, "rows": rows}
-        )
-
-
 if __name__ == "__main__":
-    main()
+    command("without concatenation", str(__doc__), ENGINES, rows_of, rounds=9)

@@ -70,7 +70,7 @@ def test_csv(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 <= float(row["probability"]) <= 1 and row["label"] and not row["error"] for row in rows)
 
 
-def test_names_of_several_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_of_several_lines() -> None:
     top = Prediction("a\r\nclass", 0, 0.75, "a\nfile, or two")
     results = [ImageResult("a\nfile, or two", (top,))]
     assert list(csv.reader(io.StringIO("\n".join(predictions(results, "csv")), newline="")))[1:] == [

@@ -28,7 +28,7 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
     if plan.device.type == "cuda":
         return in_channels_last(torch.compile(folded, mode="max-autotune"), dtype)
     if dtype == torch.float32:  # in fewer bits, sums of parts lose more
-        merge(folded.requires_grad_(False))
+        merge(folded)
     # The calls of the kernels are C++, not Python.
     compiled = in_channels_last(torch.compile(folded, options={"cpp_wrapper": True}), dtype)
     seen: set[torch.Size] = set()

@@ -41,7 +41,6 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
     folded: nn.Module = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.device.type == "cuda":
         return _CudaGraphs(in_channels_last(folded, dtype))
-    folded.requires_grad_(False)
     fused = fuse(copy.deepcopy(folded, {id(each): each for each in folded.parameters()}))  # the weights are shared
     prepared = in_channels_last(OneDnnGraphs(folded, fused) if _onednn_works(dtype) else fused, dtype)
 
