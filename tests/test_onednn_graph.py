@@ -83,14 +83,19 @@ def test_shapes_in_turns_get_none(folded: nn.Module) -> None:
     assert plain.times == 6
 
 
-def test_what_torch_is_set_to_stays(folded: nn.Module) -> None:
+@pytest.mark.parametrize("setting", [False, True])
+def test_what_torch_is_set_to_stays(setting: bool, folded: nn.Module) -> None:
     before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        graphs = OneDnnGraphs(folded, folded)
-        for _ in range(2):
-            graphs(images(1, 3, 64, 64))
-    assert torch.jit.onednn_fusion_enabled() == before  # type: ignore[no-untyped-call]
+    torch.jit.enable_onednn_fusion(setting)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            graphs = OneDnnGraphs(folded, folded)
+            for _ in range(2):
+                graphs(images(1, 3, 64, 64))
+        assert torch.jit.onednn_fusion_enabled() is setting  # type: ignore[no-untyped-call]
+    finally:
+        torch.jit.enable_onednn_fusion(before)
 
 
 @pytest.mark.parametrize("trouble", ["fails", "is missing", "is wrong", "gives no number"])
