@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import hardnet
-from hardnet.deploy import fold
+from hardnet.engines import fold
 
 ENGINES = ("torch", "inductor")
 FORMS = ("as it is", "1x1 as products", "depthwise as sums")

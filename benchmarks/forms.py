@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hardnet.benchmark.results import surroundings_of, write_json
-from hardnet.deploy.onednn_graph import compile_graph
-from hardnet.report import table
+from benchmarks.results import surroundings_of, write_json
+from hardnet.engines.onednn_graph import compile_graph
+from hardnet.utils.text import table
 
 MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
 Run = Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ def compiled(module: nn.Module, engine: str, example: Tensor) -> Run:
     if engine == "inductor":
         return cast(Run, torch.compile(module, dynamic=False, options={"cpp_wrapper": True}))
     if engine == "openvino":
-        from hardnet.deploy.open_vino import core, runner, to_openvino
+        from hardnet.engines.openvino import core, runner, to_openvino
 
         module.in_chans = example.shape[1]
         converted = to_openvino(module, example)

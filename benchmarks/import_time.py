@@ -67,8 +67,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
 
-    from hardnet.benchmark.results import surroundings_of, write_json
-    from hardnet.report import table
+    from benchmarks.results import surroundings_of, write_json
+    from hardnet.utils.text import table
 
     surroundings = surroundings_of("cpu")
     rows: list[dict[str, Any]] = []

@@ -28,9 +28,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hardnet.benchmark.memory import peak_resident
-from hardnet.benchmark.results import surroundings_of, write_json
-from hardnet.report import table
+from benchmarks.memory import peak_resident
+from benchmarks.results import surroundings_of, write_json
+from hardnet.utils.text import table
 
 OURS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
 PEERS = ("torchvision/resnet50", "torchvision/mobilenet_v2")

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import hardnet
-from hardnet.deploy import fold
-from hardnet.deploy.merged import MergedBlock, parts_of
-from hardnet.layers import HarDBlock
+from hardnet.engines import fold
+from hardnet.engines.merged import MergedBlock, parts_of
+from hardnet.models.layers import HarDBlock
 
 ENGINES = ("torch", "inductor", "openvino")
 

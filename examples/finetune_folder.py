@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 import hardnet
-from hardnet.finetune import layerwise_groups
-from hardnet.preprocess import EvaluationTransform
+from hardnet.images.preprocess import Preprocessing
+from hardnet.models.finetune import layerwise_groups
 
 from .shapes import draw_folder, tile
 
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> tuple[float, float]:
         model = hardnet.create_model("hardnet39ds", weights=arguments.weights, num_classes=len(classes))
         record = model.weights_record
         for part in data.values():  # weights of the catalogue bring their preprocessing
-            part.transform = record.transforms() if record else EvaluationTransform()
+            part.transform = record.transforms() if record else Preprocessing()
         train_data = DataLoader(data["train"], batch_size=16, shuffle=True, drop_last=True)
         test_data = DataLoader(data["test"], batch_size=16)
         head = model.eval().requires_grad_(False).get_classifier().requires_grad_(True)

@@ -6,9 +6,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .catalog import WeightsRecord
-from .config import HarDNetConfig
-from .errors import ExportError, ImageError, WeightsError
 from .factory import (
     create_model,
     get_weights,
@@ -19,20 +16,25 @@ from .factory import (
     list_models,
     list_weights,
 )
-from .features import HarDNetFeatures
-from .layers import HarDBlock
-from .model import HarDNet
+from .models.config import HarDNetConfig
+from .models.features import HarDNetFeatures
+from .models.layers import HarDBlock
+from .models.network import HarDNet
+from .utils.errors import ExportError, ImageError, WeightsError
+from .utils.version import __version__ as __version__
+from .weights.catalog import WeightsRecord
 
 if TYPE_CHECKING:
-    from .classify import Classifier, ImageResult, Prediction
-    from .deploy import Accelerated, accelerate, export
-
-__version__ = "0.1.0"
+    from .engines import Accelerated, accelerate, export
+    from .images import load_image
+    from .inference import Classifier, Embedding, Extractor, ImageResult, Prediction
 
 __all__ = [
     "Accelerated",
     "Classifier",
+    "Embedding",
     "ExportError",
+    "Extractor",
     "HarDBlock",
     "HarDNet",
     "HarDNetConfig",
@@ -52,11 +54,14 @@ __all__ = [
     "hardnet85",
     "list_models",
     "list_weights",
+    "load_image",
 ]
 
 _ON_FIRST_USE = {
-    **dict.fromkeys(("Classifier", "ImageResult", "Prediction"), "classify"),  # need torchvision and pillow
-    **dict.fromkeys(("Accelerated", "accelerate", "export"), "deploy"),
+    # These import torchvision and pillow.
+    **dict.fromkeys(("Classifier", "Embedding", "Extractor", "ImageResult", "Prediction"), "inference"),
+    "load_image": "images",
+    **dict.fromkeys(("Accelerated", "accelerate", "export"), "engines"),
 }
 
 

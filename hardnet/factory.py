@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
 
-from .catalog import CATALOG, WeightsRecord
-from .checkpoint import StateDict, find_state, head_classes, load_state, parse_checkpoint
-from .config import CONFIGS, HarDNetConfig
-from .errors import WeightsError
-from .features import HarDNetFeatures
-from .file_record import FileRecord, find_file_record
-from .model import HarDNet
-from .reading import deserialise, read_file
+from .models.config import CONFIGS, HarDNetConfig
+from .models.features import HarDNetFeatures
+from .models.network import HarDNet
+from .utils.errors import WeightsError
+from .weights.catalog import CATALOG, WeightsRecord
+from .weights.checkpoint import StateDict, find_state, head_classes, load_state, parse_checkpoint
+from .weights.file_record import find_file_record
+from .weights.reading import deserialise, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -142,11 +142,9 @@ def create_model(
     return model
 
 
-def _load(
-    config: HarDNetConfig, weights: WeightsLike, progress: bool
-) -> tuple[StateDict, WeightsRecord | FileRecord | None, str]:
+def _load(config: HarDNetConfig, weights: WeightsLike, progress: bool) -> tuple[StateDict, WeightsRecord | None, str]:
     """Return the state dict, its record where there is one, and a name for messages."""
-    from . import download
+    from .weights import download
 
     record = _as_record(config.name, weights)
     if record is not None:
@@ -165,7 +163,7 @@ def _load(
         logger.info("%s is %s", path, record)
         return parse_checkpoint(content, path, config), record, path
     loaded = deserialise(content, path)
-    return find_state(loaded, path, config), find_file_record(loaded, path), path
+    return find_state(loaded, path, config), find_file_record(loaded, path, config.name), path
 
 
 def _as_record(name: str, weights: WeightsLike) -> WeightsRecord | None:

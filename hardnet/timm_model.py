@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import HarDNetConfig, feature_levels, stage_indices
-from .features import OUTPUT_STRIDES, _checked_indices
-from .model import HarDNet, body
-from .versions import require
+from .models.config import HarDNetConfig, feature_levels, stage_indices
+from .models.features import OUTPUT_STRIDES, _checked_indices
+from .models.network import HarDNet, body
+from .utils.optional import require
 
 LOWEST_TIMM = "1.0.3"
 

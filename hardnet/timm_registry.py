@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .catalog import CATALOG, WeightsRecord
-from .config import CONFIGS, HarDNetConfig, feature_levels, head_index
 from .factory import WeightsLike, create_model
+from .models.config import CONFIGS, HarDNetConfig, feature_levels, head_index
 from .timm_model import TimmHarDNet, take_levels, timm
+from .weights.catalog import CATALOG, WeightsRecord
 
 _SCHEME = "hardnet:"
 """In the place of an address, so that timm knows that there are weights but cannot fetch them unverified."""

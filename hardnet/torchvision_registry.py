@@ -9,6 +9,7 @@ with the lowest reported top-1 error, as everywhere in torchvision.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,13 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .catalog import CATALOG, IMAGENET, WeightsRecord
-from .config import CONFIGS
 from .factory import _known, create_model
-from .features import HarDNetFeatures
-from .model import MIN_INPUT_SIZE, HarDNet
-from .preprocess import EvaluationTransform
-from .versions import require
+from .images.preprocess import Preprocessing
+from .models.config import CONFIGS
+from .models.features import HarDNetFeatures
+from .models.network import MIN_INPUT_SIZE, HarDNet
+from .utils.optional import require
+from .weights.catalog import CATALOG, IMAGENET, WeightsRecord
 
 LOWEST_TORCHVISION = "0.21"
 
@@ -76,7 +77,9 @@ def _weights_enum(name: str) -> Any:
     records = {tag: record for (model, tag), record in CATALOG.items() if model == name}
     members = {
         # A partial and not record.transforms: torchvision knows how to compare the former when it unpickles a member.
-        tag: _api.Weights(record.sources[0].url, partial(EvaluationTransform, record.preprocessing), _meta(record))
+        tag: _api.Weights(
+            record.sources[0].url, partial(Preprocessing, **dataclasses.asdict(record.preprocessing)), _meta(record)
+        )
         for tag, record in records.items()
     }
     comparable = [tag for tag, record in records.items() if record.evaluated_on == IMAGENET]

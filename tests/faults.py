@@ -33,7 +33,7 @@ from http_server import (
 )
 from made_records import GOOD, OTHER, packed
 
-from hardnet.download import Policy
+from hardnet.weights.download import Policy
 
 HALF = len(GOOD) // 2
 HTML = b"<!DOCTYPE html><html><title>Parked</title></html>"

@@ -25,9 +25,10 @@ from PIL import Image
 
 import hardnet.cli
 from hardnet import WeightsError
-from hardnet.catalog import Digest, Source, WeightsRecord
-from hardnet.download import Policy, cache_dir, fetch
-from hardnet.training import TrainingError, checkpoints
+from hardnet.training import TrainingError
+from hardnet.training import checkpoint_file as checkpoints
+from hardnet.weights.catalog import Digest, Source, WeightsRecord
+from hardnet.weights.download import Policy, cache_dir, fetch
 
 PICTURES = 8
 MODEL = ("--model", "hardnet39ds", "--weights", "FASHION_MNIST")

@@ -24,9 +24,9 @@ import torch
 from PIL import Image
 
 import hardnet.cli
-from hardnet.catalog import Digest, Source, WeightsRecord
-from hardnet.download import Policy, cache_dir, fetch
-from hardnet.training import checkpoints
+from hardnet.training import checkpoint_file as checkpoints
+from hardnet.weights.catalog import Digest, Source, WeightsRecord
+from hardnet.weights.download import Policy, cache_dir, fetch
 
 
 class Fetching:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from hardnet.catalog import Digest, DigestScheme, Source, WeightsRecord
-from hardnet.download import Policy, cache_dir
+from hardnet.weights.catalog import Digest, DigestScheme, Source, WeightsRecord
+from hardnet.weights.download import Policy, cache_dir
 
 POLICY = Policy(connect_timeout=5, stall_timeout=5, attempts=2, backoff=0.01, retry_after_cap=0.05, lock_timeout=20)
 

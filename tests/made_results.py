@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hardnet.benchmark import Outcome, Protocol, Row, measure
-from hardnet.benchmark.process import WorkerError
-from hardnet.benchmark.rows import BASELINE, FLOOR, OURS
+from benchmarks import Outcome, Protocol, Row, measure
+from benchmarks.process import WorkerError
+from benchmarks.rows import BASELINE, FLOOR, OURS
 
 SHAPE = (1, 224, 224)
 FLOOR_ROW = Row(FLOOR, "matrix product", "torch", "fp32", *SHAPE)
@@ -78,7 +78,7 @@ def dying_start(log: list[tuple[str, Row]], victim: Row, turns: int) -> Callable
 
 def made_results() -> dict[str, Any]:
     """Results of two groups, 224 x 224 and 1024 x 1024."""
-    from hardnet.benchmark.results import as_results, surroundings_of
+    from benchmarks.results import as_results, surroundings_of
 
     protocol = Protocol(rounds=2, pause_seconds=0, threads=2)
     first = measure(ROWS, protocol, start=fake_start([]))

@@ -11,13 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hardnet import Classifier, HarDNet, ImageResult
-from hardnet.catalog import Preprocessing
-from hardnet.config import CONFIGS
-from hardnet.preprocess import EvaluationTransform
+from hardnet.images.preprocess import Preprocessing
+from hardnet.models.config import CONFIGS
 
 IMAGES = Path(__file__).parent.parent / "images"
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
-small_transform = EvaluationTransform(Preprocessing(resize=36, crop=32))
+small_transform = Preprocessing(resize=36, crop=32)
 
 
 class MainColour(nn.Module):
@@ -52,7 +51,7 @@ def colour_classifier(device: str = "cpu") -> Classifier:
 
 def small_network(golden_fill: Callable[[nn.Module], nn.Module], device: str) -> Classifier:
     """A real network whose answers differ from picture to picture, on small pictures for the sake of time."""
-    transform = EvaluationTransform(Preprocessing(resize=72, crop=64))
+    transform = Preprocessing(resize=72, crop=64)
     return Classifier(golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=10)), device=device, transform=transform)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import golden_state
 
-from hardnet.catalog import CATALOG, Digest, Source, WeightsRecord
+from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, folder: Path, model: str, tag: str = "IMAGENET1K_V1") -> WeightsRecord:

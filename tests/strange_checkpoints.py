@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hardnet import HarDNet, WeightsError
-from hardnet.checkpoint import load_state, parse_checkpoint
-from hardnet.config import HarDNetConfig
+from hardnet.models.config import HarDNetConfig
+from hardnet.weights.checkpoint import load_state, parse_checkpoint
 
 TINY = HarDNetConfig(
     name="tiny", stem_channels=(2, 2), block_layers=(2,), growth_rates=(2,), growth_multiplier=1.5,
@@ -68,7 +68,7 @@ CALLS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("torch.storage", "_load_from_bytes", (b"N.",)),
     ("numpy.core.multiarray", "_reconstruct", ()),
     ("numpy", "load", ("trace",)),
-    ("hardnet.reading", "read_file", ("trace",)),
+    ("hardnet.weights.reading", "read_file", ("trace",)),
 )
 """Module, function and arguments."""
 

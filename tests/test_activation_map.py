@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 
 import hardnet
-from hardnet.activation_map import activation_level, class_activation, overlay, seen_picture
-from hardnet.catalog import Preprocessing
-from hardnet.preprocess import EvaluationTransform
+from hardnet.explain import activation_level, class_activation, overlay, seen_picture
+from hardnet.images.preprocess import Preprocessing
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -45,7 +44,7 @@ def test_there_is_no_such_class() -> None:
 def test_the_picture_is_what_was_prepared() -> None:
     image = Image.effect_noise((40, 40), 80).convert("RGB")
     wanted = Preprocessing(resize=40, crop=40)
-    assert seen_picture(EvaluationTransform(wanted)(image), wanted).tobytes() == image.tobytes()
+    assert seen_picture(wanted(image), wanted).tobytes() == image.tobytes()
 
 
 def test_the_overlay_runs_from_blue_to_red() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hardnet.download import archive
-from hardnet.download.archive import ArchiveError, unpack_archive
-from hardnet.errors import WeightsError
+from hardnet.utils.errors import WeightsError
+from hardnet.weights import archive
+from hardnet.weights.archive import ArchiveError, unpack_archive
 
 CONTENT = b"\x80\x02" + random.Random(0).randbytes(10_000)  # noqa: S311  test data
 

@@ -12,14 +12,14 @@ import pytest
 from bad_images import Corpus, make_corpus
 
 import hardnet
-from hardnet.images import printable
+from hardnet.utils.text import printable
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="FIFOs, devices and odd names are POSIX features")
 
 MEMORY = 3 << 30
 """Bytes of address space beyond what torch itself reserves; the large bomb alone would take 3.6 GB in RGB."""
 PROGRAM = """
-import resource, sys, threading, torch, hardnet.cli, hardnet.classify
+import resource, sys, threading, torch, hardnet.cli, hardnet.inference
 torch.set_num_threads(1)
 size = int(open("/proc/self/statm").read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[1]),) * 2)

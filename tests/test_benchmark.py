@@ -19,17 +19,17 @@ from pictures import one_torch_thread
 from PIL import Image
 from torch import nn
 
-from hardnet.benchmark import Protocol, Row, measure
-from hardnet.benchmark import cli as benchmark_cli
-from hardnet.benchmark.candidates import build, count_macs, macs, network, reported_top1_error, settle
-from hardnet.benchmark.end_to_end import measure_folder
-from hardnet.benchmark.matrix_product import fastest_product
-from hardnet.benchmark.memory import peak_resident, reset_peak
-from hardnet.benchmark.photographs import calibration_images, find_photographs, write_jpegs
-from hardnet.benchmark.process import LeftOut, Worker, WorkerError
-from hardnet.benchmark.rows import OURS, PEERS
+from benchmarks import Protocol, Row, measure
+from benchmarks import __main__ as benchmark_cli
+from benchmarks.candidates import build, count_macs, macs, network, reported_top1_error, settle
+from benchmarks.end_to_end import measure_folder
+from benchmarks.matrix_product import fastest_product
+from benchmarks.memory import peak_resident, reset_peak
+from benchmarks.photographs import calibration_images, find_photographs, write_jpegs
+from benchmarks.process import LeftOut, Worker, WorkerError
+from benchmarks.rows import OURS, PEERS
 from hardnet.cli import main
-from hardnet.errors import ImageError
+from hardnet.utils.errors import ImageError
 
 TINY = Row(OURS, "hardnet39ds", "eager", "fp32", 1, 64, 64)
 HANG = 300.0

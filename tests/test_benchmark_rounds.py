@@ -18,10 +18,10 @@ from made_results import (
     made_results,
 )
 
-from hardnet.benchmark import Protocol, Row, measure, plan
-from hardnet.benchmark import rounds as rounds_module
-from hardnet.benchmark.results import write_json
-from hardnet.benchmark.summary import Spread, figures, floor_rate
+from benchmarks import Protocol, Row, measure, plan
+from benchmarks import rounds as rounds_module
+from benchmarks.results import write_json
+from benchmarks.summary import Spread, figures, floor_rate
 
 QUICK = Protocol(rounds=2, pause_seconds=0)
 

@@ -19,10 +19,11 @@ from http_server import ScriptedServer, serve
 from made_records import GOOD, OTHER, POLICY, cached_names, packed, place, record_of
 
 import hardnet
-from hardnet import WeightsError, create_model, files
-from hardnet.catalog import WeightsRecord
-from hardnet.deploy.artifacts import artifacts_dir, from_artifact
-from hardnet.download import cache_dir, fetch
+from hardnet import WeightsError, create_model
+from hardnet.engines.cache import artifacts_dir, from_artifact
+from hardnet.utils import files
+from hardnet.weights.catalog import WeightsRecord
+from hardnet.weights.download import cache_dir, fetch
 
 pytestmark = [
     pytest.mark.usefixtures("clean_environment"),

@@ -12,8 +12,8 @@ import filelock
 import pytest
 import torch.hub
 
-from hardnet import files
-from hardnet.download.cache import CacheError, cache_dir, read_bounded, set_aside, temporary, turn
+from hardnet.utils import files
+from hardnet.weights.cache import CacheError, cache_dir, read_bounded, set_aside, temporary, turn
 
 
 def names(folder: Path) -> list[str]:

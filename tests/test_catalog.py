@@ -7,8 +7,8 @@ import re
 import pytest
 from conftest import MODELS
 
-from hardnet.catalog import CATALOG, WeightsRecord
-from hardnet.config import CONFIGS
+from hardnet.models.config import CONFIGS
+from hardnet.weights.catalog import CATALOG, WeightsRecord
 
 LENGTHS = {"git-blob-sha1": 40, "sha1": 40, "sha256": 64, "sha256-prefix": 8}
 
@@ -39,7 +39,6 @@ def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
     for source in record.sources:
         assert source.url.startswith(("https://", "package:"))
         assert re.fullmatch(rf"[0-9a-f]{{{LENGTHS[source.digest.scheme]}}}", source.digest.value)
-        assert source.archived == (source.key_format == "imgclsmob")
     strength = [list(LENGTHS).index(source.digest.scheme) for source in record.sources]
     assert strength == sorted(strength)
     assert [source.digest.weak for source in record.sources].count(True) <= 1

@@ -14,8 +14,8 @@ from conftest import MODELS, golden_input, golden_state, golden_value
 from torch import Tensor
 
 from hardnet import WeightsError, create_model
-from hardnet.checkpoint import adapt_stem, imgclsmob_key, parse_checkpoint, rename_imgclsmob
-from hardnet.config import CONFIGS
+from hardnet.models.config import CONFIGS
+from hardnet.weights.checkpoint import adapt_stem, imgclsmob_key, parse_checkpoint, rename_imgclsmob
 
 NAME = "hardnet39ds"
 CONFIG = CONFIGS[NAME]
@@ -185,7 +185,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
 
 
 def test_a_refused_state_leaves_the_model_as_it_was() -> None:
-    from hardnet.checkpoint import load_state
+    from hardnet.weights.checkpoint import load_state
 
     model = create_model(NAME)
     before = {key: value.clone() for key, value in model.state_dict().items()}

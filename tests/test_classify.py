@@ -24,12 +24,12 @@ from pictures import (
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
-import hardnet.classify
+import hardnet.inference
 from hardnet import Classifier, HarDNet, ImageResult, Prediction
-from hardnet.catalog import CATALOG, read_categories
-from hardnet.config import CONFIGS
-from hardnet.images import load_image
-from hardnet.preprocess import EvaluationTransform
+from hardnet.images.preprocess import Preprocessing
+from hardnet.images.read import load_image
+from hardnet.models.config import CONFIGS
+from hardnet.weights.catalog import CATALOG, read_categories
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,7 +57,7 @@ def test_predictions_are_the_models_softmax(golden_fill: Callable[[nn.Module], n
     path = IMAGES / "cat.jpg"
     network = Classifier(golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=10)), device=device)
     (result,) = network.predict(path, topk=4)
-    tensor = EvaluationTransform()(load_image(path))
+    tensor = Preprocessing()(load_image(path))
     with torch.inference_mode():
         expected = network.model(tensor[None].to(network.device)).softmax(1)[0].cpu()
     values, indices = expected.topk(4)
@@ -167,7 +167,7 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_the_transform_is_the_records_the_callers_or_imagenets() -> None:
     model = HarDNet(CONFIGS["hardnet39ds"])
-    assert Classifier(model, device="cpu").transform == EvaluationTransform()
+    assert Classifier(model, device="cpu").transform == Preprocessing()
     model.weights_record = CATALOG["hardnet39ds", "IMAGENET1K_V1"]
     assert Classifier(model, device="cpu").transform == model.weights_record.transforms()
     assert Classifier(model, device="cpu", transform=small_transform).transform is small_transform
@@ -243,7 +243,7 @@ def test_a_name_takes_the_authors_weights_by_default(monkeypatch: pytest.MonkeyP
         asked.append((name, weights))
         return MainColour()
 
-    monkeypatch.setattr(hardnet.classify, "create_model", create_model)
+    monkeypatch.setattr(hardnet.inference, "create_model", create_model)
     Classifier("hardnet68", device="cpu")
     Classifier("hardnet85", weights=tmp_path / "own.pth", device="cpu")
     assert asked == [("hardnet68", "IMAGENET1K_V1"), ("hardnet85", tmp_path / "own.pth")]

@@ -15,11 +15,12 @@ import pytest
 import torch
 from conftest import golden_state
 
-from hardnet import create_model, download
-from hardnet.catalog import CATALOG
-from hardnet.classify import ImageResult, Prediction
+from hardnet import create_model
 from hardnet.cli import main
-from hardnet.report import predictions
+from hardnet.cli.predict import _report as predictions
+from hardnet.inference import ImageResult, Prediction
+from hardnet.weights import download
+from hardnet.weights.catalog import CATALOG
 
 REPO = Path(__file__).parent.parent
 PHOTOGRAPHS = sorted((REPO / "images").glob("*.jpg"))
@@ -201,7 +202,7 @@ def test_info_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
 def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import hashlib
 
-    from hardnet.catalog import Digest, Source, WeightsRecord
+    from hardnet.weights.catalog import Digest, Source, WeightsRecord
 
     file = tmp_path / "tiny.pth"
     torch.save(golden_state("hardnet39ds"), file)

@@ -11,9 +11,9 @@ from conftest import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from hardnet import create_model
-from hardnet.catalog import CATALOG
-from hardnet.complexity import measure_cost
-from hardnet.config import CONFIGS, HarDNetConfig
+from hardnet.models.config import CONFIGS, HarDNetConfig
+from hardnet.models.cost import measure_cost
+from hardnet.weights.catalog import CATALOG
 
 README = Path(__file__).parent.parent / "README.md"
 

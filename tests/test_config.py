@@ -6,9 +6,17 @@ import dataclasses
 
 import pytest
 
-from hardnet.config import CONFIGS, HarDNetConfig, harmonic_links, head_index, kept_layers, layer_width, stage_indices
-from hardnet.layers import ConvLayer, DWConvLayer, HarDBlock
-from hardnet.model import HarDNet
+from hardnet.models.config import (
+    CONFIGS,
+    HarDNetConfig,
+    harmonic_links,
+    head_index,
+    kept_layers,
+    layer_width,
+    stage_indices,
+)
+from hardnet.models.layers import ConvLayer, DWConvLayer, HarDBlock
+from hardnet.models.network import HarDNet
 
 # Figure 1 of the paper, read off by hand: each layer's inputs, nearest first.
 LINKS = {

@@ -13,15 +13,8 @@ from pathlib import Path
 import pytest
 from http_server import CERTIFICATE, ScriptedServer, redirect, running, serve, trickling
 
-from hardnet.download.connection import (
-    Policy,
-    TooSlowError,
-    TransferError,
-    open_url,
-    redact,
-    trusted_certificates,
-)
-from hardnet.errors import WeightsError
+from hardnet.utils.errors import WeightsError
+from hardnet.weights.connection import Policy, TooSlowError, TransferError, open_url, redact, trusted_certificates
 
 POLICY = Policy(connect_timeout=5, stall_timeout=5)
 

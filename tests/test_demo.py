@@ -14,9 +14,10 @@ from pictures import one_torch_thread
 from PIL import Image
 
 import hardnet
-from hardnet import cli, demo
-from hardnet.catalog import CATALOG
-from hardnet.demo_view import about, look, sample_images
+from hardnet import cli
+from hardnet.demo import page as demo
+from hardnet.demo.view import about, look, sample_images
+from hardnet.weights.catalog import CATALOG
 
 REPO = Path(__file__).parent.parent
 PACKAGED = ("hardnet39ds", "FASHION_MNIST")

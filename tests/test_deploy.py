@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 import hardnet
 from hardnet import Accelerated, Classifier, HarDNet, accelerate, create_model
-from hardnet.config import CONFIGS
-from hardnet.deploy import engines, fold
-from hardnet.deploy.artifacts import artifacts_dir
-from hardnet.deploy.merged import merge
-from hardnet.deploy.torch_engine import FusedConv
-from hardnet.layers import HarDBlock
+from hardnet.engines import accelerate as engines
+from hardnet.engines import fold
+from hardnet.engines.cache import artifacts_dir
+from hardnet.engines.merged import merge
+from hardnet.engines.native import FusedConv
+from hardnet.models.config import CONFIGS
+from hardnet.models.layers import HarDBlock
 
 SAMPLE = Path(__file__).parent.parent / "images" / "fashion_mnist" / "bag-00018.png"
 SHAPES = [(1, 3, 224, 224), (3, 3, 65, 97), (2, 3, 33, 32), (0, 3, 64, 64)]
@@ -152,7 +153,7 @@ def test_blocks_without_concatenation_compute_the_same(kind: str, name: str, gol
 def test_convolutions_are_fused_where_torch_can() -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch has no oneDNN")
-    from hardnet.deploy.torch_engine import fuse
+    from hardnet.engines.native import fuse
 
     fused = fuse(fold(create_model("hardnet39ds")))
     assert not any(isinstance(module, (nn.Conv2d, nn.ReLU6)) for module in fused.modules())

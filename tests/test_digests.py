@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hardnet.catalog import CATALOG, Digest, Source, WeightsRecord
-from hardnet.download.digests import identify, matches
+from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
+from hardnet.weights.digests import identify, matches
 
 # Of the six bytes b"hello\n": by `git hash-object`, `sha1sum` and `sha256sum`.
 HELLO = b"hello\n"

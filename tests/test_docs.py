@@ -25,9 +25,9 @@ import torch
 from offline_copy import REPO, blocks_of, lay_ready, python_of, read_page, run_script
 
 import hardnet
-from hardnet.catalog import CATALOG, WeightsRecord
 from hardnet.cli import _parser, main
-from hardnet.config import CONFIGS, feature_levels, head_index
+from hardnet.models.config import CONFIGS, feature_levels, head_index
+from hardnet.weights.catalog import CATALOG, WeightsRecord
 
 PAGES = sorted(
     str(path.relative_to(REPO))

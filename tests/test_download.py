@@ -22,10 +22,10 @@ from made_records import (
     record_of,
 )
 
-from hardnet import download
-from hardnet.catalog import DigestScheme, Source, WeightsRecord
-from hardnet.download import Policy, cache_dir, fetch, find_cached
-from hardnet.errors import WeightsError
+from hardnet.utils.errors import WeightsError
+from hardnet.weights import download
+from hardnet.weights.catalog import DigestScheme, Source, WeightsRecord
+from hardnet.weights.download import Policy, cache_dir, fetch, find_cached
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -26,9 +26,9 @@ from made_records import (
 )
 
 import hardnet
-from hardnet import download
-from hardnet.download import Policy, cache_dir, fetch
-from hardnet.errors import WeightsError
+from hardnet.utils.errors import WeightsError
+from hardnet.weights import download
+from hardnet.weights.download import Policy, cache_dir, fetch
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -125,8 +125,8 @@ def test_an_interrupted_download_leaves_nothing(server: ScriptedServer) -> None:
 
 WORKERS = """
 import os, sys, time
-from hardnet.catalog import Digest, Source, WeightsRecord
-from hardnet.download import Policy, cache_dir, fetch
+from hardnet.weights.catalog import Digest, Source, WeightsRecord
+from hardnet.weights.download import Policy, cache_dir, fetch
 
 url, value = sys.argv[1:]
 record = WeightsRecord("hardnet68", "TEST_V1", (Source(url, Digest("sha256", value), "x"),), "x", 1.0, 1.0, "x")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hardnet import ExportError, HarDNet, create_model, export
 from hardnet.cli import main
-from hardnet.deploy import FORMATS, exporting, formats
+from hardnet.engines import FORMATS, formats
+from hardnet.engines import export as exporting
 
 LOADERS = {
     "onnx": """

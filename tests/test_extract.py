@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from hardnet import HarDNet, ImageError, WeightsError, create_model
 from hardnet.cli import main
-from hardnet.config import CONFIGS
-from hardnet.embedding_file import EmbeddingFile
-from hardnet.extract import Extractor, add_extract
+from hardnet.cli.embedding_file import EmbeddingFile
+from hardnet.cli.extract import add_verb as add_extract
+from hardnet.inference import Extractor
+from hardnet.models.config import CONFIGS
 
 WIDTH = 1024
 

@@ -14,7 +14,7 @@ from conftest import MODELS, golden_state
 
 import hardnet
 from hardnet import HarDNet, WeightsError, create_model, factory, get_weights, list_models, list_weights
-from hardnet.catalog import CATALOG, Digest, Source, WeightsRecord
+from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
 
 
 def test_lists() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardnet import Accelerated, HarDNet, accelerate, create_model
 from hardnet.cli import main
-from hardnet.deploy import engines
+from hardnet.engines import accelerate as engines
 from hardnet.training.data import open_evaluation
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ from faults import FAULTS, GAVE_UP, Fault, trace
 from http_server import ScriptedServer, running, serve
 from made_records import GOOD, cached_names, record_of
 
-import hardnet.download
-from hardnet.catalog import WeightsRecord
-from hardnet.download import VerifiedFile, fetch
-from hardnet.errors import WeightsError
+import hardnet.weights.download
+from hardnet.utils.errors import WeightsError
+from hardnet.weights.catalog import WeightsRecord
+from hardnet.weights.download import VerifiedFile, fetch
 
 HANG = 120
 """Seconds: no fault takes as many, on any machine."""
@@ -99,7 +99,7 @@ def check_good(outcome: VerifiedFile | WeightsError, record: WeightsRecord, sour
 
 
 def list_cache() -> list[Path]:
-    folder = hardnet.download.cache_dir()
+    folder = hardnet.weights.download.cache_dir()
     return list(folder.iterdir()) if folder.is_dir() else []
 
 

@@ -15,8 +15,8 @@ from torch import fx, nn
 
 import hardnet
 from hardnet import HarDNet, HarDNetFeatures, WeightsError, create_model
-from hardnet.config import CONFIGS, feature_levels
-from hardnet.finetune import layerwise_groups
+from hardnet.models.config import CONFIGS, feature_levels
+from hardnet.models.finetune import layerwise_groups
 
 TAPS = {
     "hardnet39ds": (1, 4, 7, 10, 13),

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hardnet import Classifier, WeightsError, create_model
-from hardnet.catalog import Preprocessing
-from hardnet.file_record import FileRecord
+from hardnet.images.preprocess import Preprocessing
+from hardnet.weights.catalog import WeightsRecord
 
 CLASSES = ["cat", "dog"]
 TOLD = {"resize": 40, "crop": 32, "mean": [0.1, 0.2, 0.3], "std": [1, 0.5, 0.25]}
@@ -31,7 +31,7 @@ def test_classes_and_preprocessing_are_the_files(tmp_path: Path, state: dict[str
     classifier = Classifier("hardnet39ds", weights=path, device="cpu")
     assert classifier.labels == ("cat", "dog")
     record = classifier.model.weights_record
-    assert isinstance(record, FileRecord)
+    assert isinstance(record, WeightsRecord)
     assert record.preprocessing == Preprocessing(40, 32, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
     assert classifier.transform == record.transforms()
     assert (record.num_classes, str(record)) == (2, str(path))

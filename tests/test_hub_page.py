@@ -9,8 +9,8 @@ import pytest
 from offline_copy import REPO, lay_ready, python_of, read_page, run_script
 
 import hardnet
-from hardnet.complexity import measure_cost
-from hardnet.config import CONFIGS
+from hardnet.models.config import CONFIGS
+from hardnet.models.cost import measure_cost
 
 PAGES = ("pytorch_vision_hardnet.md", "pytorch_vision_hardnet.ko.md")
 

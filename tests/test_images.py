@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from hardnet.errors import ImageError
-from hardnet.images import MAX_PIXELS, list_images, load_image, printable, upright_rgb
+from hardnet.images.read import MAX_PIXELS, list_images, load_image, upright_rgb
+from hardnet.utils.errors import ImageError
+from hardnet.utils.text import printable
 
 ROOT = Path(__file__).parent.parent
 ORIENTATION = 0x0112

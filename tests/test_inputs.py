@@ -29,7 +29,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from hardnet import Classifier, ImageError
-from hardnet.images import load_image
+from hardnet.images.read import load_image
 
 
 @pytest.fixture(autouse=True)

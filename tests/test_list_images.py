@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hardnet.errors import ImageError
-from hardnet.images import list_images
+from hardnet.images.read import list_images
+from hardnet.utils.errors import ImageError
 
 
 def names(folder: Path) -> list[str]:

@@ -17,8 +17,8 @@ from published import publish
 
 import hardnet
 import hubconf
-from hardnet.catalog import Digest
-from hardnet.images import load_image
+from hardnet.images.read import load_image
+from hardnet.weights.catalog import Digest
 
 
 def test_the_messages_are_what_a_user_meets(

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from hardnet import HarDNet, create_model
-from hardnet.config import CONFIGS
+from hardnet.models.config import CONFIGS
 
 Fill = Callable[[nn.Module], nn.Module]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hardnet import accelerate, create_model
-from hardnet.deploy import fold, onednn_graph
-from hardnet.deploy.onednn_graph import OneDnnGraphs
+from hardnet.engines import fold, onednn_graph
+from hardnet.engines.onednn_graph import OneDnnGraphs
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")  # type: ignore[no-untyped-call]
 

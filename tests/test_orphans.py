@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hardnet import files
-from hardnet.download.cache import Temporary, temporary
-from hardnet.embedding_file import EmbeddingFile
-from hardnet.files import create_part, hidden_prefix, remove_orphans, scratch_folder
+from hardnet.cli.embedding_file import EmbeddingFile
+from hardnet.utils import files
+from hardnet.utils.files import create_part, hidden_prefix, remove_orphans, scratch_folder
+from hardnet.weights.cache import Temporary, temporary
 
 fcntl = pytest.importorskip("fcntl", reason="locks of this kind are a POSIX feature")
 

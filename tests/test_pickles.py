@@ -18,11 +18,11 @@ from strange_checkpoints import TINY, legacy, load, refuse, saved, zipped
 from torch import Tensor, nn
 
 from hardnet import HarDNet, WeightsError
-from hardnet.checkpoint import parse_checkpoint
-from hardnet.pickles import MAX_HASHED, MAX_NESTING
-from hardnet.reading import read_file, read_pickled
-from hardnet.training import checkpoints
+from hardnet.training import checkpoint_file as checkpoints
 from hardnet.training.errors import TrainingError
+from hardnet.weights.checkpoint import parse_checkpoint
+from hardnet.weights.pickles import MAX_HASHED, MAX_NESTING
+from hardnet.weights.reading import read_file, read_pickled
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 import hardnet
-from hardnet.config import CONFIGS, stage_indices
-from hardnet.layers import HarDBlock
+from hardnet.models.config import CONFIGS, stage_indices
+from hardnet.models.layers import HarDBlock
 from tools.cost_picture import APART, BOTTOM, LEFT, TOP, WIDE
 from tools.make_pictures import FOLDER, PICTURES
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardnet.errors import ImageError
-from hardnet.pixels import to_rgb
+from hardnet.images.pixels import to_rgb
+from hardnet.utils.errors import ImageError
 
 
 def png(width: int, depth: int, colour_type: int, row: bytes, transparent: bytes = b"") -> Image.Image:

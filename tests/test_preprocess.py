@@ -15,10 +15,10 @@ from pictures import one_torch_thread
 from PIL import Image
 from torchvision import transforms
 
-from hardnet.catalog import CATALOG, Preprocessing
-from hardnet.errors import ImageError
-from hardnet.images import load_image
-from hardnet.preprocess import MAX_ASPECT_RATIO, EvaluationTransform
+from hardnet.images.preprocess import MAX_ASPECT_RATIO, Preprocessing
+from hardnet.images.read import load_image
+from hardnet.utils.errors import ImageError
+from hardnet.weights.catalog import CATALOG
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = sorted((ROOT / "images").glob("*.jpg"))
@@ -54,7 +54,7 @@ def test_there_are_photographs_to_test_with() -> None:
 @pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.name)
 def test_equals_torchvision_to_the_last_bit_on_photographs(path: Path) -> None:
     for image in (load_image(path), Image.open(path).convert("RGB")):
-        ours = EvaluationTransform()(image)
+        ours = Preprocessing()(image)
         assert ours.shape == (3, 224, 224)
         assert ours.dtype == torch.float32
         assert torch.equal(ours, torchvision_pipeline()(image))
@@ -66,13 +66,13 @@ def test_equals_torchvision_to_the_last_bit_on_photographs(path: Path) -> None:
 )
 def test_equals_torchvision_to_the_last_bit_for_every_shape(size: tuple[int, int]) -> None:
     image = noise(*size)
-    assert torch.equal(EvaluationTransform()(image), torchvision_pipeline()(image))
+    assert torch.equal(Preprocessing()(image), torchvision_pipeline()(image))
 
 
 def test_other_sizes_and_statistics_are_followed() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     image = noise(300, 200)
-    ours = EvaluationTransform(Preprocessing(resize=100, crop=64, mean=mean, std=std))(image)
+    ours = Preprocessing(resize=100, crop=64, mean=mean, std=std)(image)
     assert ours.shape == (3, 64, 64)
     assert torch.equal(ours, torchvision_pipeline(100, 64, mean, std)(image))
 
@@ -80,7 +80,7 @@ def test_other_sizes_and_statistics_are_followed() -> None:
 def test_the_resize_is_antialiased() -> None:
     stripes = np.zeros((2560, 2560, 3), dtype=np.uint8)
     stripes[:, ::2] = 255  # without antialiasing, every tenth column would be one colour
-    ours = EvaluationTransform(Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)))(Image.fromarray(stripes))
+    ours = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))(Image.fromarray(stripes))
     assert ((ours - 0.5).abs() < 0.02).all()
 
 
@@ -92,7 +92,7 @@ def test_the_middle_of_a_long_picture_is_what_the_whole_would_show(size: tuple[i
     assert max(size) > MAX_ASPECT_RATIO * min(size)
     image = noise(*size)
     raw = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
-    difference = (EvaluationTransform(raw)(image) - torchvision_pipeline(mean=(0, 0, 0), std=(1, 1, 1))(image)) * 255
+    difference = (raw(image) - torchvision_pipeline(mean=(0, 0, 0), std=(1, 1, 1))(image)) * 255
     assert difference.abs().max() < 1.01  # one step, as documented
 
 
@@ -106,7 +106,7 @@ def test_a_long_picture_never_becomes_a_gigantic_one(size: tuple[int, int], monk
         return original(self, size, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "resize", resize)
-    tensor = EvaluationTransform()(Image.new("RGB", size, (10, 200, 30)))
+    tensor = Preprocessing()(Image.new("RGB", size, (10, 200, 30)))
     assert tensor.shape == (3, 224, 224)
     assert sizes
     assert all(width * height <= 256 * 256 * MAX_ASPECT_RATIO for width, height in sizes)
@@ -116,7 +116,7 @@ def test_a_long_picture_never_becomes_a_gigantic_one(size: tuple[int, int], monk
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "F"])
 def test_every_mode_gives_three_channels(mode: str) -> None:
-    tensor = EvaluationTransform()(Image.new(mode, (40, 30)))
+    tensor = Preprocessing()(Image.new(mode, (40, 30)))
     assert tensor.shape == (3, 224, 224)
     assert torch.isfinite(tensor).all()
 
@@ -124,22 +124,22 @@ def test_every_mode_gives_three_channels(mode: str) -> None:
 def test_grey_equals_its_rgb_picture() -> None:
     grey = Image.open(ROOT / "images" / "camera.jpg")
     assert grey.mode == "L"
-    assert torch.equal(EvaluationTransform()(grey), torchvision_pipeline()(grey.convert("RGB")))
+    assert torch.equal(Preprocessing()(grey), torchvision_pipeline()(grey.convert("RGB")))
 
 
 def test_the_callers_image_is_left_alone() -> None:
     image = noise(300, 200)
     image.info["note"] = "kept"
     before = image.tobytes()
-    EvaluationTransform()(image)
+    Preprocessing()(image)
     assert image.tobytes() == before
     assert image.info == {"note": "kept"}
 
 
 def test_pickles_compares_and_says_what_it_does() -> None:
-    transform = EvaluationTransform(Preprocessing(resize=232))
+    transform = Preprocessing(resize=232)
     again = pickle.loads(pickle.dumps(transform))  # noqa: S301 (made on this line)
-    assert again == transform != EvaluationTransform()
+    assert again == transform != Preprocessing()
     image = noise(300, 280)
     assert torch.equal(again(image), transform(image))
     for part in ("232", "224", "bilinear", "antialiased", "0.485", "0.229"):
@@ -148,29 +148,29 @@ def test_pickles_compares_and_says_what_it_does() -> None:
 
 def test_records_give_their_own_transform() -> None:
     for record in CATALOG.values():
-        assert record.transforms() == EvaluationTransform(record.preprocessing)
+        assert record.transforms() == record.preprocessing
 
 
 def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"crop must lie between 1 and the resized side 100, got 224"):
-        EvaluationTransform(Preprocessing(resize=100))
+        Preprocessing(resize=100)
     with pytest.raises(ValueError, match="crop"):
-        EvaluationTransform(Preprocessing(crop=0))
+        Preprocessing(crop=0)
     with pytest.raises(ValueError, match="deviations must be positive"):
-        EvaluationTransform(Preprocessing(std=(0.2, 0.0, 0.2)))
+        Preprocessing(std=(0.2, 0.0, 0.2))
 
 
 def test_what_is_no_image_is_refused() -> None:
     for wrong in ("images/cat.jpg", torch.zeros(3, 8, 8), np.zeros((8, 8, 3), np.uint8), None):
         with pytest.raises(TypeError, match=f"takes a Pillow image, got {type(wrong).__name__}"):
-            EvaluationTransform()(wrong)
+            Preprocessing()(wrong)
     with pytest.raises(ImageError, match="no pixels: its size is 0 x 5"):
-        EvaluationTransform()(Image.new("RGB", (0, 5)))
+        Preprocessing()(Image.new("RGB", (0, 5)))
 
 
 def test_importing_needs_neither_torchvision_nor_pillow() -> None:
     code = (
-        "import sys; import hardnet.preprocess, hardnet.images, hardnet.pixels, hardnet.inputs, hardnet.classify; "
+        "import sys; import hardnet.images.inputs, hardnet.inference; "
         "print([name for name in ('torchvision', 'PIL') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

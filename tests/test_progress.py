@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hardnet import progress
-from hardnet.progress import ProgressBar
+from hardnet.utils import progress
+from hardnet.utils.progress import ProgressBar
 
 
 class Terminal(io.StringIO):

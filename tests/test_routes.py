@@ -14,8 +14,8 @@ from made_records import (
     record_of,
 )
 
-from hardnet.download import Policy, cache_dir, fetch, find_cached
-from hardnet.errors import WeightsError
+from hardnet.utils.errors import WeightsError
+from hardnet.weights.download import Policy, cache_dir, fetch, find_cached
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hardnet import Classifier, create_model, get_weights
-from hardnet.download import fetch, find_cached
+from hardnet.weights.download import fetch, find_cached
 
 KEY = ("hardnet39ds", "FASHION_MNIST")
 IMAGES = sorted((Path(__file__).parent.parent / "images" / "fashion_mnist").glob("*.png"))

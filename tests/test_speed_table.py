@@ -10,8 +10,8 @@ import pytest
 from made_results import made_results
 from PIL import Image
 
-from hardnet.benchmark import end_to_end, tables
-from hardnet.benchmark.plot import draw
+from benchmarks import end_to_end, tables
+from benchmarks.plot import draw
 from tools import speed_table
 
 DOCUMENT = """# Text
@@ -142,7 +142,7 @@ def test_the_picture_shows_rows_with_a_reported_error(results: dict[str, Any], t
 
 
 def test_the_picture_has_a_line_per_engine(results: dict[str, Any]) -> None:
-    from hardnet.benchmark.plot import series
+    from benchmarks.plot import series
 
     rows = [row for row in results["rows"] if row["reported_top1_error"] is not None and row["height"] == 224]
     assert list(series(rows)) == ["pytorchcv, eager", "torchvision:resnet50, eager", "hardnet, torch"]

@@ -9,7 +9,7 @@ import torch
 from pictures import one_torch_thread
 
 from benchmarks.import_time import construction_seconds, import_seconds
-from hardnet.layers import ConvLayer
+from hardnet.models.layers import ConvLayer
 
 
 @pytest.fixture(autouse=True)

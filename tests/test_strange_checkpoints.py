@@ -17,7 +17,7 @@ from strange_checkpoints import CALLS, TINY, call, legacy, load, refuse, saved, 
 from torch import Tensor
 
 from hardnet import HarDNet, WeightsError
-from hardnet.pickles import MAX_NESTING
+from hardnet.weights.pickles import MAX_NESTING
 
 HANG = 300
 """Seconds: nothing here takes as many, on any machine."""

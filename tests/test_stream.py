@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hardnet import Classifier
-from hardnet.inputs import WORKERS
+from hardnet.images.inputs import WORKERS
 
 
 @pytest.fixture(autouse=True)

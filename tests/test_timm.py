@@ -23,11 +23,11 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import hardnet
 import hardnet.timm_registry
 from hardnet import WeightsError
-from hardnet.catalog import CATALOG
-from hardnet.config import CONFIGS, feature_levels
-from hardnet.finetune import layerwise_groups
+from hardnet.models.config import CONFIGS, feature_levels
+from hardnet.models.finetune import layerwise_groups
 from hardnet.timm_model import TimmHarDNet
-from hardnet.versions import release, require
+from hardnet.utils.optional import release, require
+from hardnet.weights.catalog import CATALOG
 
 IMAGES = Path(__file__).parent.parent / "images"
 CHANNELS = {name: [level.channels for level in feature_levels(CONFIGS[name])] for name in MODELS}

@@ -22,8 +22,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import hardnet
 import hardnet.torchvision_registry
 from hardnet import HarDNet, HarDNetFeatures, WeightsError
-from hardnet.catalog import CATALOG
 from hardnet.torchvision_registry import return_layers
+from hardnet.weights.catalog import CATALOG
 
 SMALL = "hardnet39ds"
 

@@ -17,18 +17,20 @@ from PIL import Image
 from training_data import make_folder
 
 import hardnet
-from hardnet.catalog import CATALOG, Digest, Preprocessing, Source, WeightsRecord
 from hardnet.cli import main
-from hardnet.errors import WeightsError
-from hardnet.training.cli import add_evaluate_arguments, add_train_arguments, run_evaluate, run_train
+from hardnet.cli.evaluate import add_evaluate_arguments, run_evaluate
+from hardnet.cli.train import add_train_arguments, run_train
+from hardnet.images.preprocess import Preprocessing
 from hardnet.training.comparison import EvaluateOptions, choose
 from hardnet.training.data import FolderSource
 from hardnet.training.distributed import Ranks
 from hardnet.training.errors import DataError
 from hardnet.training.evaluation import evaluate
 from hardnet.training.loop import FINAL
+from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
 from hardnet.training.options import TrainOptions
-from hardnet.training.records import CURVES, METRICS, Recorder, draw_curves, read_metrics
+from hardnet.utils.errors import WeightsError
+from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
 
 TINY = [
     "--epochs",

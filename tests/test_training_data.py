@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from training_data import idx_bytes, make_fashion_mnist, make_folder, picture
 
-from hardnet.errors import ImageError
 from hardnet.training import data
 from hardnet.training.data import hold_out, open_evaluation, open_splits
 from hardnet.training.errors import DataError
 from hardnet.training.idx import read_idx
+from hardnet.utils.errors import ImageError
 
 
 def test_idx_files_are_read_plain_and_gzipped(tmp_path: Path) -> None:

@@ -15,20 +15,19 @@ from torch import Tensor
 from training_data import make_folder, options
 
 import hardnet
-from hardnet.catalog import Preprocessing
-from hardnet.preprocess import EvaluationTransform
+from hardnet.images.preprocess import Preprocessing
 from hardnet.training import TrainOptions, evaluate, train
 from hardnet.training.data import FolderSource
 from hardnet.training.distributed import Ranks, connect
 from hardnet.training.loop import FINAL
-from hardnet.training.records import read_metrics
+from hardnet.training.metrics import read_metrics
 
 PROGRAM = """
 import json, sys, torch
 from pathlib import Path
 import hardnet
-from hardnet.catalog import Preprocessing
-from hardnet.preprocess import EvaluationTransform
+from hardnet.weights.catalog import Preprocessing
+from hardnet.images.preprocess import Preprocessing
 from hardnet.training import TrainOptions, evaluate, train
 from hardnet.training.data import FolderSource
 from hardnet.training.distributed import connect
@@ -54,7 +53,7 @@ with connect("cpu") as ranks:
         assert train(TrainOptions(**wanted)).finished
     model = hardnet.create_model("hardnet39ds", weights=task["weights"]).eval()
     source = FolderSource(Path(task["evaluate"]))
-    result = evaluate(model, source, EvaluationTransform(Preprocessing(32, 32)), ranks, batch_size=4,
+    result = evaluate(model, source, Preprocessing(32, 32), ranks, batch_size=4,
                       skip_bad_images=True)
     counted = [ranks.rank, ranks.size, result.images, result.top1, result.top5, result.bad]
     # Not printed: the lines of several ranks run into one another.
@@ -152,7 +151,7 @@ def test_no_image_is_counted_twice_or_dropped_whatever_the_ranks(runs: tuple[Pat
     alone = evaluate(
         hardnet.create_model("hardnet39ds", weights=final).eval(),
         source,
-        EvaluationTransform(Preprocessing(32, 32)),
+        Preprocessing(32, 32),
         Ranks(0, 1, torch.device("cpu")),
         batch_size=4,
         skip_bad_images=True,

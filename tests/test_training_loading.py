@@ -9,9 +9,7 @@ import pytest
 import torch
 from training_data import make_folder, options
 
-from hardnet.catalog import Preprocessing
-from hardnet.errors import ImageError
-from hardnet.preprocess import EvaluationTransform
+from hardnet.images.preprocess import Preprocessing
 from hardnet.training.data import FolderSource, ImageSource
 from hardnet.training.loading import (
     Batch,
@@ -22,6 +20,7 @@ from hardnet.training.loading import (
     training_transform,
 )
 from hardnet.training.seeds import derive_seed, seeded
+from hardnet.utils.errors import ImageError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -95,7 +94,7 @@ def test_the_plain_training_transform_is_that_of_evaluation(source: ImageSource)
     plain = training_transform(options(Path("d"), Path("o"), pad=0.0, flip=0.0), 40, MEAN, STD)
     mirrored = training_transform(options(Path("d"), Path("o"), pad=0.0, flip=1.0), 40, MEAN, STD)
     square = image.crop((0, 0, 40, 40))
-    expected = EvaluationTransform(Preprocessing(40, 40, MEAN, STD))(square)
+    expected = Preprocessing(40, 40, MEAN, STD)(square)
     assert torch.equal(plain(square), expected)
     assert torch.equal(mirrored(square), expected.flip(-1))
 
@@ -142,13 +141,13 @@ def test_a_corrupt_image_names_its_path_or_is_counted(source: ImageSource, tmp_p
     found = batches(skip=True)
     assert [len(batch.bad) for batch in found] == [0, 1]
     assert str(broken) in found[1].bad[0]
-    expected = EvaluationTransform(Preprocessing(32, 32, MEAN, STD))(source.load(4)[0])
+    expected = Preprocessing(32, 32, MEAN, STD)(source.load(4)[0])
     assert torch.equal(found[1].images[1], expected)  # the next readable image stands in
 
 
 def test_evaluation_deals_out_whole_batches_and_leaves_nothing_out(source: ImageSource, tmp_path: Path) -> None:
     (tmp_path / "data" / "train" / "class_2" / "7.png").write_bytes(b"broken")  # the last one: 23 are left
-    transform = EvaluationTransform(Preprocessing(32, 32))
+    transform = Preprocessing(32, 32)
 
     def batches(ranks: int) -> list[list[Batch]]:
         loaders = (evaluation_loader(source, transform, batch_size=5, rank=rank, ranks=ranks) for rank in range(ranks))

@@ -22,11 +22,11 @@ from training_data import make_folder, options
 
 import hardnet
 from hardnet.training import Outcome, TrainOptions, train
-from hardnet.training.checkpoints import CHECKPOINT
+from hardnet.training.checkpoint_file import CHECKPOINT
 from hardnet.training.distributed import Ranks
 from hardnet.training.errors import DataError, TrainingError
 from hardnet.training.loop import BEST, FINAL, Trainer
-from hardnet.training.records import read_metrics
+from hardnet.training.metrics import read_metrics
 from hardnet.training.signals import StopRequest
 
 ONE = Ranks(0, 1, torch.device("cpu"))

@@ -14,7 +14,7 @@ from torch import nn
 from training_data import options
 
 from hardnet import create_model
-from hardnet.training.cli import add_train_arguments
+from hardnet.cli.train import add_train_arguments
 from hardnet.training.optim import freeze_backbone, make_optimizer, make_scheduler, scaled_lr, set_training_mode
 from hardnet.training.options import TrainOptions, parse_size_schedule
 

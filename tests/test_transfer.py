@@ -22,10 +22,10 @@ from http_server import (
 )
 
 import hardnet
-from hardnet.download import transfer
-from hardnet.download.connection import Policy, TransferError
-from hardnet.download.transfer import check_start, download
-from hardnet.progress import ProgressBar
+from hardnet.utils.progress import ProgressBar
+from hardnet.weights import transfer
+from hardnet.weights.connection import Policy, TransferError
+from hardnet.weights.transfer import check_start, download
 
 ZIP = b"PK\x03\x04" + random.Random(0).randbytes(50_000)  # noqa: S311  test data
 PICKLE = b"\x80\x02" + random.Random(1).randbytes(50_000)  # noqa: S311  test data

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torchvision.models import get_model
 
-from hardnet.benchmark.tables import _column
-from hardnet.complexity import _Counter, measure_cost
-from hardnet.config import CONFIGS
+from benchmarks.tables import _column
+from hardnet.models.config import CONFIGS
+from hardnet.models.cost import _Counter, measure_cost
 
 from .svg import Drawing, ticks
 

@@ -13,8 +13,8 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from hardnet.complexity import measure_cost
-from hardnet.config import CONFIGS, harmonic_links, kept_layers, layer_width
+from hardnet.models.config import CONFIGS, harmonic_links, kept_layers, layer_width
+from hardnet.models.cost import measure_cost
 
 from .cost_picture import error_against_cost
 from .svg import Drawing, ticks

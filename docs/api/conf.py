@@ -15,8 +15,7 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout: hubconf.py, and its own copy of the package
 
 import hardnet
-from hardnet.file_record import FileRecord
-from hardnet.preprocess import EvaluationTransform
+from hardnet.images.preprocess import Preprocessing
 
 project = "HarDNet for PyTorch"
 version = release = hardnet.__version__
@@ -40,9 +39,7 @@ nitpick_ignore_regex = [
 ]
 
 # Names that some modules import for type checkers only: autodoc evaluates the annotations, wherever they stand.
-vars(builtins).update(
-    EvaluationTransform=EvaluationTransform, FileRecord=FileRecord, Image=Image, WeightsRecord=hardnet.WeightsRecord
-)
+vars(builtins).update(Preprocessing=Preprocessing, Image=Image, WeightsRecord=hardnet.WeightsRecord)
 
 
 def read_google_style(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..catalog import CATALOG, Preprocessing, WeightsRecord
-from ..config import CONFIGS
-from ..errors import WeightsError
 from ..factory import create_model
-from ..file_record import FileRecord
-from ..model import HarDNet
-from ..preprocess import EvaluationTransform
+from ..images.preprocess import Preprocessing
+from ..models.config import CONFIGS
+from ..models.network import HarDNet
+from ..utils.errors import WeightsError
+from ..weights.catalog import CATALOG, WeightsRecord
 from .data import ImageSource
 from .distributed import Ranks
 from .errors import DataError
@@ -136,7 +134,7 @@ def compare(
         model = create_model(name, weights=weights, progress=ranks.first)
         record = model.weights_record
         title = record.tag if isinstance(record, WeightsRecord) else os.fspath(str(weights))
-        if isinstance(record, FileRecord):
+        if isinstance(record, WeightsRecord) and not record.sources:
             _check_classes(record, source)
         if model.num_classes != len(source.classes):
             raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(source.classes)}")
@@ -144,11 +142,10 @@ def compare(
         model = model.eval().to(ranks.device)
         if options.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-        transform = EvaluationTransform(preprocessing)
         measured = evaluate(
-            _engine(model, options, transform, calibration),
+            _engine(model, options, preprocessing, calibration),
             source,
-            transform,
+            preprocessing,
             ranks,
             batch_size=options.batch_size,
             workers=options.workers,
@@ -156,28 +153,34 @@ def compare(
             channels_last=options.channels_last,
             progress=ranks.first,
         )
-        yield Row(name, title, preprocessing, measured, record if isinstance(record, WeightsRecord) else None)
+        yield Row(
+            name,
+            title,
+            preprocessing,
+            measured,
+            record if isinstance(record, WeightsRecord) and record.sources else None,
+        )
 
 
 def _engine(
-    model: HarDNet, options: EvaluateOptions, transform: EvaluationTransform, calibration: ImageSource | None
+    model: HarDNet, options: EvaluateOptions, transform: Preprocessing, calibration: ImageSource | None
 ) -> Callable[[Tensor], Tensor]:
     if (options.engine, options.precision) == ("eager", "fp32"):
         return model
-    from ..deploy import accelerate
+    from ..engines import accelerate
 
     batches = None
     if options.precision == "int8" and calibration is not None:
         count = min(CALIBRATION_IMAGES, len(calibration))
         spread = [index * len(calibration) // count for index in range(count)]
         batches = [transform(calibration.load(index)[0])[None] for index in spread]
-    example = torch.zeros(1, 3, *2 * (transform.preprocessing.crop,), device=next(model.parameters()).device)
+    example = torch.zeros(1, 3, *2 * (transform.crop,), device=next(model.parameters()).device)
     return accelerate(
         model, engine=options.engine, precision=options.precision, example_input=example, calibration=batches
     )
 
 
-def _check_classes(record: FileRecord, source: ImageSource) -> None:
+def _check_classes(record: WeightsRecord, source: ImageSource) -> None:
     """Refuse a model that was trained on other classes.
 
     Raises:
@@ -189,48 +192,3 @@ def _check_classes(record: FileRecord, source: ImageSource) -> None:
     counts = (f"{record.num_classes} classes", f"{len(source.classes)} classes")
     trained, found = next(((one, other) for one, other in pairs if one != other), counts)
     raise DataError(f"{record}: was trained on other classes: {trained!r} where the data set has {found!r}")
-
-
-def as_table(rows: Sequence[Row]) -> str:
-    """Return the rows in the form of the model table: measured beside reported."""
-    from ..report import table
-
-    lines = []
-    for row in rows:
-        measured, record = row.measured, row.reported
-        lines.append(
-            (
-                row.model,
-                row.weights,
-                f"{measured.images:,}",
-                f"{measured.top1_error:.2f} / {measured.top5_error:.2f}",
-                "" if record is None else f"{record.top1_error:.2f} / {record.top5_error:.2f}",
-                "" if record is None else record.reported_by,
-            )
-        )
-    header = ("model", "weights", "images", "top-1 / top-5 error (%)", "reported", "reported by")
-    return table(header, lines)
-
-
-def as_json(rows: Sequence[Row]) -> str:
-    """Return the rows with every count as a JSON array."""
-    return json.dumps(
-        [
-            {
-                "model": row.model,
-                "weights": row.weights,
-                "preprocessing": dataclasses.asdict(row.preprocessing),
-                "images": row.measured.images,
-                "top1_correct": row.measured.top1,
-                "top5_correct": row.measured.top5,
-                "top1_error": row.measured.top1_error,
-                "top5_error": row.measured.top5_error,
-                "loss": row.measured.loss,
-                "skipped": len(row.measured.bad),
-                "reported_top1_error": None if row.reported is None else row.reported.top1_error,
-                "reported_top5_error": None if row.reported is None else row.reported.top5_error,
-            }
-            for row in rows
-        ],
-        indent=2,
-    )

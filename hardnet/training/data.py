@@ -90,7 +90,7 @@ class FolderSource:
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an upright RGB image and its class."""
-        from ..images import load_image
+        from ..images.read import load_image
 
         path, label = self._samples[index]
         return load_image(path), label

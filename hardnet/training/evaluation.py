@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from ..progress import ProgressBar
+from ..utils.progress import ProgressBar
 from .data import ImageSource
 from .distributed import Ranks
 from .errors import TrainingError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ImageError
+from ..utils.errors import ImageError
 from .data import ImageSource
 from .options import TrainOptions
 from .seeds import permutation, seeded

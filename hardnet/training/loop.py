@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..catalog import Preprocessing
-from ..preprocess import EvaluationTransform
-from ..progress import ProgressBar
-from . import optim, setup
-from .checkpoints import CHECKPOINT, save_atomically
+from ..images.preprocess import Preprocessing
+from ..utils.progress import ProgressBar
+from . import build as setup
+from . import optim
+from .checkpoint import Parts, Position, checkpoint_content, final_content, find_checkpoint, restore
+from .checkpoint_file import CHECKPOINT, save_atomically
 from .data import ImageSource, open_splits
 from .distributed import Ranks, connect
 from .errors import DataError, TrainingError
 from .evaluation import evaluate
 from .loading import Batch, iterate, training_batches, training_loader, training_transform
+from .metrics import Recorder, draw_curves
 from .options import TrainOptions
-from .records import Recorder, draw_curves
 from .seeds import derive_seed
 from .signals import StopRequest
-from .state import Parts, Position, checkpoint_content, final_content, find_checkpoint, restore
 from .steps import Stepper
 
 logger = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ class Trainer:
             result = evaluate(
                 model.eval(),
                 source,
-                EvaluationTransform(self.preprocessing),
+                self.preprocessing,
                 self.ranks,
                 batch_size=self.options.batch_size,
                 workers=self.options.workers,

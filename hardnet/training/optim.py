@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from ..model import HarDNet
+from ..models.network import HarDNet
 from .errors import TrainingError
 from .options import TrainOptions
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import setup
+from . import build as setup
+from .checkpoint import Parts
 from .distributed import Ranks
 from .loading import Batch
 from .options import TrainOptions
 from .signals import StopRequest
-from .state import Parts
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""The command line: argument parsing, and one call into the library per verb.
+
+Exit status: 0, all went well; 1, some images or files were unusable and the rest was done, or a training run stopped
+short; 2, the command line is wrong or there is nothing to work on; 3, weights could not be had or do not fit; 130,
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ..utils.errors import ExportError, ImageError, WeightsError
+from ..utils.version import __version__
+from . import demo, evaluate, export, extract, info, predict, train, weights
+from .arguments import INTERRUPTED, NO_WEIGHTS, SOME_FAILED, WRONG_USE
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        argv: the arguments without the program's name; None takes those of the process.
+    """
+    arguments = _parser().parse_args(argv)
+    _prepare_terminal(arguments.verbose)
+    verb: Verb = arguments.run
+    try:
+        return verb(arguments)
+    except WeightsError as error:
+        return _fail(error, NO_WEIGHTS)
+    except ExportError as error:
+        return _fail(error, SOME_FAILED)
+    except (ImageError, ValueError, ImportError) as error:
+        return _fail(error, WRONG_USE)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does. Python would complain once more on closing standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"hardnet: {error}", file=sys.stderr)
+    return status
+
+
+def _prepare_terminal(verbose: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be printable in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("hardnet: %(message)s"))
+    logger = logging.getLogger("hardnet")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hardnet", description="HarDNet image classifiers.", epilog=__doc__.split("\n\n", 1)[1]
+    )
+    parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for verb in (predict, extract, export, info, weights, train, evaluate, demo):
+        verb.add_verb(verbs)
+    return parser

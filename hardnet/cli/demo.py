@@ -1,0 +1,22 @@
+"""The verb ``demo``: serve the demo page."""
+
+from __future__ import annotations
+
+import argparse
+
+from .arguments import Verbs
+
+
+def add_verb(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("demo", help="a page in the browser: pictures in, classes out")
+    parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, or 127.0.0.1, which only this machine reaches")
+    parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860; 0 takes a free one")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from ..demo.page import serve
+
+    serve(arguments.host, arguments.port)
+    return 0

@@ -1,0 +1,149 @@
+"""The verb ``evaluate``: top-1 and top-5 errors."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..models.config import CONFIGS
+from ..training.errors import TrainingError
+from ..training.options import CHOICES, HELP
+from ..utils.text import table
+from .arguments import FAILED, Verbs, add_engine_arguments, add_threads, first_rank, prepare_process
+
+if TYPE_CHECKING:
+    from ..training.comparison import Row
+
+
+def add_verb(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("evaluate", help="measure top-1 and top-5 errors")
+    add_evaluate_arguments(parser)
+    parser.set_defaults(run=run_evaluate)
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``evaluate``."""
+    parser.description = (
+        "Measure top-1 and top-5 errors. Without --model and --weights: of every model and weights of the catalogue "
+        "that fit the data set's classes, measured beside reported. Under torchrun the ranks share the images."
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help='a folder with val/CLASS/image or CLASS/image, or "fashion-mnist" (its test images)',
+    )
+    parser.add_argument("--dataset", choices=CHOICES["dataset"], default="auto", help=HELP["dataset"])
+    parser.add_argument("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
+    parser.add_argument("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
+    parser.add_argument("--weights", help="a tag of the catalogue, or a file (default: all of the catalogue)")
+    parser.add_argument("--size", type=int, help="side of the centre crop in pixels (default: the weights' own)")
+    parser.add_argument("--crop-ratio", type=float, help="crop over resized side (default: the weights' own)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help=HELP["workers"] + " (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help=HELP["device"])
+    add_engine_arguments(parser)
+    parser.add_argument(
+        "--calibration",
+        metavar="DATA",
+        help="images on which int8 is calibrated, a folder as DATA (default: the train split of DATA)",
+    )
+    parser.add_argument(
+        "--channels-last", action=argparse.BooleanOptionalAction, default=True, help=HELP["channels_last"]
+    )
+    parser.add_argument("--skip-bad-images", action="store_true", help=HELP["skip_bad_images"])
+    parser.add_argument(
+        "--expect",
+        type=float,
+        nargs="?",
+        const=0.1,
+        metavar="POINTS",
+        help="status 1 where an error differs from the reported one by more percentage points (without a number: 0.1)",
+    )
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    add_threads(parser)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Evaluate as the arguments say and print the table; return the exit status."""
+    from ..training.comparison import EvaluateOptions, choose, compare
+    from ..training.data import open_evaluation
+    from ..training.distributed import connect
+
+    names = [field.name for field in dataclasses.fields(EvaluateOptions)]
+    options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
+    source = open_evaluation(arguments.data, arguments.dataset, arguments.split)
+    chosen = choose(arguments.model, arguments.weights, len(source.classes))
+    prepare_process(arguments)
+    calibration = None
+    if options.precision == "int8":
+        calibration = open_evaluation(arguments.calibration or arguments.data, arguments.dataset, "train")
+    try:
+        with connect(arguments.device) as ranks:
+            rows = list(compare(chosen, source, ranks, options, calibration))
+    except TrainingError as error:
+        print(f"hardnet: {error}", file=sys.stderr)
+        return FAILED
+    if first_rank():
+        print(_as_json(rows) if arguments.format == "json" else _as_table(rows))
+        for row in rows:
+            for message in row.measured.bad:
+                print(f"hardnet: skipped {message}", file=sys.stderr)
+    if arguments.expect is None:
+        return 0
+    wrong = [row for row in rows if row.differs(arguments.expect)]
+    if first_rank():
+        for row in wrong:
+            print(
+                f"hardnet: {row.model} {row.weights} differs from what is reported by more than {arguments.expect:g} "
+                "percentage points",
+                file=sys.stderr,
+            )
+    return FAILED if wrong else 0
+
+
+def _as_table(rows: Sequence[Row]) -> str:
+    """Return the rows in the form of the model table: measured beside reported."""
+    lines = []
+    for row in rows:
+        measured, record = row.measured, row.reported
+        lines.append(
+            (
+                row.model,
+                row.weights,
+                f"{measured.images:,}",
+                f"{measured.top1_error:.2f} / {measured.top5_error:.2f}",
+                "" if record is None else f"{record.top1_error:.2f} / {record.top5_error:.2f}",
+                "" if record is None else record.reported_by,
+            )
+        )
+    header = ("model", "weights", "images", "top-1 / top-5 error (%)", "reported", "reported by")
+    return table(header, lines)
+
+
+def _as_json(rows: Sequence[Row]) -> str:
+    """Return the rows with every count as a JSON array."""
+    return json.dumps(
+        [
+            {
+                "model": row.model,
+                "weights": row.weights,
+                "preprocessing": dataclasses.asdict(row.preprocessing),
+                "images": row.measured.images,
+                "top1_correct": row.measured.top1,
+                "top5_correct": row.measured.top5,
+                "top1_error": row.measured.top1_error,
+                "top5_error": row.measured.top5_error,
+                "loss": row.measured.loss,
+                "skipped": len(row.measured.bad),
+                "reported_top1_error": None if row.reported is None else row.reported.top1_error,
+                "reported_top5_error": None if row.reported is None else row.reported.top5_error,
+            }
+            for row in rows
+        ],
+        indent=2,
+    )

@@ -1,0 +1,104 @@
+"""The verb ``weights``: list, download, verify and find pretrained weights."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..factory import DEFAULT_TAG, get_weights, list_models, list_weights
+from ..utils.errors import WeightsError
+from ..utils.text import table
+from ..weights.catalog import CATALOG, WeightsRecord
+from .arguments import SOME_FAILED, Verbs
+
+
+def add_verb(verbs: Verbs) -> None:
+    """Add the verb and its actions."""
+    parser = verbs.add_parser("weights", help="list, download, verify and find pretrained weights")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    listing = actions.add_parser("list", help="which weights there are, and which are in the cache")
+    listing.add_argument("model", nargs="?", choices=list_models())
+    listing.set_defaults(run=_weights_list)
+
+    for name, run, what in (
+        ("download", _weights_download, "fetch into the cache, verified, and print the path"),
+        ("path", _weights_path, "print the path of the verified file; status 1 where it is not in the cache"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("model", choices=list_models())
+        action.add_argument("tag", nargs="?", default=DEFAULT_TAG, help="default: %(default)s")
+        action.set_defaults(run=run)
+
+    verify = actions.add_parser("verify", help="check the digests of cached files, or of the files named")
+    verify.add_argument("files", nargs="*", metavar="FILE", help="default: every file of ours in the cache")
+    verify.set_defaults(run=_weights_verify)
+
+
+def _weights_list(arguments: argparse.Namespace) -> int:
+    from ..weights.download import find_cached
+
+    names = [arguments.model] if arguments.model else list_models()
+    rows = []
+    for record in (get_weights(name, tag) for name in names for tag in list_weights(name)):
+        errors = f"{record.top1_error:.2f} / {record.top5_error:.2f}"
+        rows.append((record.model, record.tag, errors, record.reported_by, "yes" if find_cached(record) else "no"))
+    print(table(("model", "tag", "top-1 / top-5 error", "reported by", "cached"), rows))
+    return 0
+
+
+def _weights_download(arguments: argparse.Namespace) -> int:
+    from ..weights.download import fetch
+
+    print(fetch(get_weights(arguments.model, arguments.tag)).path)
+    return 0
+
+
+def _weights_path(arguments: argparse.Namespace) -> int:
+    from ..weights.download import find_cached
+
+    record = get_weights(arguments.model, arguments.tag)
+    found = find_cached(record)
+    if found is None:
+        print(
+            f"hardnet: {record} is not in the cache: hardnet weights download {record.model} {record.tag}",
+            file=sys.stderr,
+        )
+        return SOME_FAILED
+    print(found.path)
+    return 0
+
+
+def _weights_verify(arguments: argparse.Namespace) -> int:
+    from ..utils.files import open_regular
+    from ..weights.download import identify, unpack_archive
+
+    failed = 0
+    for path in [Path(file) for file in arguments.files] or _cached_files():
+        try:
+            with open_regular(path) as file:
+                content = file.read()
+            known = identify(unpack_archive(content) if path.suffix == ".zip" else content, CATALOG.values())
+        except OSError as error:
+            known, found = None, f"cannot be read: {error.strerror}"
+        except WeightsError as error:
+            known, found = None, str(error)
+        else:
+            found = "damaged, or not a file of the catalogue"
+        if known is None:
+            failed += 1
+        else:
+            record, source = known
+            found = f"{record}, {source.digest}{' (weak)' if source.digest.weak else ''}"
+        print(f"{path}: {found}")
+    return SOME_FAILED if failed else 0
+
+
+def _cached_files() -> list[Path]:
+    from ..weights.download import cache_dir
+
+    def places(record: WeightsRecord) -> list[Path]:
+        return [cache_dir() / record.cache_filename(source) for source in record.sources]
+
+    return [path for record in CATALOG.values() for path in places(record) if path.exists()]

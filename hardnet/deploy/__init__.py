@@ -1,9 +1,0 @@
-"""Fast inference: a model in another engine, in int8, and as a file for other programs."""
-
-from .engine import Accelerated
-from .engines import ENGINES, PRECISIONS, accelerate, available_engines
-from .exporting import export
-from .folding import fold
-from .formats import FORMATS
-
-__all__ = ["ENGINES", "FORMATS", "PRECISIONS", "Accelerated", "accelerate", "available_engines", "export", "fold"]

@@ -1,0 +1,77 @@
+"""Converted models, kept: one folder per model, weights, engine and version in torch.hub's directory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..models.network import ImageModule
+from ..utils.files import scratch_folder
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+def artifacts_dir() -> Path:
+    """Return the folder of the converted models: ``hardnet-engines`` in torch.hub's, which follows ``TORCH_HOME``."""
+    import torch.hub
+
+    return Path(torch.hub.get_dir()) / "hardnet-engines"
+
+
+def fingerprint(model: ImageModule, engine: str, *conditions: object, data: Iterable[Tensor] = ()) -> str:
+    """Return a name for what a conversion depends on: structure, weights, calibration, tools and their versions."""
+    from ..utils.version import __version__
+
+    digest = hashlib.sha256(repr((__version__, torch.__version__, engine, conditions, str(model))).encode())
+    digest.update(repr(model.config).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes_of(value))
+    for value in data:
+        digest.update(repr(tuple(value.shape)).encode())
+        digest.update(_bytes_of(value))
+    return f"{model.config.name}-{engine}-{digest.hexdigest()[:32]}"
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path], Result]) -> Result:
+    """Return ``use(folder)`` of a conversion's folder, made by ``build(folder)`` where it is not there yet.
+
+    The folder appears under its name when it is complete: processes that convert at the same time do not meet, and an
+    interrupted conversion leaves nothing that counts. One that cannot be used is made anew. Where a folder cannot be
+    kept, it lives until it has been used, and the log says so.
+    """
+    home = artifacts_dir()
+    kept = home / key
+    if kept.is_dir():
+        try:
+            return use(kept)
+        except Exception as error:  # whatever an engine says of a damaged file
+            logger.warning("the converted model in %s cannot be used (%s) and is made anew", kept, error)
+            shutil.rmtree(kept, ignore_errors=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(home, ".unfinished-") as folder:
+            build(folder)
+            with contextlib.suppress(OSError):  # another process was faster: its folder is as good
+                folder = folder.rename(kept)
+            return use(folder)
+    except OSError as error:
+        logger.warning("the converted model is not kept: %s", error)
+    with tempfile.TemporaryDirectory(prefix="hardnet-") as name:
+        build(Path(name))
+        return use(Path(name))

@@ -1,0 +1,105 @@
+"""From a picture to the tensor that a model takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .pixels import to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_ASPECT_RATIO = 32
+"""Long side over short side, up to which the whole picture is resized before it is cropped."""
+
+
+@dataclass(frozen=True, repr=False)
+class Preprocessing:
+    """The preprocessing under which a model is evaluated: Pillow image -> float32 tensor (3, crop, crop).
+
+    The shorter side is resized (bilinear, antialiased), the centre cropped, the values scaled to [0, 1] and
+    normalised: the operations of torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize``, to the
+    last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.pixels`. The EXIF
+    orientation is a matter of reading the file, see :func:`hardnet.images.load_image`.
+
+    Of a picture more than 32 times as long as wide only the middle is resized, since the whole would fill the memory
+    (1 x 10,000 pixels would become 256 x 2,560,000); its 8-bit values can differ by one step from those of the whole.
+
+    Needs torchvision and pillow.
+
+    Raises:
+        ValueError: sizes or deviations that are not positive, or a crop larger than the resized picture.
+        TypeError: on a call with anything but a Pillow image.
+        ImageError: on a call with a picture without pixels, or whose values have no meaning as a picture.
+    """
+
+    resize: int = 256
+    """The shorter side, before the crop."""
+    crop: int = 224
+    """Height and width of the result."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of red, green and blue in [0, 1]; subtracted."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of red, green and blue; what the difference is divided by."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ValueError(f"the crop must lie between 1 and the resized side {self.resize}, got {self.crop}")
+        if min(self.std) <= 0:
+            raise ValueError(f"the deviations must be positive, got {self.std}")
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Pillow image -> float32 tensor (3, crop, crop)."""
+        from PIL import Image
+        from torchvision.transforms import functional  # type: ignore[import-untyped]
+
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"the transform takes a Pillow image, got {type(image).__name__}: read files with load_image, turn raw "
+                "tensors into images with torchvision.transforms.functional.to_pil_image"
+            )
+        image = to_rgb(image)
+        if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+            image = _resize_middle(image, self.resize, self.crop)
+        else:
+            image = functional.resize(image, [self.resize])
+        tensor = functional.to_tensor(functional.center_crop(image, [self.crop]))
+        normalised: Tensor = functional.normalize(tensor, list(self.mean), list(self.std), inplace=True)
+        return normalised
+
+    def __repr__(self) -> str:
+        return (
+            f"Preprocessing(shorter side to {self.resize} (bilinear, antialiased), centre crop {self.crop}, "
+            f"[0, 1], mean {self.mean}, std {self.std})"
+        )
+
+
+def _resize_middle(image: Image.Image, short: int, crop: int) -> Image.Image:
+    """Return the middle of the image as resizing its shorter side to ``short`` would show it.
+
+    The result is ``crop`` pixels along the long side (where a centre crop of that size would lie) and ``short``
+    along the other. Memory and time do not depend on the length of the image.
+    """
+    from PIL import Image
+
+    wide = image.width >= image.height
+    length, breadth = max(image.size), min(image.size)
+    resized_length = int(short * length / breadth)
+    scale = length / resized_length
+    first = round((resized_length - crop) / 2.0) * scale  # where the crop begins and ends, in source pixels
+    last = first + crop * scale
+    # A box in floats is resized exactly as far as they are exact, hence first the cut in whole pixels. It is wider
+    # by what the filter looks at: the next pixel when enlarging, ``scale`` pixels when reducing.
+    margin = math.ceil(max(scale, 1.0)) + 1
+    start = max(0, math.floor(first) - margin)
+    stop = min(length, math.ceil(last) + margin)
+    first, last = first - start, last - start
+    if wide:
+        part, box, size = image.crop((start, 0, stop, breadth)), (first, 0.0, last, float(breadth)), (crop, short)
+    else:
+        part, box, size = image.crop((0, start, breadth, stop)), (0.0, first, float(breadth), last), (short, crop)
+    return part.resize(size, Image.Resampling.BILINEAR, box=box)

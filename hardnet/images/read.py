@@ -1,0 +1,216 @@
+"""Reading image files: whatever Pillow decodes becomes an upright RGB picture, or an ImageError says why not.
+
+The EXIF orientation is applied; EXIF data that cannot be parsed are ignored, and a log line says so. Of an animation
+the first frame is taken, of a camera's multi-picture file the first picture. How the modes become RGB (alpha, palettes,
+16 bits, CMYK, ...) is described in :mod:`hardnet.images.pixels`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ..utils.errors import ImageError
+from ..utils.files import open_regular
+from ..utils.text import printable
+from .pixels import to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded, in pixels: where Pillow begins to suspect a decompression bomb."""
+
+# Recognised by Pillow but not decoded by itself: EPS would run Ghostscript, IPTC hands on whatever is wrapped in it to
+# any format, EPS among them, and the others need a foreign loader.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_ORIENTATION_TAG = 0x0112
+# What turns a picture with this value of the tag upright, as a member of PIL.Image.Transpose; 1 is upright already.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+# Pillow's lazy loading and its store of EXIF data are not made for threads that share an image object.
+_shared_image_lock = threading.Lock()
+
+
+def load_image(path_or_file: str | os.PathLike[str] | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image file as an upright RGB picture.
+
+    Args:
+        path_or_file: a path, or a file opened for binary reading, which stays open.
+        max_pixels: pictures of more pixels are refused before they are decoded.
+
+    Raises:
+        ImageError: there is no such file, it is not a regular file, not an image, damaged or too large. The message
+            names the file and says why in one line.
+    """
+    if not isinstance(path_or_file, (str, os.PathLike)):
+        return _read(path_or_file, printable(str(getattr(path_or_file, "name", "the open file"))), max_pixels)
+    name = printable(os.fspath(path_or_file))
+    if not name:
+        raise ImageError("the path of the image is empty")  # Path("") would be the current folder
+    try:
+        path = Path(path_or_file)
+        # Looked at before it is opened: opening a FIFO waits for a writer, opening a device may do anything.
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            with open_regular(path) as file:
+                return _read(file, name, max_pixels)
+    except FileNotFoundError:
+        if _URL.match(name):
+            raise ImageError(f"{name}: is an address, not a file: download it first") from None
+        raise ImageError(f"{name}: no such file") from None
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError(f"{name}: cannot be opened: {_reason(error)}") from None
+    raise ImageError(f"{name}: is {_kind(mode)}, not a regular file")
+
+
+def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
+    """Return a Pillow image as a new RGB image, its EXIF orientation applied. Threads may share the image.
+
+    Args:
+        image: any Pillow image, also one whose file has been opened but not read.
+        name: what to call the image in an error.
+
+    Raises:
+        ImageError: the image could not be decoded.
+    """
+    return _upright(image, name, _shared_image_lock)
+
+
+def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Iterate over the image files of a folder and its subfolders, in the order of their paths.
+
+    A file counts by its name's extension, in upper or lower case: those of the formats that Pillow decodes. Hidden
+    files and folders (``.DS_Store``, ``._photo.jpg``) are skipped. Links are followed, but every real folder is
+    visited once, so that loops end. A dangling link or a FIFO with an image's name is listed: reading it says what
+    is wrong. A subfolder that cannot be read is skipped, and a log line says so.
+
+    Raises:
+        ImageError: there is no such folder, or it cannot be read.
+    """
+    root = Path(folder)
+    try:
+        entries = sorted(root.iterdir())
+        seen = {_identity(root)}
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{printable(str(root))}: cannot be listed: {_reason(error)}") from None
+    return _walk(entries, seen, _extensions())
+
+
+def _read(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            if image.width * image.height <= max_pixels:
+                return _upright(image, name, nullcontext())
+            size = f"{image.width} x {image.height} pixels"
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: is not an image in a format that Pillow decodes") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: is too large: {_reason(error)}") from None
+    except Exception as error:
+        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+    raise ImageError(f"{name}: is too large: {size}, the limit is {max_pixels:,} (max_pixels of load_image)")
+
+
+def _upright(image: Image.Image, name: str, lock: AbstractContextManager[object]) -> Image.Image:
+    from PIL import Image
+
+    try:
+        with lock:
+            image.load()
+            # After loading: Pillow turns a TIFF upright while it loads, and drops the tag.
+            orientation = _orientation(image, name)
+        rgb = to_rgb(image)
+    except Exception as error:  # decoders fed with damaged bytes raise almost anything
+        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+    return rgb.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else rgb
+
+
+def _orientation(image: Image.Image, name: str) -> int:
+    from PIL import Image
+
+    try:
+        # Parsed apart from getexif, which fails once, possibly while Pillow opens the file, and is empty from then on.
+        Image.Exif().load(image.info.get("exif") or b"")
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception as error:  # as with decoders: almost anything
+        logger.info("%s: its EXIF data are malformed and were ignored: %s", name, _reason(error))
+        return 1
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(" ".join(text.split())) or type(error).__name__
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def _formats() -> list[str]:
+    """The formats of all plug-ins of Pillow, in the order in which it tries them."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_DECODED]
+
+
+def _extensions() -> frozenset[str]:
+    from PIL import Image
+
+    formats = {*_formats(), "MPO"}  # MPO has no decoder of its own, JPEG's opens it
+    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in formats)
+
+
+def _walk(entries: list[Path], seen: set[tuple[int, int]], extensions: frozenset[str]) -> Iterator[Path]:
+    waiting = entries[::-1]  # not by recursion: folders may be nested deeper than Python's stack allows
+    while waiting:
+        entry = waiting.pop()
+        if entry.name.startswith("."):
+            continue
+        try:
+            if entry.is_dir():
+                identity = _identity(entry)
+                inside = sorted(entry.iterdir()) if identity not in seen else []
+                seen.add(identity)
+            else:
+                inside = None
+        except OSError as error:
+            logger.warning("%s: skipped, cannot be listed: %s", printable(str(entry)), _reason(error))
+            continue
+        if inside is not None:
+            waiting += inside[::-1]
+        elif entry.suffix.lower() in extensions:
+            yield entry
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

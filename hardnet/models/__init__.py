@@ -1,0 +1,1 @@
+"""The network: configurations, layers, classifier, feature pyramid and cost."""

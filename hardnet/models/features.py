@@ -1,0 +1,101 @@
+"""The feature pyramid: a HarDNet without its head, as a backbone for detection and segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .config import HarDNetConfig, feature_levels
+from .network import ImageModule, body
+
+OUTPUT_STRIDES = (32, 16, 8)
+
+
+class FeatureInfo(NamedTuple):
+    """What one entry of the pyramid is."""
+
+    channels: int
+    """Of the feature map."""
+    stride: int
+    """Input pixels per feature pixel, after dilation."""
+    module: str
+    """Path of the module whose output it is."""
+
+
+class HarDNetFeatures(ImageModule):
+    """Feature pyramid: (N, in_chans, H, W) -> a list of (N, C_i, H / stride_i, W / stride_i).
+
+    H and W are 32 pixels or more; where a stride does not divide them, depthwise-separable variants round up and the
+    others, from stride 8 on, down. Modules carry the classifier's names, so that the classifier's weights load. What
+    lies behind the last level asked for is neither built nor run.
+
+    Args:
+        config: the variant.
+        out_indices: levels of the pyramid, rising, out of 0 to 4 for the strides 2, 4, 8, 16 and 32; negative ones
+            count from the end.
+        output_stride: 32, 16 or 8. Below 32, the last downsamplings keep the resolution and what follows is dilated.
+        in_chans: channels of the input image.
+
+    Attributes:
+        feature_info: channels, stride and module path of each entry of the list.
+
+    Raises:
+        ValueError: a level does not exist or the levels do not rise, an output stride that cannot be had; in
+            ``forward``, as for :class:`hardnet.HarDNet`.
+    """
+
+    def __init__(
+        self,
+        config: HarDNetConfig,
+        *,
+        out_indices: Sequence[int] = (1, 2, 3, 4),
+        output_stride: int = 32,
+        in_chans: int = 3,
+    ) -> None:
+        super().__init__(config, in_chans)
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
+        levels = feature_levels(config)
+        chosen = [levels[index] for index in _checked_indices(out_indices, len(levels))]
+        self.out_indices = tuple(levels.index(level) for level in chosen)
+        self.output_stride = output_stride
+        self.feature_info = tuple(
+            FeatureInfo(level.channels, min(level.stride, output_stride), f"base.{level.module_index}")
+            for level in chosen
+        )
+        self._taps = [level.module_index for level in chosen]
+        self.base = nn.Sequential(*islice(body(config, in_chans, output_stride), self._taps[-1] + 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, in_chans, H, W) -> one feature map per entry of ``feature_info``, the finest first."""
+        if not torch.jit.is_scripting():
+            self._check_input(x)
+        features = []
+        for index, module in enumerate(self.base):
+            x = module(x)
+            if index in self._taps:
+                features.append(x)
+        return features
+
+    def extra_repr(self) -> str:
+        """The line that ``print(model)`` shows of the model itself."""
+        return f"name={self.config.name}, out_indices={self.out_indices}, output_stride={self.output_stride}"
+
+
+def _checked_indices(out_indices: Sequence[int], count: int) -> list[int]:
+    """Return the indices counted from the start."""
+    wanted = f"levels 0 to {count - 1} or -{count} to -1, rising"
+    try:
+        indices = list(out_indices)
+    except TypeError:
+        raise ValueError(f"out_indices must be a sequence of {wanted}; got {out_indices!r}") from None
+    if not indices or not all(type(index) is int and -count <= index < count for index in indices):
+        raise ValueError(f"out_indices must be {wanted}; got {tuple(indices)}")
+    positive = [index % count for index in indices]
+    if positive != sorted(set(positive)):
+        raise ValueError(f"out_indices must rise; got {tuple(indices)}")
+    return positive

@@ -1,0 +1,174 @@
+"""The layers and the HarDBlock, readable beside the paper (https://arxiv.org/abs/1909.00948).
+
+Module names are those of the authors' released code, so that its checkpoints load strictly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from .config import Activation, harmonic_links, kept_layers, layer_width
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
+
+
+def _convolution(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, dilation: int, groups: int = 1
+) -> nn.Conv2d:
+    """Build a convolution without bias, its weights drawn as the released code does: Xavier (Glorot) normal.
+
+    torch's own initialisation goes to a weight that is not there: to draw each twice would be most of the time that
+    building a model takes.
+    """
+    padding = kernel_size // 2 * dilation
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False, device="meta"
+    )
+    conv.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(conv.weight.shape)))
+    return conv
+
+
+class ConvLayer(nn.Sequential):
+    """Convolution without bias, batch normalisation, activation: (N, C, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        activation: Activation = "relu6",
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.add_module("conv", _convolution(in_channels, out_channels, kernel_size, stride, dilation))
+        self.add_module("norm", nn.BatchNorm2d(out_channels))
+        self.add_module("relu", _ACTIVATIONS[activation](inplace=True))
+
+
+class DWConvLayer(nn.Sequential):
+    """Depthwise 3x3 convolution and batch normalisation, no activation: (N, C, H, W) -> (N, C, H/stride, W/stride)."""
+
+    def __init__(self, channels: int, *, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.add_module("dwconv", _convolution(channels, channels, 3, stride, dilation, groups=channels))
+        self.add_module("norm", nn.BatchNorm2d(channels))
+
+
+class CombConvLayer(nn.Sequential):
+    """A 1x1 ConvLayer followed by a DWConvLayer: the depthwise-separable layer of the DS variants."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, activation: Activation = "relu6", dilation: int = 1
+    ) -> None:
+        super().__init__()
+        self.add_module("layer1", ConvLayer(in_channels, out_channels, kernel_size=1, activation=activation))
+        self.add_module("layer2", DWConvLayer(out_channels, dilation=dilation))
+
+
+class DenseMaxPool(nn.Module):
+    """Max pooling over 2x2 pixels without the stride: (N, C, H, W) -> (N, C, H, W).
+
+    Every second row and column of the result, for ``dilation`` 1, is what ``MaxPool2d(2, stride=2)`` gives.
+    """
+
+    def __init__(self, dilation: int = 1) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        padded = functional.pad(x, (0, self.dilation, 0, self.dilation), value=float("-inf"))
+        return functional.max_pool2d(padded, 2, stride=1, dilation=self.dilation)
+
+
+class HarDBlock(nn.Module):
+    """Harmonic dense block: (N, in_channels, H, W) -> (N, out_channels, H, W).
+
+    Layer n reads the layers n - 2**i for every 2**i that divides n; the block's output concatenates its odd
+    layers and the last one. See :mod:`hardnet.models.config` for the rule.
+
+    Args:
+        in_channels: channels of the input.
+        growth_rate: k, the output channels of a layer with a single link.
+        growth_multiplier: m, by which a layer grows for every link beyond the first.
+        n_layers: how many layers there are.
+        depthwise: depthwise-separable layers in place of 3x3 convolutions.
+        activation: behind each layer's convolution.
+        dilation: of the 3x3 convolutions.
+
+    Raises:
+        ValueError: there is no layer.
+
+    Source: Chao et al., 2019, section 3.1, and the authors' released code, which the widths and the output follow.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        growth_rate: int,
+        growth_multiplier: float,
+        n_layers: int,
+        depthwise: bool = False,
+        activation: Activation = "relu6",
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        numbers = range(1, n_layers + 1)
+        widths = [in_channels, *(layer_width(n, growth_rate, growth_multiplier) for n in numbers)]
+        # Lists of lists, not tuples: TorchScript takes only these as constants of a module.
+        self.links = [list(harmonic_links(n)) for n in numbers]
+        self.kept = list(kept_layers(n_layers))
+        self.out_channels = sum(widths[n] for n in self.kept)
+        self.checkpointing = False
+        """Whether the activations within are computed once more for the backward pass in place of being kept."""
+        self.layers = nn.ModuleList()
+        for n in numbers:
+            linked = sum(widths[i] for i in self.links[n - 1])
+            if depthwise:
+                self.layers.append(CombConvLayer(linked, widths[n], activation, dilation))
+            else:
+                self.layers.append(ConvLayer(linked, widths[n], activation=activation, dilation=dilation))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
+            return self._checkpointed(x)
+        return self._run(x)
+
+    @torch.jit.unused
+    def _checkpointed(self, x: Tensor) -> Tensor:
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _keep_statistics(self)
+
+        output: Tensor = checkpoint(self._run, x, use_reentrant=False, context_fn=contexts)
+        return output
+
+    def _run(self, x: Tensor) -> Tensor:
+        outputs = [x]
+        for index, layer in enumerate(self.layers):
+            inputs = [outputs[link] for link in self.links[index]]
+            outputs.append(layer(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)))
+        return torch.cat([outputs[n] for n in self.kept], 1)
+
+
+@contextmanager
+def _keep_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalise by the batch without counting it: it has been counted in the forward pass already."""
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and child.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm, (_, count) in zip(norms, before, strict=True):
+            # Not track_running_stats = False: the two passes must keep the same tensors for the backward pass.
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if count is None else count.clone()
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,236 @@
+"""The network: a stem, HarDBlocks with their transitions, and a head.
+
+The numbering of ``HarDNet.base`` is that of the authors' released code, so that its checkpoints load strictly and code
+that takes ``model.base`` apart keeps working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..utils.text import check_count
+from .config import HarDNetConfig
+from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
+
+MIN_INPUT_SIZE = 32
+"""Pixels: the stride of the deepest feature map, below which it would vanish."""
+
+
+class WeightsInfo(Protocol):
+    """What a model knows of the weights that it holds: class names and preprocessing."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+
+    @property
+    def preprocessing(self) -> Any:
+        """The preprocessing of the weights: Pillow image -> (3, H, W) tensor."""
+
+
+class ImageModule(nn.Module):
+    """What the classifier and the feature pyramid share: the check of the input and the initialisation."""
+
+    min_input_size = MIN_INPUT_SIZE
+
+    def __init__(self, config: HarDNetConfig, in_chans: int) -> None:
+        super().__init__()
+        if not isinstance(config, HarDNetConfig):
+            raise TypeError(
+                f"{type(self).__name__} takes a HarDNetConfig, got {type(config).__name__}; to build a model by name: "
+                'hardnet.create_model("hardnet68")'
+            )
+        check_count("in_chans", in_chans, least=1)
+        self.config = config
+        self.in_chans = in_chans
+        self.weights_record: WeightsInfo | None = None
+        """Class names and preprocessing of the loaded weights; None where nothing is known."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep no activations within the HarDBlocks, compute them twice.
+
+        Gradients and running statistics stay what they are without it.
+        """
+        for module in self.modules():
+            if isinstance(module, HarDBlock):
+                module.checkpointing = enable
+
+    @torch.jit.unused
+    def _check_input(self, x: Tensor) -> None:
+        if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # torch has no types for it
+            return  # there is no shape to look at, or looking at it would leave a mark in the graph
+        check_images(x, self.config.name, self.in_chans)
+
+
+class HarDNet(ImageModule):
+    """Image classifier: (N, in_chans, H, W) -> (N, num_classes) logits, for any H and W from 32 pixels up.
+
+    Args:
+        config: the variant, a row of ``hardnet.models.config.CONFIGS`` or one of your own.
+        num_classes: width of the logits; 0 leaves the linear layer out, and the pooled features come out.
+        in_chans: channels of the input image.
+        drop_rate: probability of dropout before the linear layer; None takes the variant's own.
+
+    ``base`` is an ``nn.Sequential`` of stem, blocks, transitions and head; its last entry is the head.
+
+    Convolutions are initialised from a Xavier (Glorot) normal distribution, every bias with zero, and batch
+    normalisation as the identity: the scheme of the released code.
+
+    Raises:
+        ValueError: an argument is out of its range; in ``forward``, an input that is not four-dimensional, has other
+            channels than ``in_chans``, is smaller than 32 pixels or is not floating point.
+        TypeError: ``config`` is something else, such as a model's name.
+
+    Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
+    """
+
+    def __init__(
+        self,
+        config: HarDNetConfig,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float | None = None,
+    ) -> None:
+        super().__init__(config, in_chans)
+        check_count("num_classes", num_classes, least=0)
+        if drop_rate is None:
+            drop_rate = config.drop_rate
+        if not 0 <= drop_rate < 1:
+            raise ValueError(f"drop_rate must lie in [0, 1), got {drop_rate!r}")
+        self.num_classes = num_classes
+        self.num_features = config.transition_channels[-1]
+        self.base = nn.Sequential(*body(config, in_chans), _head(self.num_features, num_classes, drop_rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, num_classes) logits."""
+        if not torch.jit.is_scripting():
+            self._check_input(x)
+        logits: Tensor = self.base(x)
+        return logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, num_features, H/32, W/32): everything but the head."""
+        self._check_input(x)
+        features: Tensor = self.base[:-1](x)
+        return features
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(N, num_features, H, W) -> (N, num_classes), or (N, num_features) before the linear layer."""
+        head = _head_of(self)
+        logits: Tensor = head[:-1](x) if pre_logits else head(x)
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return the linear layer; an ``nn.Identity`` where ``num_classes`` is 0."""
+        return _head_of(self)[-1]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the linear layer by a new one of ``num_classes``; by an ``nn.Identity`` for 0.
+
+        Raises:
+            ValueError: ``num_classes`` is not a whole number from 0 up.
+        """
+        check_count("num_classes", num_classes, least=0)
+        reference = next(self.base[0].parameters())
+        _head_of(self)[-1] = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
+        self.num_classes = num_classes
+
+    def extra_repr(self) -> str:
+        """The line that ``print(model)`` shows of the model itself."""
+        return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
+
+
+def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Iterator[nn.Module]:
+    """Build ``base[:-1]`` one entry after the other: stem, then per row a block, its transition and a downsampling.
+
+    (N, in_chans, H, W) -> (N, transition_channels[-1], H/output_stride, W/output_stride). Where the output stride is
+    reached early, a downsampling keeps the resolution, and what follows is dilated: every second pixel of the result
+    sees what it saw before, and the same weights load.
+    """
+    first, second = config.stem_channels
+    yield ConvLayer(in_chans, first, kernel_size=3, stride=2)
+    yield ConvLayer(first, second, kernel_size=1 if config.depthwise else 3)
+    yield DWConvLayer(second, stride=2) if config.depthwise else nn.MaxPool2d(3, stride=2, padding=1)
+    channels, stride, dilation = second, 4, 1
+    last = len(config.block_layers) - 1
+    rows = zip(config.block_layers, config.growth_rates, config.transition_channels, config.downsample, strict=True)
+    for index, (n_layers, growth_rate, out_channels, downsample) in enumerate(rows):
+        block = HarDBlock(
+            channels,
+            growth_rate,
+            config.growth_multiplier,
+            n_layers,
+            config.depthwise,
+            config.block_activation,
+            dilation,
+        )
+        yield block
+        if index == last and config.last_block_drop_rate is not None:
+            yield nn.Dropout(config.last_block_drop_rate)
+        yield ConvLayer(block.out_channels, out_channels, kernel_size=1)
+        channels = out_channels
+        if not downsample:
+            continue
+        if stride < output_stride:
+            stride *= 2
+            yield DWConvLayer(channels, stride=2) if config.depthwise else nn.MaxPool2d(2, stride=2)
+        else:
+            yield DWConvLayer(channels, dilation=dilation) if config.depthwise else DenseMaxPool(dilation)
+            dilation *= 2
+
+
+def _head(channels: int, num_classes: int, drop_rate: float) -> nn.Sequential:
+    """base[-1]: (N, channels, H/32, W/32) -> (N, num_classes)."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), _classifier(channels, num_classes)
+    )
+
+
+def _head_of(model: HarDNet) -> nn.Sequential:
+    return cast(nn.Sequential, model.base[-1])
+
+
+def _classifier(channels: int, num_classes: int) -> nn.Module:
+    if not num_classes:
+        return nn.Identity()
+    linear = nn.Linear(channels, num_classes)
+    nn.init.zeros_(linear.bias)  # as the released code does; the convolutions draw their weights in `layers`
+    return linear
+
+
+def check_images(x: Tensor, name: str, in_chans: int) -> None:
+    """Refuse what a model of that name cannot take.
+
+    Raises:
+        ValueError: not (N, in_chans, H, W) with H and W of at least 32 pixels, or not floating point.
+    """
+    if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < MIN_INPUT_SIZE:
+        raise ValueError(
+            f"{name} takes images of shape (N, {in_chans}, H, W) with H and W of at least "
+            f"{MIN_INPUT_SIZE} pixels, got {_describe_shape(x)}{_advice(x, in_chans)}"
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{name} takes floating-point images, got {x.dtype}: scale them to [0, 1] and normalise them first"
+        )
+
+
+def _advice(x: Tensor, in_chans: int) -> str:
+    if x.dim() == 3 and x.shape[0] == in_chans:
+        return ": add the batch dimension with x.unsqueeze(0)"
+    if x.dim() == 4 and x.shape[-1] == in_chans != x.shape[1]:
+        return ": the channels are last, move them with x.permute(0, 3, 1, 2)"
+    return ""
+
+
+def _describe_shape(x: Tensor) -> str:
+    return "(" + ", ".join(str(size) for size in x.shape) + ("," if x.dim() == 1 else "") + ")"

@@ -1,0 +1,265 @@
+"""Which checkpoints exist, where, their digests and what is known of them: data only.
+
+Digests pin the bytes of the ``.pth`` file itself, also where a source wraps it in a ``.zip``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..images.preprocess import Preprocessing
+from ..models.config import Activation
+
+DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A digest of a ``.pth`` file.
+
+    ``git-blob-sha1`` is the id that git gives the file: the SHA-1 of ``blob <length>``, a NUL and the bytes.
+    ``sha256-prefix`` is the first 32 bits of the SHA-256, as in torch.hub's file names: it finds damage but
+    does not protect against tampering.
+    """
+
+    scheme: DigestScheme
+    value: str
+    """In hexadecimal digits."""
+
+    @property
+    def weak(self) -> bool:
+        """Whether the digest is too short to protect against tampering."""
+        return self.scheme == "sha256-prefix"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.value}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that serves a checkpoint."""
+
+    url: str
+    """An http(s) address, or ``package:`` and a path within this package."""
+    digest: Digest
+    publisher: str
+    """Whose place it is, for messages."""
+
+    @property
+    def filename(self) -> str:
+        """The file's name at the source, and in a mirror."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def archived(self) -> bool:
+        """Whether the source serves a ``.zip`` that holds the ``.pth``."""
+        return self.url.endswith(".zip")
+
+
+IMAGENET = "ImageNet-1k validation"
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """One checkpoint: everything needed to fetch, verify, run and judge it."""
+
+    model: str
+    tag: str
+    sources: tuple[Source, ...]
+    """In the order in which they are tried: strongest digest first."""
+    provenance: str
+    """Who trained and published it."""
+    top1_error: float
+    """Per cent on the images of ``evaluated_on``, single crop, as reported by ``reported_by``; NaN if unknown."""
+    top5_error: float
+    """Per cent, likewise."""
+    reported_by: str
+    evaluated_on: str = IMAGENET
+    licence: str = "MIT"
+    classes: str | tuple[str, ...] = "imagenet_classes.txt"
+    """The names of the classes, or the file of the library that lists them."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    block_activation: Activation = "relu6"
+    """The activation inside the HarDBlocks with which the checkpoint was trained and must be run."""
+
+    def cache_filename(self, source: Source) -> str:
+        """Return the name of the verified file in the cache; the digest in it keeps other projects' files apart."""
+        return f"hardnet-{self.model}-{self.tag.lower()}-{source.digest.scheme}-{source.digest.value}.pth"
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return read_categories(self.classes) if isinstance(self.classes, str) else self.classes
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.categories)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The record's facts as a dict, in the manner of torchvision's ``weights.meta``."""
+        return {
+            "categories": list(self.categories),
+            "num_classes": self.num_classes,
+            "top1_error": self.top1_error,
+            "top5_error": self.top5_error,
+            "reported_by": self.reported_by,
+            "evaluated_on": self.evaluated_on,
+            "provenance": self.provenance,
+            "licence": self.licence,
+            "preprocessing": self.preprocessing,
+            "block_activation": self.block_activation,
+            "sources": [source.url for source in self.sources],
+        }
+
+    def transforms(self) -> Preprocessing:
+        """Return the preprocessing that goes with these weights: PIL image -> (3, crop, crop) tensor.
+
+        A call of it needs torchvision and pillow.
+        """
+        return self.preprocessing
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.tag}" if self.sources else self.tag
+
+
+def read_categories(filename: str) -> tuple[str, ...]:
+    """Return the lines of a class list that comes with the library.
+
+    An installed wheel has the file inside the package, a checkout beside it.
+    """
+    package = Path(__file__).parent.parent
+    for folder in (package, package.parent):
+        path = folder / filename
+        if path.is_file():
+            return tuple(path.read_text(encoding="utf-8").splitlines())
+    raise FileNotFoundError(f"{filename} is missing from {package}: the installation is incomplete, install again")
+
+
+_GIT = "https://raw.githubusercontent.com/PingoLH/Pytorch-HarDNet/de9662f30ffa7474c8a24b4bceb38b49be0903a0/"
+_IMGCLSMOB = "https://github.com/osmr/imgclsmob/releases/download/"
+_AUTHORS_HOST = "https://ping-chao.com/hardnet/"
+
+_AUTHORS = "the HarDNet authors (PyTorch Hub page)"
+_AUTHORS_PROVENANCE = "trained and published by the HarDNet authors (PingoLH/Pytorch-HarDNet)"
+_OSMR = "osmr (imgclsmob)"
+_OSMR_PROVENANCE = "retrained and published by osmr (imgclsmob)"
+
+
+def _git(filename: str, sha1: str) -> Source:
+    return Source(_GIT + filename, Digest("git-blob-sha1", sha1), "the authors' git repository")
+
+
+def _imgclsmob(release: str, stem: str, sha1: str) -> Source:
+    url = f"{_IMGCLSMOB}{release}/{stem}.pth.zip"
+    return Source(url, Digest("sha1", sha1), "imgclsmob's release archive")
+
+
+def _authors_host(filename: str, prefix: str) -> Source:
+    return Source(_AUTHORS_HOST + filename, Digest("sha256-prefix", prefix), "the authors' host")
+
+
+_RECORDS = (
+    WeightsRecord(
+        model="hardnet39ds",
+        tag="IMAGENET1K_V1",
+        sources=(
+            _git("hardnet39ds.pth", "5b99f2587b2f28687aef03f8cf1c00dbb7c73294"),
+            _imgclsmob("v0.0.435", "hardnet39ds-0957-9479e9ad", "9479e9ad0de538e80f7b2b73e5f19795994addce"),
+            _authors_host("hardnet39ds-0e6c6fa9.pth", "0e6c6fa9"),
+        ),
+        provenance=_AUTHORS_PROVENANCE,
+        top1_error=27.92,
+        top5_error=9.57,
+        reported_by=_AUTHORS,
+    ),
+    WeightsRecord(
+        model="hardnet39ds",
+        tag="IMAGENET1K_V2",
+        sources=(_imgclsmob("v0.0.485", "hardnet39ds-0881-ea47fc93", "ea47fc939a130a70c5fa3326c3af6ba049a99f92"),),
+        provenance=_OSMR_PROVENANCE,
+        top1_error=26.83,
+        top5_error=8.81,
+        reported_by=_OSMR,
+    ),
+    WeightsRecord(
+        model="hardnet39ds",
+        tag="FASHION_MNIST",
+        sources=(
+            Source(
+                "package:weights/hardnet39ds-fashion-mnist.pth",
+                Digest("sha256", "373824642bf4a761b1ab73fa85d76418ddb86d21ceb07e87b47e5537fbbfe0fc"),
+                "this package",
+            ),
+        ),
+        provenance="trained by this project on Fashion-MNIST with `hardnet train`: docs/training.md has the commands",
+        top1_error=5.59,
+        top5_error=0.06,
+        reported_by="this project (measured)",
+        evaluated_on="Fashion-MNIST test",
+        classes="weights/fashion_mnist_classes.txt",
+        preprocessing=Preprocessing(resize=64, crop=64, mean=(0.286, 0.286, 0.286), std=(0.353, 0.353, 0.353)),
+    ),
+    WeightsRecord(
+        model="hardnet68ds",
+        tag="IMAGENET1K_V1",
+        sources=(
+            _git("hardnet68ds.pth", "f036deac5ad828a7838dc8101cd66112bcb55ec0"),
+            _imgclsmob("v0.0.435", "hardnet68ds-0813-7187522d", "7187522dd301ce82b5272df29ffb3b37473e122c"),
+            _authors_host("hardnet68ds-632474d2.pth", "632474d2"),
+        ),
+        provenance=_AUTHORS_PROVENANCE,
+        top1_error=25.71,
+        top5_error=8.13,
+        reported_by=_AUTHORS,
+    ),
+    WeightsRecord(
+        model="hardnet68ds",
+        tag="IMAGENET1K_V2",
+        sources=(_imgclsmob("v0.0.487", "hardnet68ds-0756-e0da0750", "e0da07508c1eb92fee49df42243836892fe2f4c8"),),
+        provenance=_OSMR_PROVENANCE,
+        top1_error=24.55,
+        top5_error=7.56,
+        reported_by=_OSMR,
+    ),
+    WeightsRecord(
+        model="hardnet68",
+        tag="IMAGENET1K_V1",
+        sources=(
+            _git("hardnet68.pth", "1cf247ba4935866c16d0f02c886797f860fb1366"),
+            _imgclsmob("v0.0.435", "hardnet68-0699-2e207f79", "2e207f79a1995f5f30d5b9fca3391bb8e7b8594f"),
+            _authors_host("hardnet68-5d684880.pth", "5d684880"),
+        ),
+        provenance=_AUTHORS_PROVENANCE,
+        top1_error=23.52,
+        top5_error=6.99,
+        reported_by=_AUTHORS,
+    ),
+    WeightsRecord(
+        model="hardnet85",
+        tag="IMAGENET1K_V1",
+        sources=(
+            _imgclsmob("v0.0.435", "hardnet85-0611-ae85d8af", "ae85d8af40610e08765f1bfc25b8414ac70d7451"),
+            _authors_host("hardnet85-a28faa00.pth", "a28faa00"),
+        ),
+        provenance=_AUTHORS_PROVENANCE,
+        top1_error=21.96,
+        top5_error=6.11,
+        reported_by=_AUTHORS,
+    ),
+    WeightsRecord(
+        model="hardnet85",
+        tag="IMAGENET1K_V2",
+        sources=(_imgclsmob("v0.0.495", "hardnet85-0586-39d80e93", "39d80e9361844e8ba02b08e93a7440eac14d2eda"),),
+        provenance=_OSMR_PROVENANCE + ", with plain ReLU inside the HarDBlocks",
+        top1_error=22.00,
+        top5_error=5.86,
+        reported_by=_OSMR,
+        block_activation="relu",
+    ),
+)
+
+CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}
