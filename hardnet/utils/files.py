@@ -1,26 +1,18 @@
-"""Files of strangers and of the dead: opened only where they are files, written whole or not at all.
-
-What is being written lies beside its place, under a name of its own, and is locked as long as its process lives. So the
-next process can tell it from what a killed one left behind.
-"""
+"""Open regular files; write files atomically."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import hashlib
 import logging
 import os
-import re
 import shutil
-import socket
 import stat
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +22,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 STALE_AFTER = 24 * 3600.0
-"""Seconds since its last change after which a temporary file belongs to no living process.
-
-That is for files of other hosts, and for file systems without locks.
-"""
-
-_PART = re.compile(r"([0-9a-f]{8})-[0-9a-f]{12}\.part")
+"""Seconds after which an unfinished file is removed where its lock does not tell whether its writer lives."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading. Anything else, though it were put there just now, is refused without waiting.
+    """Open a regular file for reading, without blocking on a FIFO.
 
     Raises:
-        OSError: it cannot be opened, or it is a folder, a FIFO, a socket or a device.
+        OSError: the file cannot be opened, or is a folder, a FIFO, a socket or a device.
     """
-    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115  the caller closes it
+    file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115  the caller closes it
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
@@ -52,88 +39,94 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
-    """Return a path with the home folder in place of ``~``; as it is where nobody knows that home."""
+    """Return the path with ``~`` replaced by the home folder, unchanged where the home folder is unknown."""
     with contextlib.suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)
 
 
-def create_part(folder: Path, prefix: str) -> tuple[Path, IO[bytes]]:
-    """Make a locked temporary file, empty and open for reading and writing; the name begins with ``prefix``."""
-    while True:
-        path = folder / _part_name(prefix)
-        # Not tempfile: its files are private to the user, and what they become may be shared.
-        file = path.open("x+b")
-        if _lock(file.fileno()) is not False and path.exists():
-            return path, file
-        file.close()  # another process took it for an orphan before it was locked
+@contextlib.contextmanager
+def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file next to ``target``; move it to ``target`` when the block ends without an error.
+
+    The file is flushed to disk first, so that after a crash ``target`` is either the previous file or the complete new
+    one. On an error the temporary file is removed. Files of writers that were killed are removed by the next writer.
+
+    Raises:
+        OSError: the file cannot be written; ``target`` is unchanged.
+    """
+    target = Path(target)
+    part, file = _create_part(target)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if os.name != "nt":  # renamed while it is locked, so that no other writer takes it for an orphan
+                part.replace(target)
+        if os.name == "nt":  # Windows renames closed files only
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def scratch_folder(folder: Path, prefix: str) -> Iterator[Path]:
-    """Make a locked temporary folder, which goes with everything in it; orphans of this prefix go first."""
-    remove_orphans(folder, prefix)
-    while True:
-        path = folder / _part_name(prefix)
-        path.mkdir(mode=0o700)
-        descriptor = None if fcntl is None else os.open(path, os.O_RDONLY)
-        if descriptor is None or (_lock(descriptor) is not False and path.exists()):
-            break
-        os.close(descriptor)
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Create a temporary folder in ``parent`` that is removed with its content; remove those of killed processes."""
+    _remove_orphans(parent, prefix)
+    folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
+    folder.mkdir(mode=0o700)
+    descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
-        yield path
+        if descriptor is not None:
+            _lock(descriptor)
+        yield folder
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
 
 
-def hidden_prefix(target: Path) -> str:
-    """Return how the names of temporary files for ``target`` begin; cut short, so that they are not too long."""
-    return f".{target.name[:50]}."
+def _create_part(target: Path) -> tuple[Path, BinaryIO]:
+    prefix = f".{target.name[:50]}."
+    _remove_orphans(target.parent, prefix)
+    while True:
+        part = target.parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
+        file = part.open("x+b")  # not tempfile, whose files only their owner can read
+        _lock(file.fileno())
+        if part.exists():
+            return part, file
+        file.close()  # another writer removed it as an orphan before it was locked
 
 
-def remove_orphans(folder: Path, prefix: str) -> None:
-    """Remove what killed processes left behind under names that begin with ``prefix``, and nothing of a living one."""
+def _remove_orphans(folder: Path, prefix: str) -> None:
     with contextlib.suppress(OSError):
-        for path in [path for path in folder.iterdir() if path.name.startswith(prefix)]:
-            found = _PART.search(path.name)
-            if found is not None:
-                with contextlib.suppress(OSError):
-                    _remove_if_orphan(path, of_this_host=found[1] == _host())
+        for path in [path for path in folder.iterdir() if path.name.startswith(prefix) and path.suffix == ".part"]:
+            with contextlib.suppress(OSError):
+                _remove_if_orphan(path)
 
 
-def _remove_if_orphan(path: Path, *, of_this_host: bool) -> None:
+def _remove_if_orphan(path: Path) -> None:
     status = path.lstat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        return  # a link or a FIFO, which somebody planted
-    with _tried_lock(path) as locked:  # held until it is gone, so that it cannot come to life meanwhile
-        stale = time.time() - status.st_mtime > STALE_AFTER
-        if locked is False or not (stale or (locked and of_this_host)):
+        return
+    descriptor = None if fcntl is None else os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        locked = None if descriptor is None else _lock(descriptor)
+        if locked is False or (locked is None and time.time() - status.st_mtime < STALE_AFTER):
             return
         if stat.S_ISDIR(status.st_mode):
             shutil.rmtree(path)
         else:
             path.unlink()
-    logger.info("removed %s, left behind by a process that was cut off", path.name)
-
-
-@contextlib.contextmanager
-def _tried_lock(path: Path) -> Iterator[bool | None]:
-    """Lock a file or folder if that is possible at once; give whether it was, None where there are no locks."""
-    try:
-        descriptor = None if fcntl is None else os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # another user's
-        descriptor = None
-    try:
-        yield None if descriptor is None else _lock(descriptor)
+        logger.info("removed %s, which an interrupted process left behind", path.name)
     finally:
         if descriptor is not None:
             os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Lock an open file until it is closed, without waiting; return whether that went, None where nothing locks."""
+    """Lock an open file without waiting: True if locked, False if another process holds it, None without locks."""
     if fcntl is None:
         return None
     try:
@@ -145,15 +138,24 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _part_name(prefix: str) -> str:
-    return f"{prefix}{_host()}-{uuid.uuid4().hex[:12]}.part"
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-@functools.cache
-def _host() -> str:
-    """Tell this host's files from others': whether a lock of another host would show depends on the file system."""
-    return hashlib.sha256(socket.gethostname().encode("utf-8", "replace")).hexdigest()[:8]
+# The three below go when their last users have moved to write_atomically.
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a FIFO would wait for a writer
+def create_part(folder: Path, prefix: str) -> tuple[Path, BinaryIO]:
+    """Create a locked temporary file whose name begins with ``prefix``."""
+    path = folder / f"{prefix}{uuid.uuid4().hex[:12]}.part"
+    file = path.open("x+b")
+    _lock(file.fileno())
+    return path, file
+
+
+def hidden_prefix(target: Path) -> str:
+    """Return how the names of temporary files for ``target`` begin."""
+    return f".{target.name[:50]}."
+
+
+remove_orphans = _remove_orphans
