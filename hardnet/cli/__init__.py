@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from ..utils.errors import ExportError, ImageError, WeightsError
 from ..utils.version import __version__
-from . import demo, evaluate, export, extract, info, predict, train, weights
+from . import benchmark, demo, evaluate, export, extract, info, predict, train, weights
 from .arguments import INTERRUPTED, NO_WEIGHTS, SOME_FAILED, WRONG_USE
 
 Verb = Callable[[argparse.Namespace], int]
@@ -69,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (predict, extract, export, info, weights, train, evaluate, demo):
+    for verb in (predict, extract, export, info, weights, train, evaluate, demo, benchmark):
         verb.add_verb(verbs)
     return parser

@@ -1,0 +1,159 @@
+"""The verb ``benchmark``: time models, engines and precisions against each other on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from ..factory import create_model, list_models
+from ..utils.devices import usable_device
+from ..utils.files import write_atomically
+from ..utils.text import table
+from .arguments import SOME_FAILED, Verbs, image_size, positive
+
+USUAL_ENGINES = ("eager", "torch", "onnxruntime", "openvino")  # need no compiler; the installed ones are the default
+PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
+
+
+Key: TypeAlias = tuple[str, str, str]  # model, engine, precision
+Step: TypeAlias = Callable[[], object]  # one forward pass
+
+
+def add_verb(verbs: Verbs) -> None:
+    """Add the verb."""
+    from ..engines import ENGINES, PRECISIONS
+
+    parser = verbs.add_parser(
+        "benchmark",
+        help="time models, engines and precisions against each other",
+        description="Time the models with random weights and images. They take turns in interleaved rounds.",
+    )
+    add = parser.add_argument
+    add("models", nargs="*", metavar="MODEL", help="default: all four")
+    add("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", help=f"{', '.join(ENGINES)} (default: installed)")
+    add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], metavar="P", help="default: fp32")
+    add("--batch-size", type=positive, default=1, metavar="N", help="default: 1")
+    add("--size", type=image_size, default=(224, 224), metavar="H[xW]", help="in pixels (default: 224)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: torch's choice)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    add("--rounds", type=positive, default=10, metavar="N", help="turns of each row (default: %(default)s)")
+    add("--turn-seconds", type=float, default=0.3, metavar="S", help="length of a turn (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.set_defaults(run=_benchmark)
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.turn_seconds < math.inf:
+        raise ValueError(f"--turn-seconds must be positive and finite, got {arguments.turn_seconds}")
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    steps, left_out = _build(arguments)
+    seconds: dict[Key, list[float]] = {key: [] for key in steps}
+    for number in range(arguments.rounds):
+        for key in steps if number % 2 == 0 else reversed(steps):
+            time.sleep(PAUSE)
+            seconds[key] += timed_passes(steps[key], arguments.turn_seconds)
+    rows = _figures(seconds, arguments.batch_size)
+    if rows:
+        print(table(list(rows[0]), [["-" if v is None else str(v) for v in row.values()] for row in rows]))
+    for reason in left_out:
+        _say(f"left out: {reason}")
+    if arguments.json is not None:
+        names = ("batch_size", "size", "device", "rounds", "turn_seconds")
+        protocol = {name: getattr(arguments, name) for name in names} | {"threads": torch.get_num_threads()}
+        content = {"torch": torch.__version__, **protocol, "rows": rows, "left_out": left_out}
+        try:
+            with write_atomically(arguments.json) as file:
+                file.write(json.dumps(content, indent=1).encode() + b"\n")
+        except OSError as error:
+            raise ValueError(f"{arguments.json} cannot be written: {error.strerror}") from None
+    return 0 if rows else SOME_FAILED
+
+
+def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
+    from ..engines import accelerate, available_engines
+
+    device = usable_device(arguments.device)
+    images = torch.randn(arguments.batch_size, 3, *arguments.size).to(device)
+    steps: dict[Key, Step] = {}
+    left_out: list[str] = []
+    for name in arguments.models or list_models():
+        torch.manual_seed(0)
+        model = create_model(name)
+        settle(model, *arguments.size)
+        model = model.eval().to(device)
+        for precision in arguments.precisions:
+            usual = [engine for engine in USUAL_ENGINES if engine in available_engines(device, precision)]
+            for engine in arguments.engines or usual:
+                _say(f"building {name} {engine} {precision}")
+                options: dict[str, Any] = {"calibration": [images.cpu()]} if precision == "int8" else {}
+                try:
+                    fast = accelerate(model, engine=engine, precision=precision, example_input=images, **options)
+                except (ImportError, RuntimeError, ValueError) as error:
+                    left_out.append(f"{name} {engine} {precision}: {error}")
+                else:
+                    steps[name, engine, precision] = partial(_pass, fast, images)
+    return steps, left_out
+
+
+def settle(model: nn.Module, height: int, width: int) -> None:
+    """Set the normalisation statistics from random images, so that activations have the range of a trained network."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches, here one
+    images = torch.randn(4, 3, min(height, 224), min(width, 224), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.train()(images)
+
+
+def _pass(model: nn.Module, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        model(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+
+
+def timed_passes(step: Step, seconds: float) -> list[float]:
+    """Run once untimed, then repeat for about ``seconds``, at least once; return the duration of each in seconds."""
+    step()
+    times: list[float] = []
+    while not times or sum(times) + times[-1] <= seconds:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
+    """Return lower quartile, median and upper quartile (linear interpolation) of at least one number."""
+    lower, median, upper = statistics.quantiles([*sample] * (2 if len(sample) == 1 else 1), n=4, method="inclusive")
+    return lower, median, upper
+
+
+def _figures(seconds: dict[Key, list[float]], batch_size: int) -> list[dict[str, Any]]:
+    spreads = {key: quartiles(times) for key, times in seconds.items()}
+    rows: list[dict[str, Any]] = []
+    for (model, engine, precision), spread in spreads.items():
+        eager = spreads.get((model, "eager", "fp32"))
+        row: dict[str, Any] = {"model": model, "engine": engine, "precision": precision}
+        row |= zip(
+            ("lower_quartile_ms", "median_ms", "upper_quartile_ms"), (round(1000 * s, 2) for s in spread), strict=True
+        )
+        row["images_per_second"] = round(batch_size / spread[1], 1)
+        rows.append(row | {"times_eager": eager and round(eager[1] / spread[1], 2)})
+    return rows
+
+
+def _say(text: str) -> None:
+    print(f"hardnet: {text}", file=sys.stderr, flush=True)
