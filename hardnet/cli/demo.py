@@ -12,11 +12,14 @@ def add_verb(verbs: Verbs) -> None:
     parser = verbs.add_parser("demo", help="a page in the browser: pictures in, classes out")
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, or 127.0.0.1, which only this machine reaches")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860; 0 takes a free one")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a host name to be reached by"
+    )
     parser.set_defaults(run=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     from ..demo.page import serve
 
-    serve(arguments.host, arguments.port)
+    serve(arguments.host, arguments.port, arguments.allow_host)
     return 0

@@ -1,46 +1,54 @@
-"""The demo page: a picture in, the five most probable classes, the crop that the network saw and where it looked.
+"""The demo page and its server: upload a picture; see the five most probable classes, the network's input and Grad-CAM.
 
-Gradio draws it: ``pip install "hardnet[demo]"``, then ``python -m hardnet demo``. The page asks no other host for
-anything, and the browser is told not to let it: fonts are the system's, analytics are off.
+Built with Gradio: ``pip install "hardnet[demo]"``, then ``python -m hardnet demo``. The page loads nothing from other
+hosts: system fonts, no analytics, and a content security policy.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
-import threading
 from abc import ABCMeta
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..factory import DEFAULT_TAG, get_weights, list_models, list_weights
 from ..utils.errors import ImageError, WeightsError
+from ..utils.files import scratch_folder
+from ..utils.optional import require
+from .guard import Guard
 from .view import MAX_PIXELS, about, look, sample_images
 
 HOST, PORT = "127.0.0.1", 7860
+TEMPORARY = "GRADIO_TEMP_DIR"
 MODEL, TAG = "hardnet39ds", "FASHION_MNIST"
 MAX_BYTES = 20 * 2**20
-"""The largest file that may be uploaded."""
+"""The largest file that may be uploaded; a request may have 64 KiB more."""
+MAX_STORED = 2**30
+"""How many bytes of pictures may be on disk."""
 KEPT_SECONDS = 3600
 """How long uploaded and drawn pictures stay on disk while the server runs."""
 
-# 'unsafe-inline' and 'unsafe-eval' are what Gradio's own page needs.
-POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'"
+logger = logging.getLogger(__name__)
 
 _STYLE = "#problem textarea {font-family: ui-monospace, monospace}"
 
 
-def serve(host: str | None = None, port: int | None = None) -> None:
+def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequence[str] = ()) -> None:
     """Serve the page until interrupted, and print its address.
 
     Args:
         host: where to listen; None takes ``GRADIO_SERVER_NAME``, as a Hugging Face Space sets it, or else this
             machine alone.
         port: None takes ``GRADIO_SERVER_PORT`` or 7860; 0 takes a free one.
+        allow_hosts: further names that browsers may reach the server by. IP addresses, ``localhost``, ``host`` and
+            ``SPACE_HOST``, which a Hugging Face Space sets, are always allowed.
 
     Raises:
         ImportError: gradio or captum is not installed.
@@ -48,7 +56,7 @@ def serve(host: str | None = None, port: int | None = None) -> None:
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or HOST
     with _listen(host, _port() if port is None else port) as listener, _own_folder():
-        app = build_app()
+        app = build_app(hosts=[host, os.environ.get("SPACE_HOST", ""), *allow_hosts])
         import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
         shown = f"[{host}]" if ":" in host else host
@@ -56,11 +64,19 @@ def serve(host: str | None = None, port: int | None = None) -> None:
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
 
-def build_app(*, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Any:
+def build_app(
+    *,
+    hosts: Sequence[str] = (),
+    max_bytes: int = MAX_BYTES,
+    max_stored: int = MAX_STORED,
+    max_pixels: int = MAX_PIXELS,
+) -> Any:
     """Return the page as an ASGI application.
 
     Args:
-        max_bytes: larger files are refused while they are uploaded.
+        hosts: names that the server is reached by, in addition to ``localhost`` and IP addresses.
+        max_bytes: larger files are refused.
+        max_stored: uploads are refused when they would bring the bytes on disk above this.
         max_pixels: pictures of more pixels are refused before they are decoded.
 
     Raises:
@@ -70,7 +86,7 @@ def build_app(*, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> An
     import fastapi  # type: ignore[import-not-found,unused-ignore]
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_Policy)
+    app.add_middleware(Guard, hosts=hosts, max_request=max_bytes + 2**16, max_stored=max_stored)
     return gr.mount_gradio_app(
         app,
         _build_page(gr, max_pixels),
@@ -78,6 +94,7 @@ def build_app(*, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> An
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=_STYLE,
         max_file_size=max_bytes,
+        show_error=False,
         footer_links=[],
         ssr_mode=False,
         mcp_server=False,
@@ -95,8 +112,14 @@ def _build_page(gr: Any, max_pixels: int) -> Any:
             return [None, None, None, "", gr.update(visible=False)]
         try:
             view = look(path, model, tag, max_pixels)
-        except (ImageError, WeightsError, ValueError) as error:
-            return [None, None, None, "", gr.update(value=str(error), visible=True)]
+        except (WeightsError, OSError, ImageError) as error:
+            logger.warning("%s", error)
+            problem = str(error)
+            if isinstance(error, WeightsError):
+                problem = f"The weights {tag} of {model} could not be loaded. The server's log says why."
+            elif isinstance(error, OSError):
+                problem = "The picture is no longer on the server. Upload it again."
+            return [None, None, None, "", gr.update(value=problem, visible=True)]
         return [view.top, view.seen, view.looked, view.facts, gr.update(visible=False)]
 
     def choose(model: str, tag: str) -> tuple[Any, str]:
@@ -136,10 +159,10 @@ def _build_page(gr: Any, max_pixels: int) -> Any:
 
 
 def _upload_class(gr: Any) -> Any:
-    """Return an image field that hands over the uploaded file as it is, and no other: load_image reads it.
+    """Return an image field that passes on the path of the uploaded file, for load_image to read.
 
-    Gradio checks where a file lies only in pages that it launches itself, and would fetch an address; here the path is
-    checked before it is copied and again before it is handed over, since streamed files are not copied.
+    Gradio checks paths only in pages that it launches itself, and it would fetch a URL. Here the path is checked before
+    the file is copied, and again before it is passed on, because streamed files are not copied.
     """
 
     def check(image: Any, place: str | Path) -> str:
@@ -155,68 +178,41 @@ def _upload_class(gr: Any) -> Any:
 
     members = {
         "__module__": __name__,
-        "is_template": True,  # the browser takes it for an Image
+        "is_template": True,  # the browser treats it as an Image
         "preprocess": preprocess,
         "async_move_resource_to_block_cache": move,
     }
-    # Past Gradio's metaclass, which would write a stub file beside this module.
+    # ABCMeta, because Gradio's metaclass would write a stub file next to this module.
     return ABCMeta.__new__(type(gr.Image), "Upload", (gr.Image,), members)
-
-
-class _Policy:
-    """ASGI middleware: tells the browser to load nothing from elsewhere and to guess no content types."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_policy(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                headers = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = [*message.get("headers", []), *headers]
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
 
 
 def _gradio() -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import captum  # type: ignore[import-untyped,import-not-found,unused-ignore]  # noqa: F401  (before a picture comes)
-        import gradio  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except ImportError:
-        raise ImportError('the demo page needs gradio and captum: pip install "hardnet[demo]"') from None
-    return gradio
+    require("captum", "0.8", extra="demo")
+    return require("gradio", "6.31", extra="demo")
 
 
 @contextmanager
 def _own_folder() -> Iterator[None]:
-    """Have Gradio keep its files in a folder of this server alone, which goes when the server ends, by SIGTERM too."""
-
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    name = "GRADIO_TEMP_DIR"
-    before = os.environ.get(name)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGTERM, leave) if in_main_thread else None
-    try:
-        with tempfile.TemporaryDirectory(prefix="hardnet-demo-") as folder:
-            os.environ[name] = folder
+    """Give Gradio a temporary folder, which is removed at the end or, after a kill, by the next server."""
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = os.environ.get(TEMPORARY)
+    with scratch_folder(Path(tempfile.gettempdir()), "hardnet-demo-") as folder:
+        os.environ[TEMPORARY] = str(folder)
+        try:
             yield
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGTERM, handler)
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
+        finally:
+            os.environ.pop(TEMPORARY)
+            if before is not None:
+                os.environ[TEMPORARY] = before
 
 
 def _port() -> int:
     text = os.environ.get("GRADIO_SERVER_PORT") or str(PORT)
     if not text.isdecimal():
-        raise ValueError(f"GRADIO_SERVER_PORT is the number of a port, got {text!r}")
+        raise ValueError(f"GRADIO_SERVER_PORT must be a port number, got {text!r}")
     return int(text)
 
 
@@ -224,4 +220,4 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise ValueError(f"cannot listen on {host}, port {port}: {error}; --port 0 takes a free one") from None
+        raise ValueError(f"cannot listen on {host}, port {port}: {error}; --port 0 takes a free port") from None

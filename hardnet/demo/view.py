@@ -1,4 +1,4 @@
-"""What the demo page shows of one picture, and what it has to offer; the page itself is :mod:`hardnet.demo.page`."""
+"""Compute what the demo page shows of one picture: classes, input crop, Grad-CAM, times."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def look(path: str, model: str, tag: str, max_pixels: int = MAX_PIXELS) -> View:
 
     Raises:
         ImageError: the picture cannot be read or has too many pixels; the message has its name without the folder.
-        WeightsError: the weights cannot be had.
+        WeightsError: the weights cannot be loaded.
         ValueError: there is no such model, or it has no such weights.
+        OSError: the file is not there.
     """
     record = get_weights(model, tag)
     with _one_at_a_time:
@@ -73,9 +74,9 @@ def look(path: str, model: str, tag: str, max_pixels: int = MAX_PIXELS) -> View:
 def about(record: WeightsRecord) -> str:
     """Return what a visitor should know of the weights, in two sentences."""
     names = record.categories
-    classes = ", ".join(names) if len(names) <= 20 else f"{len(names)} kinds of things, those of ImageNet"
+    classes = ", ".join(names) if len(names) <= 20 else f"the {len(names)} of ImageNet"
     return (
-        f"Tells apart: {classes}. Top-1 error {record.top1_error:.2f} % on {record.evaluated_on}, reported by "
+        f"Classes: {classes}. Top-1 error {record.top1_error:.2f} % on {record.evaluated_on}, reported by "
         f"{record.reported_by}."
     )
 
@@ -83,15 +84,12 @@ def about(record: WeightsRecord) -> str:
 def sample_images() -> list[Path]:
     """Return the pictures that come with the library: one garment of each class, then photographs.
 
-    A wheel has them inside the package, a checkout beside it; [] where they are missing.
+    A wheel has them inside the package, a checkout in its ``images``; [] if they are missing.
     """
-    package = Path(__file__).parent
-    for folder in (package / "samples", package.parent / "images"):
-        if folder.is_dir():
-            garments = sorted(folder.glob("fashion_mnist/*.png"), reverse=True)
-            first = {path.stem.rsplit("-", 1)[0]: path for path in garments}
-            return [*sorted(first.values()), *sorted(folder.glob("*.jpg"))]
-    return []
+    package = Path(__file__).parents[1]
+    garments = next(package.glob("samples/fashion_mnist"), package.parent / "images" / "fashion_mnist")
+    first = {path.stem.rsplit("-", 1)[0]: path for path in sorted(garments.glob("*.png"), reverse=True)}
+    return [*sorted(first.values()), *sorted(garments.parent.glob("*.jpg"))]
 
 
 @lru_cache(maxsize=2)
