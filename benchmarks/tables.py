@@ -108,7 +108,7 @@ def speed_table(results: dict[str, Any]) -> str:
     columns = list(dict.fromkeys((row["engine"], row["precision"]) for row in rows if row["source"] == OURS))
     found = {(row["source"], row["model"], row["engine"], row["precision"]): row for row in rows}
     header = ["ms, batch {batch_size}, {height} x {width}".format(**first), "pytorchcv, eager"]
-    header += [_column(engine, precision) for engine, precision in columns]
+    header += [engine_name(engine, precision) for engine, precision in columns]
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows if row["source"] == OURS):
         keys = [(BASELINE, model, "eager", "fp32"), *((OURS, model, *column) for column in columns)]
@@ -120,7 +120,8 @@ def _same_shape(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(row[key] == other[key] for key in ("batch_size", "height", "width"))
 
 
-def _column(engine: str, precision: str) -> str:
+def engine_name(engine: str, precision: str = "fp32") -> str:
+    """Return the heading of a column."""
     name = _ENGINE_NAMES.get(engine, engine)
     return name if precision == "fp32" else f"{name} {precision}"
 
