@@ -5,39 +5,23 @@
 ``torch.hub.help`` on an entry point lists its keywords.
 """
 
+import logging
+import sys
+from pathlib import Path as _Path  # torch.hub lists every public callable
+
 dependencies = ["torch"]
 
-
-def _check_package() -> None:
-    """Say so when another module already goes by the name of this repository's package.
-
-    torch.hub puts this folder first on the path, so only a module that the process has imported before can
-    stand in the way.
-    """
-    import logging
-    import sys
-    from pathlib import Path
-
-    module = sys.modules.get("hardnet")
-    if module is None:
-        return
-    folder = Path(__file__).resolve().parent / "hardnet"
-    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", [])]
-    where = next((str(place) for place in places if place), "an unknown place")
-    if not hasattr(module, "create_model") or not hasattr(module, "__path__"):
+_folder, _imported = _Path(__file__).resolve().parent / "hardnet", sys.modules.get("hardnet")
+if _imported is not None:
+    _where = getattr(_imported, "__file__", None) or next(iter(getattr(_imported, "__path__", ())), "an unknown place")
+    if not hasattr(_imported, "create_model"):
         raise ImportError(
-            f"another module named 'hardnet' is already imported in this process, from {where}, and hides this "
-            f"library's package 'hardnet' in {folder}. Load this library in a process that has not imported the "
-            "other module, or before it does; or rename the other module"
+            f"another module named 'hardnet' is already imported in this process, from {_where}, and hides this "
+            f"library's package {_folder}: load this library first, or in another process, or rename the other module"
         )
-    if not any(Path(place).resolve() in (folder, folder / "__init__.py") for place in places if place):
-        logging.getLogger("hardnet.hub").warning(
-            "the package 'hardnet' is already imported from %s and is used in place of the one in %s", where, folder
-        )
+    if _Path(_where).resolve().parent != _folder:
+        logging.getLogger("hardnet").warning("%s is already imported and is used in place of %s", _where, _folder)
 
-
-_check_package()
-
-from hardnet import hardnet39ds, hardnet68, hardnet68ds, hardnet85  # noqa: E402 (only once the name is known to be free)
+from hardnet import hardnet39ds, hardnet68, hardnet68ds, hardnet85  # noqa: E402 (after the check of the name)
 
 __all__ = ["hardnet39ds", "hardnet68", "hardnet68ds", "hardnet85"]

@@ -1,12 +1,13 @@
-"""config + checkpoint -> model: ``create_model``, the lists, and a builder per variant."""
+"""Build a model by name and load its weights: ``create_model``, the lists, and one builder per variant."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
@@ -16,8 +17,7 @@ from .models.features import HarDNetFeatures
 from .models.network import HarDNet
 from .utils.errors import WeightsError
 from .weights.catalog import CATALOG, WeightsRecord
-from .weights.checkpoint import StateDict, find_state, head_classes, load_state, parse_checkpoint
-from .weights.file_record import find_file_record
+from .weights.checkpoint import StateDict, find_record, find_state, head_classes, load_state
 from .weights.reading import deserialise, read_file
 
 logger = logging.getLogger(__name__)
@@ -54,44 +54,24 @@ def get_weights(name: str, tag: str) -> WeightsRecord:
     return CATALOG[name, tag]
 
 
+# fmt: off
 @overload
 def create_model(
-    name: str,
-    *,
-    weights: WeightsLike | None = None,
-    num_classes: int | None = None,
-    in_chans: int = 3,
-    drop_rate: float | None = None,
-    progress: bool = True,
+    name: str, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True,
     features_only: Literal[False] = False,
 ) -> HarDNet: ...
-
-
 @overload
 def create_model(
-    name: str,
-    *,
-    weights: WeightsLike | None = None,
-    in_chans: int = 3,
-    progress: bool = True,
-    features_only: Literal[True],
-    out_indices: Sequence[int] | None = None,
-    output_stride: int | None = None,
+    name: str, *, weights: WeightsLike | None = None, in_chans: int = 3, progress: bool = True, use_ema: bool = True,
+    features_only: Literal[True], out_indices: Sequence[int] | None = None, output_stride: int | None = None,
 ) -> HarDNetFeatures: ...
-
-
 def create_model(
-    name: str,
-    *,
-    weights: WeightsLike | None = None,
-    num_classes: int | None = None,
-    in_chans: int = 3,
-    drop_rate: float | None = None,
-    progress: bool = True,
-    features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
-    output_stride: int | None = None,
+    name: str, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
 ) -> HarDNet | HarDNetFeatures:
+    # fmt: on
     """Build a model by name: (N, in_chans, H, W) -> (N, num_classes) logits, on the CPU, in training mode.
 
     With ``features_only``, (N, in_chans, H, W) -> a list of feature maps; see :class:`hardnet.HarDNetFeatures`.
@@ -99,42 +79,41 @@ def create_model(
     Args:
         name: one of :func:`list_models`.
         weights: a tag of :func:`list_weights`, a record of :func:`get_weights`, or the path of a local file:
-            ``.pth``/``.pt`` (a state dict, or a training checkpoint that holds one under ``state_dict``, ``model`` or
+            ``.pth``/``.pt`` (a state dict, or a training checkpoint with an entry ``state_dict``, ``model`` or
             ``model_state``), ``.safetensors``, or a release archive ``.pth.zip``. None leaves the model randomly
             initialised.
-        num_classes: width of the logits; None takes that of the weights, or 1000 without weights. Another number than
-            the weights' makes the head new, and a log line says so; 0 leaves the linear layer out.
+        num_classes: width of the logits; None takes that of the weights, or 1000 without weights. If it differs from
+            the weights', the head is new and untrained, and a log line says so; 0 leaves the linear layer out.
         in_chans: channels of the input. With weights trained on three colours, the stem is adapted: one channel gets
             the sum over the colours, n channels repeat them, scaled by 3 / n.
         drop_rate: probability of dropout before the linear layer; None takes the variant's own.
         progress: show a progress bar for downloads, on a terminal.
-        features_only: build the feature pyramid and no head. The following two go with it.
+        use_ema: take the averaged weights (``state_dict_ema`` or ``model_ema``) where a training checkpoint has them.
+        features_only: build the feature pyramid and no head. The following two require it.
         out_indices: levels of the pyramid, 0 to 4 for the strides 2 to 32; None means (1, 2, 3, 4).
         output_stride: 32, 16 or 8: below 32, dilation in place of the last downsamplings; None means 32.
 
     Raises:
         ValueError: an unknown name or tag, a number out of range, or keywords that do not go together.
-        WeightsError: the weights could not be had, are damaged, or do not fit the model.
+        WeightsError: the weights could not be downloaded, are damaged, or do not fit the model.
     """
     config = _config(name)
     if features_only and (num_classes is not None or drop_rate is not None):
         raise ValueError("num_classes and drop_rate belong to the head, which features_only=True leaves out")
     if not features_only and (out_indices is not None or output_stride is not None):
-        raise ValueError("out_indices and output_stride go with features_only=True")
-    state, record, origin = (None, None, "") if weights is None else _load(config, weights, progress)
-    if isinstance(record, WeightsRecord):
+        raise ValueError("out_indices and output_stride require features_only=True")
+    state, record, origin = (None, None, "") if weights is None else _load(config, weights, progress, use_ema)
+    if record is not None:
         config = replace(config, block_activation=record.block_activation)
     model: HarDNet | HarDNetFeatures
     if features_only:
-        model = HarDNetFeatures(
-            config,
-            out_indices=(1, 2, 3, 4) if out_indices is None else out_indices,
-            output_stride=32 if output_stride is None else output_stride,
-            in_chans=in_chans,
-        )
+        indices = (1, 2, 3, 4) if out_indices is None else out_indices
+        stride = 32 if output_stride is None else output_stride
+        model = HarDNetFeatures(config, out_indices=indices, output_stride=stride, in_chans=in_chans)
     else:
+        own_classes = None if state is None else head_classes(state, config, origin)
         if num_classes is None:
-            num_classes = (state and head_classes(state, config)) or DEFAULT_CLASSES
+            num_classes = own_classes or DEFAULT_CLASSES
         model = HarDNet(config, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate)
     if state is not None:
         load_state(model, state, origin)
@@ -142,47 +121,45 @@ def create_model(
     return model
 
 
-def _load(config: HarDNetConfig, weights: WeightsLike, progress: bool) -> tuple[StateDict, WeightsRecord | None, str]:
-    """Return the state dict, its record where there is one, and a name for messages."""
+def _load(
+    config: HarDNetConfig, weights: WeightsLike, progress: bool, use_ema: bool
+) -> tuple[StateDict, WeightsRecord | None, str]:
+    """Return the state dict, its record if there is one, and a name for messages."""
     from .weights import download
 
-    record = _as_record(config.name, weights)
+    record = _find_record_of(config.name, weights)
     if record is not None:
-        verified = download.fetch(record, progress=progress)
-        return parse_checkpoint(verified.content, str(verified.path), config), record, str(record)
-    assert not isinstance(weights, WeightsRecord)  # noqa: S101 (for the type checker: _as_record returns records)
-    path = os.fspath(weights)
-    content = read_file(path)
-    if path.lower().endswith(".zip"):
-        content = download.unpack_archive(content)
-    known = download.identify(content, CATALOG.values())
-    if known is not None:
-        record = known[0]
-        if record.model != config.name:
-            raise WeightsError(f"{path} is {record}, it does not fit {config.name}")
-        logger.info("%s is %s", path, record)
-        return parse_checkpoint(content, path, config), record, path
-    loaded = deserialise(content, path)
-    return find_state(loaded, path, config), find_file_record(loaded, path, config.name), path
+        origin, content = str(record), download.fetch(record, progress=progress).content
+    else:
+        origin = os.fspath(cast(str, weights))
+        content = read_file(origin)
+        if origin.lower().endswith(".zip"):
+            content = download.unpack_archive(content)
+        known = download.identify(content, CATALOG.values())
+        if known is not None:
+            record = known[0]
+            if record.model != config.name:
+                raise WeightsError(f"{origin} is {record}, it does not fit {config.name}")
+            logger.info("%s is %s", origin, record)
+    loaded = deserialise(content, origin)
+    state = find_state(loaded, origin, config, use_ema=use_ema)
+    return state, record or find_record(loaded, origin, config.name), origin
 
 
-def _as_record(name: str, weights: WeightsLike) -> WeightsRecord | None:
-    """Return the record that ``weights`` means, or None where it is the path of a file."""
+def _find_record_of(name: str, weights: WeightsLike) -> WeightsRecord | None:
+    """Return the record that ``weights`` denotes, or None if it is the path of a file."""
     if isinstance(weights, WeightsRecord):
         if weights.model != name:
             raise ValueError(f"the weights {weights} are not for {name}")
         return weights
     if not isinstance(weights, (str, os.PathLike)):
         raise TypeError(f"weights must be a tag, a record or the path of a file, got {type(weights).__name__}")
-    tags = list_weights(name)
-    if isinstance(weights, str):
-        if weights in tags:
-            return CATALOG[name, weights]
-        path = Path(weights)
-        if not path.suffix and path.name == weights and not path.exists():
-            raise ValueError(
-                f"{name} has no weights {weights!r}; known: {_known(weights, tags)}; nor is there such a file"
-            )
+    if (name, weights) in CATALOG:
+        return CATALOG[name, str(weights)]
+    path = Path(weights)
+    if isinstance(weights, str) and not path.suffix and path.name == weights and not path.exists():
+        known = _known(weights, list_weights(name))
+        raise ValueError(f"{name} has no weights {weights!r}; known: {known}; nor is there such a file")
     return None
 
 
@@ -204,82 +181,102 @@ def _spelling(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
+# fmt: off
 class Builder(Protocol):
     """The signature that the four builders share; see :func:`create_model` for the keywords."""
 
     @overload
     def __call__(
-        self,
-        pretrained: bool = False,
-        *,
-        weights: WeightsLike | None = None,
-        num_classes: int | None = None,
-        in_chans: int = 3,
-        drop_rate: float | None = None,
-        progress: bool = True,
+        self, pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None,
+        in_chans: int = 3, drop_rate: float | None = None, progress: bool = True, use_ema: bool = True,
         features_only: Literal[False] = False,
     ) -> HarDNet: ...
-
     @overload
     def __call__(
-        self,
-        pretrained: bool = False,
-        *,
-        weights: WeightsLike | None = None,
-        in_chans: int = 3,
-        progress: bool = True,
-        features_only: Literal[True],
-        out_indices: Sequence[int] | None = None,
-        output_stride: int | None = None,
+        self, pretrained: bool = False, *, weights: WeightsLike | None = None, in_chans: int = 3,
+        progress: bool = True, use_ema: bool = True, features_only: Literal[True],
+        out_indices: Sequence[int] | None = None, output_stride: int | None = None,
     ) -> HarDNetFeatures: ...
 
 
-def _builder(name: str, what: str) -> Builder:
-    """Make the builder of one variant: ``create_model`` with the name filled in and ``pretrained`` put first."""
+_DOCUMENTATION = """
 
-    def build(pretrained: bool = False, **keywords: Any) -> HarDNet | HarDNetFeatures:
-        if pretrained:
-            if keywords.get("weights") is not None:
-                raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
-            keywords["weights"] = DEFAULT_TAG
-        model: HarDNet | HarDNetFeatures = create_model(name, **keywords)
-        return model
-
-    # What help() and torch.hub.help show, and what a wrong keyword is measured by.
-    own = inspect.signature(build)
-    pretrained = own.parameters["pretrained"]
-    others = [p for p in inspect.signature(create_model).parameters.values() if p.name != "name"]
-    build.__signature__ = own.replace(parameters=[pretrained, *others])  # type: ignore[attr-defined]  # PEP 362
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"""{what}
-
-    Takes images (N, in_chans, H, W), H and W from 32 pixels up, and gives logits (N, num_classes). Images for
+    Takes images (N, in_chans, H, W), H and W from 32 pixels up, and returns logits (N, num_classes). Images for
     the ImageNet weights: RGB in [0, 1], resized to 256, centre-cropped to 224, normalised with mean
     (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225).
 
     Args:
-        pretrained: True loads the weights {DEFAULT_TAG}.
-        weights: a tag ({", ".join(list_weights(name))}) or the path of a local checkpoint; None, and no
-            pretrained, leaves the model randomly initialised.
-        num_classes: width of the logits; None takes the weights' own, or 1000. Another number makes the head new,
-            0 leaves it out.
-        in_chans: channels of the input; a pretrained stem is adapted.
-        drop_rate: dropout before the linear layer; None takes the variant's own, {CONFIGS[name].drop_rate}.
-        progress: show a progress bar for downloads, on a terminal.
-        features_only: give a list of feature maps in place of logits, for detection or segmentation.
-        out_indices: with it, levels of the pyramid: 0 to 4 for the strides 2 to 32; None means (1, 2, 3, 4).
-        output_stride: with it, 32, 16 or 8: dilation in place of the last downsamplings; None means 32.
+        pretrained: True loads the weights IMAGENET1K_V1.
+        weights: a tag ({tags}) or the path of a local checkpoint; None, and no pretrained, leaves the model randomly
+            initialised.
+        num_classes, in_chans, drop_rate, progress, use_ema: as in hardnet.create_model.
+        features_only, out_indices, output_stride: return a list of feature maps, as in hardnet.create_model.
 
     Raises:
         ValueError: an unknown tag or a number out of range.
-        WeightsError: the weights could not be had, are damaged, or do not fit.
+        WeightsError: the weights could not be downloaded, are damaged, or do not fit.
 
     Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
     """
-    return cast(Builder, build)
 
 
-hardnet39ds = _builder("hardnet39ds", "HarDNet-39DS: 39 layers, depthwise-separable; the smallest.")
-hardnet68ds = _builder("hardnet68ds", "HarDNet-68DS: 68 layers, depthwise-separable.")
-hardnet68 = _builder("hardnet68", "HarDNet-68: 68 layers of plain convolutions.")
-hardnet85 = _builder("hardnet85", "HarDNet-85: 85 layers of plain convolutions; the largest.")
+def _builder(build: Callable[..., HarDNet | HarDNetFeatures]) -> Builder:
+    """Complete a builder's documentation; for an unknown keyword, suggest the nearest."""
+    name, keywords = build.__name__, list(inspect.signature(build).parameters)
+
+    @functools.wraps(build)
+    def checked(*arguments: Any, **options: Any) -> HarDNet | HarDNetFeatures:
+        for wrong in options.keys() - set(keywords):
+            known = _known(wrong, keywords)
+            raise TypeError(f"{name}() got an unexpected keyword argument {wrong!r}; known: {known}")
+        return build(*arguments, **options)
+
+    checked.__doc__ = f"{build.__doc__}{_DOCUMENTATION.format(tags=', '.join(list_weights(name)))}"
+    return cast(Builder, checked)
+
+
+def _build(name: str, pretrained: bool, weights: WeightsLike | None, **options: Any) -> HarDNet | HarDNetFeatures:
+    if pretrained and weights is not None:
+        raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
+    model: HarDNet | HarDNetFeatures = create_model(name, weights=DEFAULT_TAG if pretrained else weights, **options)
+    return model
+
+
+@_builder
+def hardnet39ds(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-39DS: 39 layers, depthwise-separable; the smallest."""
+    return _build("hardnet39ds", **locals())
+
+
+@_builder
+def hardnet68ds(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-68DS: 68 layers, depthwise-separable."""
+    return _build("hardnet68ds", **locals())
+
+
+@_builder
+def hardnet68(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-68: 68 layers of plain convolutions."""
+    return _build("hardnet68", **locals())
+
+
+@_builder
+def hardnet85(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-85: 85 layers of plain convolutions; the largest."""
+    return _build("hardnet85", **locals())

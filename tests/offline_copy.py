@@ -87,7 +87,7 @@ def lay_ready(folder: Path, names: Iterable[str]) -> dict[str, str]:
     mirror = folder / "mirror"
     mirror.mkdir()
     for name in names:
-        _publish(name, mirror, copy / "hardnet" / "catalog.py")
+        _publish(name, mirror, copy / "hardnet" / "weights" / "catalog.py")
     (folder / "sitecustomize.py").write_text(NETWORK)
     return {
         "PYTHONPATH": str(folder),

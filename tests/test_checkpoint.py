@@ -1,31 +1,50 @@
-"""Files made elsewhere: unwrapped, renamed, adapted, or refused with a reason and without a trace."""
+"""Checkpoint files: unwrapped, renamed, adapted, or refused with a reason; no code from them runs."""
 
 from __future__ import annotations
 
+import argparse
 import io
+import logging
+import os
 import pickle
+import random
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import MODELS, golden_input, golden_state, golden_value
 from torch import Tensor
 
-from hardnet import WeightsError, create_model
-from hardnet.models.config import CONFIGS
-from hardnet.weights.checkpoint import adapt_stem, imgclsmob_key, parse_checkpoint, rename_imgclsmob
+from hardnet import Classifier, HarDNet, WeightsError, create_model
+from hardnet.images.preprocess import Preprocessing
+from hardnet.models.config import CONFIGS, HarDNetConfig
+from hardnet.weights.catalog import WeightsRecord
+from hardnet.weights.checkpoint import adapt_stem, find_state, imgclsmob_key, load_state, rename_imgclsmob
+from hardnet.weights.reading import deserialise, read_file
 
 NAME = "hardnet39ds"
 CONFIG = CONFIGS[NAME]
 STATE = golden_state(NAME)
+HEAD = "base.14.3."
+TINY = HarDNetConfig(
+    name="tiny", stem_channels=(2, 2), block_layers=(2,), growth_rates=(2,), growth_multiplier=1.5,
+    transition_channels=(4,), downsample=(False,), depthwise=True, drop_rate=0.0,
+)  # fmt: skip
+CLASSES = ["cat", "dog"]
+TOLD = {"resize": 40, "crop": 32, "mean": [0.1, 0.2, 0.3], "std": [1, 0.5, 0.25]}
 
 
 def saved(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def parse(content: bytes, origin: str = "x.pth", config: HarDNetConfig = CONFIG) -> dict[str, Tensor]:
+    return find_state(deserialise(content, origin), origin, config)
 
 
 def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
@@ -47,13 +66,13 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
     ids=["raw", "state_dict", "model", "model_state", "module.", "_orig_mod.module.", "a name under model"],
 )
 def test_wrapped_state_dicts_are_unwrapped(content: object) -> None:
-    assert_same(parse_checkpoint(saved(content), "x.pth", CONFIG), STATE)
+    assert_same(parse(saved(content)), STATE)
 
 
 def test_the_legacy_format_is_read() -> None:
     buffer = io.BytesIO()
     torch.save(STATE, buffer, _use_new_zipfile_serialization=False)
-    assert_same(parse_checkpoint(buffer.getvalue(), "x.pth", CONFIG), STATE)
+    assert_same(parse(buffer.getvalue()), STATE)
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -63,13 +82,44 @@ def test_safetensors(tmp_path: Path) -> None:
     model = create_model(NAME, weights=tmp_path / "x.safetensors")
     assert_same(dict(model.state_dict()), STATE)
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
-        parse_checkpoint(b"\x10\0\0\0\0\0\0\0{broken", "y.safetensors", CONFIG)
+        parse(b"\x10\0\0\0\0\0\0\0{broken", "y.safetensors")
 
 
-def test_a_missing_safetensors_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_safetensors_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torch.hub this library is not an installed package: pip must be told what is on the index."""
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r'pip install "hardnet\[safetensors\]"'):
-        parse_checkpoint(b"", "x.safetensors", CONFIG)
+    with pytest.raises(ImportError, match=r'pip install "safetensors>=[0-9.]+"$'):
+        parse(b"", "x.safetensors")
+
+
+def test_averaged_weights_are_taken_unless_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw, averaged = ({**STATE, "base.0.norm.bias": torch.full((24,), value)} for value in (1.0, 2.0))
+    file = tmp_path / "x.pth"
+    wrapped = {f"module.{key}": value for key, value in averaged.items()}  # as torch's AveragedModel has it
+    for entry, ema in (("state_dict_ema", averaged), ("model_ema", {"n_averaged": torch.tensor(3), **wrapped})):
+        torch.save({"state_dict": raw, entry: ema}, file)
+        with caplog.at_level(logging.INFO, "hardnet"):
+            assert create_model(NAME, weights=file).state_dict()["base.0.norm.bias"][0] == 2
+        assert f"weights of the entry '{entry}'" in caplog.text
+        assert create_model(NAME, weights=file, use_ema=False).state_dict()["base.0.norm.bias"][0] == 1
+    torch.save({"state_dict": raw, "state_dict_ema": None}, file)
+    assert create_model(NAME, weights=file).state_dict()["base.0.norm.bias"][0] == 1
+
+
+def test_checkpoints_of_timms_training_script_are_read() -> None:
+    content = {"epoch": 3, "arch": NAME, "state_dict": STATE, "version": 2, "args": argparse.Namespace(lr=0.1)}
+    for new in (True, False):
+        buffer = io.BytesIO()
+        torch.save(content, buffer, _use_new_zipfile_serialization=new)
+        assert_same(parse(buffer.getvalue()), STATE)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+def test_an_object_that_is_not_read_is_named() -> None:
+    with pytest.raises(WeightsError, match=r"GLOBAL fractions\.Fraction was not an allowed global") as caught:
+        parse(saved({"state_dict": STATE, "x": __import__("fractions").Fraction(1, 2)}))
+    assert "\x1b" not in str(caught.value)
+    assert "allowlist this global" in str(caught.value)  # torch's reason is whole
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -107,8 +157,6 @@ def test_a_renamed_state_dict_computes_what_imgclsmobs_model_does(name: str, tmp
 def test_plain_relu_blocks_are_imgclsmobs(name: str) -> None:
     """With plain ReLU inside the blocks, as the catalogue has hardnet85's V2, the two agree here as well."""
     import dataclasses
-
-    from hardnet import HarDNet
 
     pytorchcv = pytest.importorskip("pytorchcv.model_provider", reason="the test extra installs pytorchcv")
     theirs = pytorchcv.get_model(name).eval()
@@ -151,7 +199,7 @@ def without(key: str) -> dict[str, Tensor]:
         (saved(STATE)[:-5000], "cannot be read"),
         (saved([1, 2, 3]), "holds an object of type list"),
         (saved({}), "is empty"),
-        (saved({"epoch": 3, "net": STATE}), "has the entries epoch, net; a state dict.*'state_dict'"),
+        (saved({"epoch": 3, "net": STATE}), "has the entries epoch, net; expected a state dict.*'state_dict'"),
         (saved(without("base.0.norm.bias")), r"does not fit hardnet39ds: 1 missing keys \(base\.0\.norm\.bias\)"),
         (saved({**STATE, "extra.weight": torch.zeros(1)}), r"1 unknown keys \(extra\.weight\)"),
         (
@@ -159,6 +207,16 @@ def without(key: str) -> dict[str, Tensor]:
             r"1 other shapes \(base\.0\.norm\.bias \(5,\) in the file, \(24,\) in the model\)",
         ),
         (saved({**STATE, "base.0.norm.bias": torch.full((24,), float("nan"))}), r"NaN .* in base\.0\.norm\.bias"),
+        (saved({**STATE, "base.0.norm.bias": torch.full((24,), 1e200, dtype=torch.float64)}), "infinite values"),
+        (saved({**STATE, "base.0.norm.running_var": torch.full((24,), -1.0)}), r"negative variances .*running_var"),
+        (saved({**STATE, HEAD + "weight": torch.zeros(0, 1000), HEAD + "bias": torch.zeros(0)}), "head with 0 classes"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(1).expand(10**11)}), "expanded from fewer values"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(24, device="meta")}), "without values"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(24).to_sparse()}), "sparse_coo"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(24, dtype=torch.complex64)}), "complex64"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(24, dtype=torch.int8)}), "1 other types"),
+        (saved({f"{n}": torch.zeros(()) for n in range(10_001)}), "no model here has so many"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(500), "cannot be read"),
         (saved(golden_state("hardnet68ds")), "does not fit hardnet39ds.*looks like a checkpoint of hardnet68ds"),
         (
             saved({"features.init_block.conv1.conv.weight": torch.zeros(1)}),
@@ -174,19 +232,85 @@ def test_what_does_not_fit_is_refused_with_a_reason(content: bytes, said: str, t
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "ran"
     for protocol in (0, 2, 4):
         raw = pickle.dumps({"state_dict": Gadget(trace)}, protocol=protocol)
         for content in (raw, saved({"state_dict": Gadget(trace)}), saved({**STATE, "x": Gadget(trace)})):
             with pytest.raises(WeightsError, match="cannot be read"):
-                parse_checkpoint(content, "x.pth", CONFIG)
+                parse(content)
+    for module, name in (("os", "system"), ("builtins", "exec"), ("builtins", "getattr"), ("argparse", "FileType")):
+        with pytest.raises(WeightsError, match="cannot be read"):
+            parse(f"\x80\x02c{module}\n{name}\nX\x04\0\0\0true\x85R.".encode("latin-1"))
     assert not trace.exists()
 
 
-def test_a_refused_state_leaves_the_model_as_it_was() -> None:
-    from hardnet.weights.checkpoint import load_state
+def repacked(content: bytes) -> bytes:
+    """Compress an archive, as other tools do."""
+    plain, packed = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    return packed.getvalue()
 
+
+def test_a_compressed_archive_is_read_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = repacked(saved(STATE))
+    assert_same(parse(content), STATE)
+    monkeypatch.setattr("hardnet.weights.reading.MAX_UNPACKED", 1000)
+    zeros = repacked(saved({"x": torch.zeros(1_000_000)}))
+    with pytest.raises(WeightsError, match=r"bytes that unpack to 4\d{6}"):
+        parse(zeros)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and FIFOs as POSIX has them")
+def test_only_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in ("/dev/zero", tmp_path / "pipe.pth"):  # and it does not block, or read without end
+        with pytest.raises(WeightsError, match="cannot be read: Not a regular file"):
+            read_file(path)
+    with pytest.raises(WeightsError, match="cannot be read: Is a directory"):
+        create_model(NAME, weights=tmp_path)
+
+
+def test_keys_are_shown_in_one_short_line() -> None:
+    model = HarDNet(TINY, num_classes=2)
+    with pytest.raises(WeightsError) as caught:
+        load_state(model, {**model.state_dict(), "x\n\x1b[1m" * 1000: torch.zeros(1)}, "x")
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("times", [200, pytest.param(5000, marks=pytest.mark.slow)])
+def test_a_damaged_file_is_refused_or_gives_finite_weights(times: int) -> None:
+    from safetensors.torch import save
+
+    model = HarDNet(TINY, num_classes=2)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    legacy = io.BytesIO()
+    torch.save(state, legacy, _use_new_zipfile_serialization=False)
+    files = ((saved(state), "x.pth"), (legacy.getvalue(), "x.pth"), (save(state), "x.safetensors"))
+    rng, refused = random.Random(3), 0  # noqa: S311  test data
+    for number in range(times):
+        content, origin = files[number % 3]
+        changed = bytearray(content)
+        for _ in range(rng.randint(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        del changed[rng.choice((len(changed), rng.randrange(len(changed)))) :]
+        try:
+            load_state(model, parse(bytes(changed), origin, TINY), origin)
+        except WeightsError:
+            refused += 1
+            assert_same(dict(model.state_dict()), state)
+        else:
+            assert all(value.isfinite().all() for value in model.state_dict().values())
+            model.load_state_dict(state)
+    assert refused > times // 3
+
+
+def test_a_refused_state_leaves_the_model_as_it_was() -> None:
     model = create_model(NAME)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError):
@@ -201,6 +325,47 @@ def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     assert create_model(NAME, weights=file, num_classes=3).num_classes == 3
 
 
-def test_unreadable_paths_are_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="cannot be read: Is a directory"):
-        create_model(NAME, weights=tmp_path)
+def test_classes_and_preprocessing_are_the_files(tmp_path: Path) -> None:
+    state = create_model(NAME, num_classes=2).state_dict()
+    path = tmp_path / "model.pt"
+    torch.save({"model": state, "classes": CLASSES, "preprocessing": TOLD}, path)
+    classifier = Classifier(NAME, weights=path, device="cpu")
+    assert classifier.labels == ("cat", "dog")
+    record = classifier.model.weights_record
+    assert isinstance(record, WeightsRecord)
+    assert record.preprocessing == classifier.transform == Preprocessing(40, 32, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
+    assert (record.num_classes, str(record)) == (2, str(path))
+    other = create_model(NAME, weights=path, num_classes=3)
+    assert Classifier(other, device="cpu").labels == ("class 0", "class 1", "class 2")
+    torch.save(state, path)
+    assert create_model(NAME, weights=path).weights_record is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        *(({"classes": wrong}, '"classes" must be a list of names') for wrong in ("cat", ["cat", 3], ["cat", " "])),
+        ({"preprocessing": []}, '"preprocessing" must hold resize and crop'),
+        *(
+            ({"preprocessing": TOLD | wrong}, '"preprocessing" must hold resize and crop')
+            for wrong in (
+                {"resize": 31},
+                {"crop": 0},
+                {"crop": True},
+                {"resize": 10**9},
+                {"resize": 40.0},
+                {"mean": [0.1, 0.2]},
+                {"mean": [0.1, 0.2, float("nan")]},
+                {"mean": "abc"},
+                {"std": [1, 1, 0]},
+                {"std": None},
+            )
+        ),
+    ],
+)
+def test_invalid_classes_and_preprocessing_are_refused(entries: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"model": STATE, "classes": CLASSES, "preprocessing": TOLD} | entries, path)
+    with pytest.raises(WeightsError, match=said) as caught:
+        create_model(NAME, weights=path)
+    assert str(caught.value).startswith(str(path))

@@ -6,15 +6,22 @@ import inspect
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import MODELS, golden_state
+from published import publish
 
 import hardnet
-from hardnet import HarDNet, WeightsError, create_model, factory, get_weights, list_models, list_weights
-from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
+from hardnet import HarDNet, WeightsError, create_model, get_weights, list_models, list_weights
+from hardnet.models.layers import ConvLayer
+from hardnet.weights.catalog import CATALOG, WeightsRecord
+
+TAG = "IMAGENET1K_V1"
+FILE = f"hardnet39ds-{TAG}.pth"
 
 
 def test_lists() -> None:
@@ -36,13 +43,9 @@ def test_builders_build_their_own(name: str) -> None:
     assert model.base[-1][2].p == 0.25
     assert model(torch.rand(2, 5, 64, 64)).shape == (2, 7)
     assert builder.__name__ == name
-    wanted = {**inspect.signature(create_model).parameters, **inspect.signature(builder).parameters}
-    wanted.pop("name")
-    assert list(inspect.signature(builder).parameters) == [
-        "pretrained",
-        *(key for key in wanted if key != "pretrained"),
-    ]
-    assert all(keyword in builder.__doc__ for keyword in wanted)
+    keywords = [key for key in inspect.signature(create_model).parameters if key != "name"]
+    assert list(inspect.signature(builder).parameters) == ["pretrained", *keywords]
+    assert all(keyword in builder.__doc__ for keyword in ("pretrained", *keywords, *list_weights(name)))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_builders_build_their_own(name: str) -> None:
             "not for hardnet68",
         ),
         (lambda: create_model("hardnet68", classes=10), TypeError, "classes"),
-        (lambda: hardnet.hardnet68(num_clases=10), TypeError, "num_clases"),
+        (lambda: hardnet.hardnet68(num_class=3), TypeError, r"hardnet68\(\).*'num_class'.*mean 'num_classes'"),
         (lambda: hardnet.hardnet68(True, weights="IMAGENET1K_V1"), ValueError, "one of the two"),
         (lambda: create_model("hardnet68", num_classes=-1), ValueError, "num_classes must be .* got -1"),
         (lambda: create_model("hardnet68", num_classes=2.0), ValueError, r"got 2\.0"),
@@ -79,26 +82,10 @@ def test_what_is_wrong_is_said(call: object, error: type[Exception], said: str) 
         call()
 
 
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, **options: object) -> WeightsRecord:
-    """Publish a golden checkpoint: a record with a true digest, its file in a mirror folder."""
-    import hashlib
-
-    file = tmp_path / f"{name}.pth"
-    torch.save(golden_state(name), file)
-    digest = Digest("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
-    record = WeightsRecord(
-        model=name,
-        tag="TEST",
-        sources=(Source(f"https://example.invalid/{file.name}", digest, "a test"),),
-        provenance="made by a test",
-        top1_error=0.0,
-        top5_error=0.0,
-        reported_by="a test",
-        **options,
-    )
-    monkeypatch.setenv("HARDNET_MIRROR", str(tmp_path))
-    monkeypatch.setenv("HARDNET_OFFLINE", "1")
-    monkeypatch.setitem(factory.CATALOG, (name, "TEST"), record)
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, **options: Any) -> WeightsRecord:
+    """Publish a golden checkpoint under the tag IMAGENET1K_V1, with changes to its record."""
+    record = replace(publish(monkeypatch, tmp_path, name), **options)
+    monkeypatch.setitem(CATALOG, (name, TAG), record)
     return record
 
 
@@ -108,15 +95,14 @@ def test_tag_record_and_file_give_the_same_model(tmp_path: Path, monkeypatch: py
     want = create_model("hardnet39ds")
     want.load_state_dict(golden_state("hardnet39ds"))
     logits = want.eval()(x)
-    for weights in ("TEST", record, tmp_path / "hardnet39ds.pth", str(tmp_path / "hardnet39ds.pth")):
+    for weights in (TAG, record, tmp_path / FILE, str(tmp_path / FILE)):
         model = create_model("hardnet39ds", weights=weights).eval()
         assert torch.equal(model(x), logits)
         assert model.weights_record == record  # a file that the catalogue knows by its digest is known as such
 
 
 def test_pretrained_means_the_first_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = published(tmp_path, monkeypatch, "hardnet39ds")
-    monkeypatch.setitem(factory.CATALOG, ("hardnet39ds", "IMAGENET1K_V1"), record)
+    published(tmp_path, monkeypatch, "hardnet39ds")
     model = hardnet.hardnet39ds(pretrained=True)
     assert torch.equal(model.state_dict()["base.0.conv.weight"], golden_state("hardnet39ds")["base.0.conv.weight"])
 
@@ -126,7 +112,7 @@ def test_another_number_of_classes_makes_the_head_new(
 ) -> None:
     published(tmp_path, monkeypatch, "hardnet39ds")
     with caplog.at_level(logging.INFO, "hardnet"):
-        model = create_model("hardnet39ds", weights="TEST", num_classes=10)
+        model = create_model("hardnet39ds", weights=TAG, num_classes=10)
     assert "1000 classes in the weights, 10 in the model: the head is new" in caplog.text
     golden = golden_state("hardnet39ds")
     state = model.state_dict()
@@ -139,9 +125,9 @@ def test_another_number_of_classes_makes_the_head_new(
 
 def test_other_channels_adapt_the_stem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published(tmp_path, monkeypatch, "hardnet39ds")
-    colour = create_model("hardnet39ds", weights="TEST").eval().double()
-    grey = create_model("hardnet39ds", weights="TEST", in_chans=1).eval().double()
-    six = create_model("hardnet39ds", weights="TEST", in_chans=6).eval().double()
+    colour = create_model("hardnet39ds", weights=TAG).eval().double()
+    grey = create_model("hardnet39ds", weights=TAG, in_chans=1).eval().double()
+    six = create_model("hardnet39ds", weights=TAG, in_chans=6).eval().double()
     x = torch.rand(1, 1, 64, 64).double()
     torch.testing.assert_close(grey(x), colour(x.repeat(1, 3, 1, 1)), rtol=1e-5, atol=1e-5)
     picture = torch.rand(1, 3, 64, 64).double()
@@ -150,7 +136,7 @@ def test_other_channels_adapt_the_stem(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_plain_relu_blocks_where_the_record_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published(tmp_path, monkeypatch, "hardnet85", block_activation="relu")
-    model = create_model("hardnet85", weights="TEST")
+    model = create_model("hardnet85", weights=TAG)
     kinds = {index: type(module.relu) for index, module in enumerate(model.base) if hasattr(module, "relu")}
     assert set(kinds.values()) == {torch.nn.ReLU6}
     assert kinds.keys() >= {0, 1, 4, 7, 18}
@@ -161,8 +147,8 @@ def test_plain_relu_blocks_where_the_record_says_so(tmp_path: Path, monkeypatch:
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published(tmp_path, monkeypatch, "hardnet39ds")
-    with pytest.raises(WeightsError, match="is hardnet39ds TEST, it does not fit hardnet68"):
-        create_model("hardnet68", weights=tmp_path / "hardnet39ds.pth")
+    with pytest.raises(WeightsError, match="is hardnet39ds IMAGENET1K_V1, it does not fit hardnet68"):
+        create_model("hardnet68", weights=tmp_path / FILE)
 
 
 def test_importing_is_light() -> None:
@@ -178,3 +164,19 @@ def test_importing_is_light() -> None:
 def test_the_public_names_are_all_there() -> None:
     assert all(getattr(hardnet, name) is not None for name in hardnet.__all__)
     assert set(hardnet.__all__) <= set(dir(hardnet))
+
+
+def test_weights_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time of construction is the initialisation: no number is drawn that is not used."""
+    drawn: list[int] = []
+    for name in ("uniform_", "normal_"):
+        original = getattr(torch.Tensor, name)
+
+        def count(tensor: torch.Tensor, *rest: object, _original: object = original, **keywords: object) -> object:
+            if tensor.device.type != "meta":
+                drawn.append(tensor.numel())
+            return _original(tensor, *rest, **keywords)  # type: ignore[operator]
+
+        monkeypatch.setattr(torch.Tensor, name, count)
+    layer = ConvLayer(8, 16)
+    assert drawn == [layer.conv.weight.numel()]

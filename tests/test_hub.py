@@ -108,12 +108,14 @@ def test_num_classes_is_not_swallowed(checkout: Path, tmp_path: Path) -> None:
     model = torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local", num_classes=10, in_chans=1)
     print(*model(torch.rand(2, 1, 64, 64)).shape)
     try:
-        torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local", clases=10)
+        torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local", num_class=3)
     except TypeError as error:
         print(error)
     """
-    assert output(code, tmp_path).splitlines()[0] == "2 10"
-    assert "unexpected keyword argument 'clases'" in output(code, tmp_path)
+    shape, refusal = output(code, tmp_path).splitlines()
+    assert shape == "2 10"
+    assert refusal.startswith("hardnet39ds() got an unexpected keyword argument 'num_class'")
+    assert "did you mean 'num_classes'?" in refusal
 
 
 def test_loading_takes_nothing_but_torch(checkout: Path, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_calls_long_after_loading_find_their_modules(checkout: Path, tmp_path: P
     """
     count, where = output(code, tmp_path).split()
     assert count == "2"
-    assert Path(where).resolve() == checkout / "hardnet" / "classify.py"
+    assert Path(where).resolve() == checkout / "hardnet" / "inference.py"
 
 
 def test_loading_twice_and_pickling(checkout: Path, tmp_path: Path) -> None:

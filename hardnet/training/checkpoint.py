@@ -52,7 +52,13 @@ class Parts:
 
 
 def checkpoint_content(
-    parts: Parts, position: Position, options: TrainOptions, facts: dict[str, Any], ranks: Ranks
+    parts: Parts,
+    position: Position,
+    options: TrainOptions,
+    facts: dict[str, Any],
+    ranks: Ranks,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
 ) -> dict[str, Any]:
     """Return what a run needs to go on, sums over all ranks. Every rank must call this; rank 0 writes it.
 
@@ -71,6 +77,7 @@ def checkpoint_content(
         "progress": dataclasses.asdict(total),
         "options": options.asdict(),
         "facts": facts,
+        **_record(classes, preprocessing),
         "versions": versions(),
     }
 
@@ -83,18 +90,19 @@ def final_content(
     return {
         "model": model.state_dict(),
         "architecture": options.model,
-        "classes": list(classes),
-        "preprocessing": {
-            "resize": preprocessing.resize,
-            "crop": preprocessing.crop,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-        },
+        **_record(classes, preprocessing),
         "averaged": parts.ema is not None,
         "options": options.asdict(),
         "metrics": numbers,
         "versions": versions(),
     }
+
+
+def _record(classes: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the entries that `hardnet.weights.checkpoint.find_record` reads."""
+    told = {"resize": preprocessing.resize, "crop": preprocessing.crop}
+    colours = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    return {"classes": list(classes), "preprocessing": told | colours}
 
 
 def versions() -> dict[str, str]:

@@ -259,6 +259,9 @@ class Trainer:
                 save_atomically(content, self._folder / name)
 
     def _save(self) -> None:
-        content = checkpoint_content(self.parts, self.position, self.options, self._facts, self.ranks)
+        classes = self._data.train.classes
+        content = checkpoint_content(
+            self.parts, self.position, self.options, self._facts, self.ranks, classes, self.preprocessing
+        )
         if self.ranks.first:
             save_atomically(content, self._folder / CHECKPOINT)

@@ -1,62 +1,63 @@
-"""File -> state dict that fits the model: unwrapping, renaming, adaptation of stem and head.
+"""Turn the content of a checkpoint file into a state dict that fits the model, and into its record.
 
-The bytes are read by :mod:`hardnet.weights.reading`, which runs no code from them.
+Unwraps what training scripts write, renames imgclsmob's keys, adapts stem and head, loads strictly.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ..images.preprocess import Preprocessing
 from ..models.config import CONFIGS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
 from ..utils.errors import WeightsError
 from ..utils.text import printable
-from .reading import deserialise, odd_kind
+from .catalog import WeightsRecord
+from .reading import odd_kind
 
 logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
 
 WRAPPERS = ("state_dict", "model", "model_state")
-"""Entries under which training scripts keep the state dict."""
+"""Entries under which training scripts store the state dict."""
+AVERAGED = ("state_dict_ema", "model_ema")
+"""Entries under which they store the moving average of the weights."""
 
 _PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put in front of every key."""
+"""Prefixes that DistributedDataParallel and torch.compile add to every key."""
 
 _MOST_ENTRIES = 10_000  # the largest model has under 1,000
 _STEM_KEY = "base.0.conv.weight"
 _COLOURS = 3
 _SHOWN = 4
+_MAX_PIXELS = 16_384
 
 
-def parse_checkpoint(content: bytes, origin: str, config: HarDNetConfig) -> StateDict:
-    """Return the state dict in a file's bytes, under the original implementation's keys.
+def find_state(loaded: object, origin: str, config: HarDNetConfig, *, use_ema: bool = True) -> StateDict:
+    """Return the state dict in a file's content, under the original implementation's keys.
 
-    Takes a raw state dict or one wrapped by a training script, with or without the prefixes that
-    DistributedDataParallel and torch.compile add, under the original's keys or imgclsmob's, in torch's
-    format or, where ``origin`` ends in ``.safetensors``, in that one. Tensors are on the CPU.
+    Takes a raw state dict or the entry of a training checkpoint, with or without the prefixes that
+    DistributedDataParallel and torch.compile add, under the original's keys or imgclsmob's.
 
-    Raises:
-        WeightsError: the bytes are something else; the message starts with ``origin``.
-        ImportError: it is a safetensors file and the package is not installed.
-    """
-    return find_state(deserialise(content, origin), origin, config)
-
-
-def find_state(loaded: object, origin: str, config: HarDNetConfig) -> StateDict:
-    """Return the state dict in what a file held, as :func:`parse_checkpoint` does for the file's bytes.
+    Args:
+        loaded: the content of the file.
+        origin: the file's name, for messages.
+        config: the variant.
+        use_ema: take the moving average of the weights where the checkpoint has one.
 
     Raises:
-        WeightsError: there is none, it does not belong to this model, or it has values that are no numbers.
+        WeightsError: there is none, or its tensors are not plain arrays.
     """
-    state = _unwrap(loaded, origin)
+    state = _unwrap(loaded, origin, use_ema)
     if len(state) > _MOST_ENTRIES:
         raise WeightsError(f"{origin} has {len(state)} entries, no model here has so many")
     state = _strip_prefixes(state)
@@ -65,21 +66,66 @@ def find_state(loaded: object, origin: str, config: HarDNetConfig) -> StateDict:
     odd = [f"{key} ({kind})" for key, value in state.items() if (kind := odd_kind(value))]
     if odd:
         raise WeightsError(f"{origin}: tensors of a kind that is not read: {_enumerate(odd)}")
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise WeightsError(f"{origin}: NaN or infinite values in {_enumerate(broken)}")
     return state
 
 
-def _unwrap(loaded: Any, origin: str) -> StateDict:
+def _unwrap(loaded: Any, origin: str, use_ema: bool) -> StateDict:
     if isinstance(loaded, dict):
-        for candidate in (loaded, *(loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), dict))):
-            if candidate and all(isinstance(value, Tensor) for value in candidate.values()):
-                return {_text(key): value for key, value in candidate.items()}
+        if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+            return {_text(key): value for key, value in loaded.items()}
+        for name in (*AVERAGED, *WRAPPERS) if use_ema else WRAPPERS:
+            entry = loaded.get(name)
+            if isinstance(entry, dict) and entry and all(isinstance(value, Tensor) for value in entry.values()):
+                logger.info("%s: weights of the entry %r", origin, name)
+                # torch's AveragedModel also counts its updates.
+                return {_text(key): value for key, value in entry.items() if key != "n_averaged"}
         found = "has the entries " + _enumerate([_text(key) for key in loaded]) if loaded else "is empty"
     else:
         found = f"holds an object of type {type(loaded).__name__}"
-    raise WeightsError(f"{origin} {found}; a state dict, or one under {', '.join(map(repr, WRAPPERS))}, is wanted")
+    raise WeightsError(f"{origin} {found}; expected a state dict, or one under {', '.join(map(repr, WRAPPERS))}")
+
+
+def find_record(loaded: Any, origin: str, model: str) -> WeightsRecord | None:
+    """Return the classes and the preprocessing that ``hardnet train`` wrote; None if the file holds neither.
+
+    Raises:
+        WeightsError: these entries are invalid; the message starts with ``origin``.
+    """
+    if not isinstance(loaded, dict) or not {"classes", "preprocessing"} <= loaded.keys():
+        return None
+    classes, told = loaded["classes"], loaded["preprocessing"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name.strip() for name in classes):
+        raise WeightsError(f'{origin}: the entry "classes" must be a list of names')
+    if not isinstance(told, dict) or not _is_preprocessing(told):
+        raise WeightsError(
+            f'{origin}: the entry "preprocessing" must hold resize and crop in pixels (1 <= crop <= resize <= '
+            f"{_MAX_PIXELS}), and mean and std of three colours"
+        )
+    mean, std = (cast(tuple[float, float, float], tuple(map(float, told[key]))) for key in ("mean", "std"))
+    return WeightsRecord(
+        model=model,
+        tag=origin,
+        sources=(),
+        provenance=origin,
+        top1_error=math.nan,
+        top5_error=math.nan,
+        reported_by="",
+        licence="",
+        classes=tuple(classes),
+        preprocessing=Preprocessing(told["resize"], told["crop"], mean, std),
+    )
+
+
+def _is_preprocessing(told: dict[Any, Any]) -> bool:
+    resize, crop = told.get("resize"), told.get("crop")
+    if type(resize) is not int or type(crop) is not int or not 1 <= crop <= resize <= _MAX_PIXELS:
+        return False
+    for values in (told.get("mean"), told.get("std")):
+        if not isinstance(values, (list, tuple)) or len(values) != _COLOURS:
+            return False
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            return False
+    return bool(min(told["std"]) > 0)
 
 
 def _text(key: object) -> str:
@@ -157,21 +203,30 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
     return weight.repeat(1, repeats, 1, 1)[:, :in_chans] * (_COLOURS / in_chans)
 
 
-def head_classes(state: StateDict, config: HarDNetConfig) -> int | None:
-    """Return the number of classes of a state dict's linear layer; None where it has none."""
+def head_classes(state: StateDict, config: HarDNetConfig, origin: str) -> int | None:
+    """Return the number of classes of a state dict's linear layer; None if it has none.
+
+    Raises:
+        WeightsError: the layer has no classes.
+    """
     weight = state.get(f"base.{head_index(config)}.3.weight")
-    return None if weight is None or weight.dim() != 2 else weight.shape[0]
+    if weight is None or weight.dim() != 2:
+        return None
+    if not weight.shape[0]:
+        raise WeightsError(f"{origin} has a head with 0 classes")
+    return weight.shape[0]
 
 
 def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) -> None:
-    """Load a state dict strictly, but for a head of other classes and a stem of other channels.
+    """Load a state dict strictly, except for a head of other classes and a stem of other channels.
 
     With other classes the model keeps its new head, and a log line says so; a stem trained on three colours is adapted
     (see :func:`adapt_stem`). A feature pyramid leaves out what it has not built. All is checked before the first
     parameter changes.
 
     Raises:
-        WeightsError: keys are missing or unknown, or shapes differ; the model is as it was.
+        WeightsError: keys are missing or unknown, shapes differ, or values are not finite in the model's type or
+            variances negative; the model is unchanged.
     """
     own = model.state_dict()
     state = dict(state)
@@ -197,12 +252,19 @@ def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) 
     if missing or unexpected or shapes or types:
         advice = _which_model(state, model.config.name)
         raise WeightsError(_mismatch(model.config.name, origin, missing, unexpected, shapes, types) + advice)
+    state = {key: state[key].detach().to(value.dtype) for key, value in own.items()}
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{origin}: NaN or infinite values in {_enumerate(broken)}")
+    negative = [key for key, value in state.items() if key.endswith("running_var") and (value < 0).any()]
+    if negative:
+        raise WeightsError(f"{origin}: negative variances in {_enumerate(negative)}")
     model.load_state_dict(state, strict=True)
 
 
 def _fit_head(model: HarDNet, state: StateDict, origin: str) -> None:
     """Where the numbers of classes differ, put the model's own head into the state dict."""
-    classes = head_classes(state, model.config)
+    classes = head_classes(state, model.config, origin)
     if classes is None or classes == model.num_classes:
         return
     head = f"base.{head_index(model.config)}."
