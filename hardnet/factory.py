@@ -16,7 +16,8 @@ from .models.config import CONFIGS, HarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.network import HarDNet
 from .utils.errors import WeightsError
-from .weights.catalog import CATALOG, WeightsRecord
+from .weights.archive import unpack_archive
+from .weights.catalog import CATALOG, WeightsRecord, identify
 from .weights.checkpoint import StateDict, find_record, find_state, head_classes, load_state
 from .weights.reading import deserialise, read_file
 
@@ -134,8 +135,8 @@ def _load(
         origin = os.fspath(cast(str, weights))
         content = read_file(origin)
         if origin.lower().endswith(".zip"):
-            content = download.unpack_archive(content)
-        known = download.identify(content, CATALOG.values())
+            content = unpack_archive(content)
+        known = identify(content, CATALOG.values())
         if known is not None:
             record = known[0]
             if record.model != config.name:

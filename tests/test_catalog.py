@@ -1,16 +1,34 @@
-"""The catalogue: what can be recomputed is, and every record is complete."""
+"""The catalogue, its digests, and the checkpoint inside the package."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import MODELS
 
+from hardnet import Classifier, create_model, get_weights
 from hardnet.models.config import CONFIGS
-from hardnet.weights.catalog import CATALOG, WeightsRecord
+from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord, identify
+from hardnet.weights.download import fetch, find_cached
 
 LENGTHS = {"git-blob-sha1": 40, "sha1": 40, "sha256": 64, "sha256-prefix": 8}
+IMAGES = sorted((Path(__file__).parent.parent / "images" / "fashion_mnist").glob("*.png"))
+WRONG = {"ankle-boot-00023.png": "Sandal", "dress-00032.png": "Trouser", "t-shirt-top-00027.png": "Shirt"}
+"""The samples that the checkpoint classifies wrongly."""
+
+# Of the six bytes b"hello\n", by `git hash-object`, `sha1sum` and `sha256sum`.
+HELLO = b"hello\n"
+SHA256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+DIGESTS = [
+    Digest("git-blob-sha1", "ce013625030ba8dba906f756967f9e9ca394464a"),
+    Digest("sha1", "f572d396fae9206628714fb2ce00f72e94f2258f"),
+    Digest("sha256", SHA256),
+    Digest("sha256-prefix", SHA256[:8]),
+]
 
 
 @pytest.fixture(params=CATALOG.values(), ids=str)
@@ -18,7 +36,7 @@ def record(request: pytest.FixtureRequest) -> WeightsRecord:
     return request.param
 
 
-def test_which_there_are() -> None:
+def test_catalog_has_all_weights() -> None:
     imagenet = {(name, "IMAGENET1K_V1") for name in MODELS}
     retrained = {(name, "IMAGENET1K_V2") for name in ("hardnet39ds", "hardnet68ds", "hardnet85")}
     assert CATALOG.keys() == imagenet | retrained | {("hardnet39ds", "FASHION_MNIST")}
@@ -26,12 +44,13 @@ def test_which_there_are() -> None:
 
 def test_records_are_complete(record: WeightsRecord) -> None:
     assert record.model in CONFIGS
-    assert len(record.categories) == record.num_classes
+    assert len(record.categories) == record.num_classes == len(record.meta["categories"])
     assert 0 < record.top5_error < record.top1_error < 100
-    assert record.reported_by
+    assert record.meta["reported_by"] == record.reported_by != ""
     assert record.provenance
     assert record.licence == "MIT"
     assert record.block_activation == ("relu" if str(record) == "hardnet85 IMAGENET1K_V2" else "relu6")
+    assert str(record.preprocessing.crop) in repr(record.transforms())
 
 
 def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
@@ -39,40 +58,73 @@ def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
     for source in record.sources:
         assert source.url.startswith(("https://", "package:"))
         assert re.fullmatch(rf"[0-9a-f]{{{LENGTHS[source.digest.scheme]}}}", source.digest.value)
+        if source.digest.scheme != "git-blob-sha1" and source.url.startswith("https://"):
+            assert source.digest.value[:8] in source.filename  # both publishers name their files so
     strength = [list(LENGTHS).index(source.digest.scheme) for source in record.sources]
     assert strength == sorted(strength)
-    assert [source.digest.weak for source in record.sources].count(True) <= 1
 
 
-def test_imgclsmob_and_authors_names_carry_their_digest(record: WeightsRecord) -> None:
-    """Both publishers put the first eight digits of the digest into the file's name."""
-    for source in record.sources:
-        if source.digest.scheme != "git-blob-sha1" and source.url.startswith("https://"):
-            assert source.digest.value[:8] in source.filename
-
-
-def test_cache_names_are_distinct_and_safe() -> None:
+def test_cache_names_are_distinct() -> None:
     names = [record.cache_filename(source) for record in CATALOG.values() for source in record.sources]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"hardnet-[a-z0-9_-]+\.pth", name) for name in names)
-    digests = [source.digest.value for record in CATALOG.values() for source in record.sources]
-    assert len(set(digests)) == len(digests)
 
 
-def test_meta_says_who_reported(record: WeightsRecord) -> None:
-    meta = record.meta
-    assert len(meta["categories"]) == record.num_classes
-    assert meta["reported_by"] == record.reported_by
-    assert meta["top1_error"] == record.top1_error
+@pytest.mark.parametrize("digest", DIGESTS, ids=str)
+def test_a_digest_matches_only_the_right_bytes(digest: Digest) -> None:
+    assert digest.matches(HELLO)
+    assert Digest(digest.scheme, digest.value.upper()).matches(HELLO)
+    assert not any(digest.matches(other) for other in (b"", b"hello", b"hello\n\0", b"Hello\n"))
+    for position, digit in enumerate(digest.value):
+        wrong = digest.value[:position] + f"{int(digit, 16) ^ 1:x}" + digest.value[position + 1 :]
+        assert not Digest(digest.scheme, wrong).matches(HELLO)
+    if digest.scheme != "sha256-prefix":
+        assert not Digest(digest.scheme, digest.value[:-1]).matches(HELLO)
 
 
-def test_transforms_follow_the_record(record: WeightsRecord) -> None:
-    transform = record.transforms()
-    assert str(record.preprocessing.crop) in repr(transform)
+def test_invalid_digests_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 8 digits"):
+        Digest("sha256-prefix", SHA256[:7]).matches(HELLO)
+    with pytest.raises(ValueError, match="unknown digest scheme 'md5'"):
+        Digest("md5", "0" * 32).matches(HELLO)  # type: ignore[arg-type]
 
 
-def test_fashion_mnist_has_ten_classes_of_its_own() -> None:
-    record = CATALOG["hardnet39ds", "FASHION_MNIST"]
-    assert record.categories[0] == "T-shirt/top"
-    assert record.categories[-1] == "Ankle boot"
-    assert record.preprocessing.crop == 64
+def test_content_is_identified_by_its_strongest_digest() -> None:
+    def made(*digests: Digest) -> WeightsRecord:
+        sources = tuple(Source(f"https://host.invalid/{n}.pth", digest, "test") for n, digest in enumerate(digests))
+        return WeightsRecord("hardnet68", "TEST", sources, "test", 1.0, 1.0, "test")
+
+    none = Digest("sha1", "0" * 40)
+    for digest in DIGESTS:
+        wanted = made(none, digest)
+        assert identify(HELLO, [made(none), wanted]) == (wanted, wanted.sources[1])
+    assert identify(HELLO, [made(none)]) is None
+    assert identify(HELLO, CATALOG.values()) is None
+    weak, strong = made(DIGESTS[3]), made(DIGESTS[1])
+    assert identify(HELLO, [weak, strong]) == (strong, strong.sources[0])
+
+
+def test_the_shipped_checkpoint_needs_no_network_and_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    record = get_weights("hardnet39ds", "FASHION_MNIST")
+    found = fetch(record)
+    assert find_cached(record) == found
+    assert len(found.content) <= 6_000_000
+    assert not list(Path(os.environ["TORCH_HOME"]).rglob("*.pth"))
+    model = create_model("hardnet39ds", weights="FASHION_MNIST", num_classes=3, in_chans=1)  # for fine-tuning
+    assert model(torch.rand(2, 1, 64, 64)).shape == (2, 3)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}  # stored as float16
+    assert model.weights_record is record
+
+
+def test_the_shipped_checkpoint_classifies_the_samples(device: str) -> None:
+    def as_file_name(label: str) -> str:
+        return label.lower().replace("/", "-").replace(" ", "-")
+
+    results = Classifier("hardnet39ds", weights="FASHION_MNIST", device=device).predict(IMAGES)
+    labels = {path.name: result.top.label for path, result in zip(IMAGES, results, strict=True)}
+    assert len(labels) == 30
+    assert {name[:-10] for name in labels} == {
+        as_file_name(category) for category in get_weights("hardnet39ds", "FASHION_MNIST").categories
+    }
+    assert {name: label for name, label in labels.items() if as_file_name(label) != name[:-10]} == WRONG

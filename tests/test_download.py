@@ -1,270 +1,665 @@
-"""From a record to verified bytes: package, cache and sources, against a real server."""
+"""Downloads from a scripted server: every fault ends as the right file or as one WeightsError."""
 
 from __future__ import annotations
 
+import dataclasses
+import email.utils
+import errno
+import hashlib
 import io
-import logging
 import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
+import filelock
 import pytest
 import torch
-from http_server import ScriptedServer, Step, ranged, serve
-from made_records import (
-    GOOD,
-    LEGACY,
-    OTHER,
-    POLICY,
-    cached_names,
-    digest_of,
-    packed,
-    place,
-    record_of,
+from http_server import (
+    CERTIFICATE,
+    Handler,
+    ScriptedServer,
+    Step,
+    chunked,
+    hang_up,
+    ranged,
+    raw,
+    redirect,
+    running,
+    serve,
 )
 
+import hardnet
+from hardnet.utils import files
 from hardnet.utils.errors import WeightsError
-from hardnet.weights import download
-from hardnet.weights.catalog import DigestScheme, Source, WeightsRecord
-from hardnet.weights.download import Policy, cache_dir, fetch, find_cached
+from hardnet.weights import download, transfer
+from hardnet.weights.archive import ArchiveError, unpack_archive
+from hardnet.weights.catalog import Digest, DigestScheme, Source, WeightsRecord
+from hardnet.weights.download import Policy, VerifiedFile, cache_dir, fetch, find_cached
+from hardnet.weights.transfer import redact
 
-pytestmark = pytest.mark.usefixtures("clean_environment")
-
-
-@pytest.mark.parametrize("scheme", ["git-blob-sha1", "sha1", "sha256", "sha256-prefix"])
-def test_a_file_is_brought_once(server: ScriptedServer, scheme: DigestScheme) -> None:
-    record = record_of(server.on("/w.pth", serve(GOOD)), scheme=scheme)
-    assert find_cached(record) is None
-    first = fetch(record, policy=POLICY)
-    assert first.content == GOOD == first.path.read_bytes()
-    assert first.source is record.sources[0]
-    assert first.path == cache_dir() / record.cache_filename(first.source)
-    assert cached_names() == [first.path.name]
-    assert fetch(record, policy=POLICY) == find_cached(record) == first
-    assert server.hits("/w.pth") == 1
-    assert torch.load(io.BytesIO(first.content), weights_only=True)["weight"].shape == (5000,)
+MAX_BYTES = 1_000_000
+POLICY = Policy(timeout=10, attempts=2, backoff=0.01, retry_after_cap=0.05, lock_timeout=20, max_bytes=MAX_BYTES)
+IMPATIENT = dataclasses.replace(POLICY, timeout=0.2)
+PATIENT = dataclasses.replace(POLICY, attempts=3)
 
 
-def test_an_archive_is_unpacked_and_its_content_kept(server: ScriptedServer) -> None:
-    record = record_of(server.on("/w.pth.zip", serve(packed(GOOD))))
-    found = fetch(record, policy=POLICY)
-    assert found.content == GOOD == found.path.read_bytes()
-    assert cached_names() == [found.path.name]
-    assert found.path.suffix == ".pth"
+def checkpoint(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.rand(5000, generator=torch.Generator().manual_seed(seed))}, buffer)
+    return buffer.getvalue()
 
 
-def test_a_legacy_file_is_a_checkpoint_too(server: ScriptedServer) -> None:
-    assert fetch(record_of(server.on("/w.pth", serve(LEGACY)), content=LEGACY), policy=POLICY).content == LEGACY
+def packed(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("step", "says"),
-    [
-        (serve(OTHER), "another file or damaged"),
-        (serve(b"<html>parked</html>", kind="text/html"), "an HTML page"),
-        (serve(b"", status=404), "HTTP 404"),
-        (serve(b"", status=503), "HTTP 503"),
-        (serve(GOOD, sent=1000), "closed after 1000 of"),
-        (serve(GOOD, length=len(GOOD) - 1), "another file or damaged"),
-        (serve(GOOD + b"\0"), "another file or damaged"),
-    ],
-    ids=["wrong file of the right size", "page", "404", "503", "cut", "short", "long"],
-)
-def test_the_next_source_is_tried_and_a_log_line_says_so(
-    server: ScriptedServer, caplog: pytest.LogCaptureFixture, step: Step, says: str
-) -> None:
-    assert len(OTHER) == len(GOOD)
-    record = record_of(server.on("/a.pth", step), server.on("/b.pth", serve(GOOD)))
-    found = fetch(record, policy=POLICY)
-    assert found.content == GOOD
-    assert found.source is record.sources[1]
-    assert len(cached_names()) == 1
-    warnings = [line for line in caplog.messages if "trying the next source" in line]
-    assert len(warnings) == 1
-    assert says in warnings[0]
-    assert "/a.pth" in warnings[0]
+GOOD, OTHER = checkpoint(0), checkpoint(1)
+HALF = len(GOOD) // 2
+DIGESTS: dict[DigestScheme, str] = {
+    "sha256": hashlib.sha256(GOOD).hexdigest(),
+    "sha256-prefix": hashlib.sha256(GOOD).hexdigest()[:8],
+    "sha1": hashlib.sha1(GOOD).hexdigest(),  # noqa: S324  a digest of the catalogue
+    "git-blob-sha1": hashlib.sha1(b"blob %d\0" % len(GOOD) + GOOD).hexdigest(),  # noqa: S324
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (packed(OTHER), "another file or damaged"),
-        (packed(GOOD)[:-30], "damaged"),
-        (GOOD, "members"),
-        (b"<html></html>", "an HTML page"),
-    ],
-)
-def test_a_bad_archive_leads_to_the_next_source(
-    server: ScriptedServer, caplog: pytest.LogCaptureFixture, content: bytes, says: str
-) -> None:
-    record = record_of(server.on("/a.pth.zip", serve(content)), server.on("/b.pth", serve(GOOD)))
-    assert fetch(record, policy=POLICY).source is record.sources[1]
-    assert says in caplog.text
+def record_of(*urls: str, scheme: DigestScheme = "sha256") -> WeightsRecord:
+    sources = tuple(Source(url, Digest(scheme, DIGESTS[scheme]), f"publisher {n}") for n, url in enumerate(urls))
+    return WeightsRecord("hardnet68", "TEST_V1", sources, "made by the tests", 1.0, 0.1, "the tests")
 
 
-def test_when_all_fail_one_error_says_what_happened_and_what_to_do(server: ScriptedServer) -> None:
-    record = record_of(
-        server.on("/a.pth", serve(b"", status=404)),
-        server.on("/b.pth.zip", serve(b"<html>", kind="text/html")),
-        server.on("/c.pth", serve(OTHER)),
-        "gopher://host.invalid/d.pth",
-    )
-    with pytest.raises(WeightsError) as caught:
-        fetch(record, policy=POLICY)
-    message = str(caught.value)
-    assert "hardnet68 TEST_V1" in message
-    assert f"{server.url}/a.pth: HTTP 404" in message
-    assert f"{server.url}/b.pth.zip: an HTML page" in message
-    assert f"{server.url}/c.pth: these {len(OTHER)} bytes are another file" in message
-    assert "gopher://host.invalid/d.pth is no http or https address" in message
-    assert "a.pth, b.pth.zip, c.pth, d.pth" in message
-    assert "HARDNET_MIRROR" in message
-    assert 'weights="/path/to/file"' in message
-    assert str(cache_dir()) in message
-    assert "Offline" not in message
-    assert cached_names() == []
+def cached_names() -> list[str]:
+    """The files in the cache, without the lock."""
+    return sorted(path.name for path in cache_dir().glob("*") if path.suffix != ".lock")
 
 
-def damages() -> list[bytes]:
-    positions = [0, 1, 2, 3, *range(5, len(GOOD), len(GOOD) // 300), len(GOOD) - 2, len(GOOD) - 1]
-    flipped = [GOOD[:n] + bytes([GOOD[n] ^ (1 << n % 8)]) + GOOD[n + 1 :] for n in positions]
-    cut = [GOOD[:n] for n in range(0, len(GOOD), len(GOOD) // 100)]
-    return [*flipped, *cut, GOOD[:1], GOOD[:-1], GOOD + b"\0", OTHER]
+def place(record: WeightsRecord, content: bytes) -> Path:
+    path = cache_dir() / record.cache_filename(record.sources[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
-def test_no_damaged_file_of_the_cache_is_ever_returned(
-    server: ScriptedServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    record = record_of(server.on("/w.pth", serve(GOOD)))
-    assert len(damages()) > 400
-    for number, damaged in enumerate(damages(), start=1):
-        caplog.clear()
-        path = place(record, damaged)
-        found = fetch(record, policy=POLICY)
-        assert found.content == GOOD == path.read_bytes()
-        assert server.hits("/w.pth") == number
-        aside = [name for name in cached_names() if name != path.name and name in caplog.text]
-        assert len(aside) == 1
-        assert aside[0].startswith(f"{path.name}.bad-")
-        assert (cache_dir() / aside[0]).read_bytes() == damaged
-    place(record, OTHER)
-    assert find_cached(record) is None
-    assert server.hits("/w.pth") == number
-
-
-def test_any_source_of_the_cache_will_do(server: ScriptedServer) -> None:
-    record = record_of(server.url + "/a.pth", server.url + "/b.pth")
-    record = WeightsRecord(
-        record.model,
-        record.tag,
-        (Source(record.sources[0].url, digest_of(OTHER), "a"), record.sources[1]),
-        "the tests",
-        1.0,
-        0.1,
-        "the tests",
-    )
-    place(record, GOOD, source=1)
-    assert fetch(record, policy=POLICY).source is record.sources[1]
-    place(record, OTHER, source=0)
-    assert fetch(record, policy=POLICY).source is record.sources[0]
-    assert server.seen == []
-
-
-def test_a_file_replaced_while_it_is_judged_is_looked_at_again(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process has found the damage too, and has already brought a good file."""
-    record = record_of(server.on("/w.pth", serve(GOOD)))
-    path = place(record, OTHER)
-    real, calls = download.cache.read_bounded, [0]
-
-    def read(given: Path, limit: int) -> tuple[bytes, os.stat_result]:
-        result = real(given, limit)
-        calls[0] += 1
-        if calls[0] == 1:
-            (path.parent / "new").write_bytes(GOOD)
-            (path.parent / "new").replace(path)
-        return result
-
-    monkeypatch.setattr(download.cache, "read_bounded", read)
-    found = find_cached(record)
-    assert found is not None
-    assert found.content == GOOD
-    assert cached_names() == [path.name]
-    assert server.seen == []
-
-
-def test_a_weak_digest_is_called_weak_each_time(server: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
-    record = record_of(server.on("/w.pth", serve(GOOD)), scheme="sha256-prefix")
-    for _ in range(2):
-        caplog.clear()
-        fetch(record, policy=POLICY)
-        lines = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
-        assert len(lines) == 1
-        assert "weak" in lines[0]
-    caplog.clear()
-    fetch(record_of(server.on("/s.pth", serve(GOOD))), policy=POLICY)
-    assert "weak" not in caplog.text
-
-
-def test_a_wrong_file_pieced_together_is_brought_once_more_whole(server: ScriptedServer) -> None:
-    half = len(GOOD) // 2
-    mixed = ranged(OTHER[:half] + OTHER[half:], etag='"same"')
-    record = record_of(server.on("/w.pth", ranged(GOOD, etag='"same"', sent=half), mixed, serve(GOOD)))
-    assert fetch(record, policy=POLICY).content == GOOD
-    assert [seen.headers.get("range") for seen in server.requests("/w.pth")] == [None, f"bytes={half}-", None]
-
-
-def test_a_wrong_file_is_not_brought_for_ever(server: ScriptedServer) -> None:
-    half = len(GOOD) // 2
-    steps = (ranged(GOOD, etag='"same"', sent=half), ranged(OTHER, etag='"same"'))
-    record = record_of(server.on("/w.pth", *steps, steps[0], steps[1]))
-    with pytest.raises(WeightsError, match="another file or damaged"):
-        fetch(record, policy=POLICY)
-    assert [seen.headers.get("range") for seen in server.requests("/w.pth")] == [None, f"bytes={half}-", None, None]
-    assert cached_names() == []
-
-
-def test_the_size_is_bounded(server: ScriptedServer) -> None:
-    record = record_of(server.on("/w.pth", serve(GOOD)), server.on("/w.pth.zip", serve(packed(GOOD))))
-    with pytest.raises(WeightsError, match="larger than 1000 bytes"):
-        fetch(record, policy=Policy(max_bytes=1000))
-    assert cached_names() == []
-    place(record, GOOD)
-    assert find_cached(record) is not None
+@pytest.fixture(autouse=True)
+def _environment(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    (tmp_path / "package" / "weights").mkdir(parents=True)
-    monkeypatch.setattr(download, "__file__", str(tmp_path / "package" / "download" / "__init__.py"))
-    return tmp_path / "package"
+def tls_server() -> Iterator[ScriptedServer]:
+    with running(tls=True) as script:
+        yield script
 
 
-def test_the_librarys_own_file_needs_neither_cache_nor_network(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (package / "weights" / "tiny.pth").write_bytes(GOOD)
-    monkeypatch.setenv("HARDNET_OFFLINE", "1")
-    record = record_of("package:weights/tiny.pth")
-    found = fetch(record, policy=POLICY)
-    assert (found.path, found.content) == (package / "weights" / "tiny.pth", GOOD)
-    assert find_cached(record) == found
-    assert cached_names() == []
-
-
-def test_the_librarys_own_file_is_verified_too(
-    server: ScriptedServer, package: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("scheme", DIGESTS)
+def test_a_file_is_downloaded_once_and_checked_on_each_load(
+    server: ScriptedServer, scheme: DigestScheme, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = package / "weights" / "tiny.pth"
-    record = record_of("package:weights/tiny.pth")
-    for content, says in ((OTHER, "another file or damaged"), (None, "install the library again")):
-        if content is None:
-            path.unlink()
-        else:
-            path.write_bytes(content)
-        assert find_cached(record) is None
-        assert says in caplog.text
-        with pytest.raises(WeightsError, match=f"package:weights/tiny.pth: .*{says}"):
+    record = record_of(server.on("/w.pth", serve(GOOD)), scheme=scheme)
+    assert find_cached(record) is None
+    first = fetch(record, policy=POLICY)
+    assert first == VerifiedFile(cache_dir() / record.cache_filename(record.sources[0]), GOOD, record.sources[0])
+    assert first.path.read_bytes() == GOOD
+    assert fetch(record, policy=POLICY) == find_cached(record) == first
+    assert server.hits("/w.pth") == 1
+    assert server.seen[0].headers["user-agent"] == f"hardnet/{hardnet.__version__}"
+    assert caplog.text.count("weak digest") == (3 if scheme == "sha256-prefix" else 0)
+    for damaged in (GOOD[:-1], b"", OTHER, bytes([GOOD[0] ^ 1]) + GOOD[1:], GOOD + b"\0"):
+        hits = server.hits("/w.pth")
+        first.path.write_bytes(damaged)
+        assert fetch(record, policy=POLICY).content == GOOD == first.path.read_bytes()
+        assert server.hits("/w.pth") == hits + 1
+        [aside] = [path for path in cache_dir().glob("*.bad-*") if path.name in caplog.text]
+        assert aside.read_bytes() == damaged
+        aside.unlink()
+    assert cached_names() == [first.path.name]
+    assert capfd.readouterr() == ("", "")
+
+
+CUT = f"closed after {HALF} of {len(GOOD)} bytes"
+WRONG = "not the digest sha256:"
+ZIPPED = packed(("w.pth", GOOD))
+
+
+def endless(handler: Handler) -> None:
+    handler.start(200, {})
+    while True:
+        handler.wfile.write(GOOD)
+
+
+def changing(status: int, **headers: str) -> Step:
+    return serve(b"", status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
+    # What the server does: (its responses, what the error says or "" if the download succeeds, number of requests)
+    "HTML page": ((serve(b"\n<!DOCTYPE html><html>Parked</html>"),), "an HTML page", 1),
+    "Git LFS pointer": ((serve(b"version https://git-lfs.github.com/spec/v1\n"),), "not a PyTorch checkpoint", 1),
+    "empty": ((serve(b""),), "the file is empty", 1),
+    "404": ((serve(b"", status=404),), "HTTP 404", 1),
+    "403": ((serve(b"", status=403),), "HTTP 403", 1),
+    "206 unasked": ((serve(GOOD, status=206),), "HTTP 206", 1),
+    "terminal commands": ((raw(b"HTTP/1.1 404 \x1b[2J\r\nContent-Length: 0\r\n\r\n"),), r"HTTP 404 \x1b[2J", 1),
+    "429, then good": ((changing(429, Retry_After="1"), serve(GOOD)), "", 2),
+    "429": ((changing(429, Retry_After="86400"),), "HTTP 429", 2),
+    "503, then good": ((serve(b"", status=503), serve(GOOD)), "", 2),
+    "500": ((serve(b"", status=500),), "HTTP 500", 2),
+    "not HTTP": ((raw(b"SSH-2.0-x\r\n"),), "failed", 2),
+    "closes at once": ((hang_up,), "connection failed", 2),
+    "closes, then good": ((hang_up, serve(GOOD)), "", 2),
+    "closes after half": ((serve(GOOD, sent=HALF),), CUT, 2),
+    "stalls": ((serve(GOOD, sent=0, pause=1),), "no data for", 2),
+    "stalls, then resumes": ((serve(GOOD, sent=HALF, pause=1), ranged(GOOD)), "", 2),
+    "endless": ((endless,), "larger than", 1),
+    "declares a terabyte": ((serve(GOOD, length=10**12),), "larger than", 1),
+    "length too large": ((serve(GOOD, length=len(GOOD) + 5),), "closed after", 2),
+    "length too small": ((serve(GOOD, length=len(GOOD) - 5),), WRONG, 1),
+    "length not a number": ((serve(GOOD, length="many"),), "", 1),
+    "chunked": ((chunked(GOOD),), "", 1),
+    "chunks end early": ((chunked(GOOD, ended=False),), "connection failed", 2),
+    "gzip": ((serve(b"\x1f\x8b" + GOOD, headers={"Content-Encoding": "gzip"}),), "not a PyTorch", 1),
+    "another file": ((serve(OTHER),), WRONG, 1),
+    "one bit flipped": ((serve(GOOD[:HALF] + bytes([GOOD[HALF] ^ 1]) + GOOD[HALF + 1 :]),), WRONG, 1),
+    "redirect": ((redirect("/good%20file.pth", 308),), "", 1),
+    "redirect loop": ((redirect("?again"),), "more than 10 redirects", 1),
+    "redirect to nowhere": ((redirect(None),), "a redirect that does not lead", 1),
+    "redirect to file:": ((redirect("file:///etc/passwd"),), "a redirect that does not lead", 1),
+    "redirect to ftp:": ((redirect("ftp://127.0.0.1/x"),), "a redirect that does not lead", 1),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault(server: ScriptedServer, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    steps, says, requests = FAULTS[name]
+    policy = IMPATIENT if "stalls" in name else POLICY
+    good = server.on("/good%20file.pth", serve(GOOD))
+    if "loop" in name:
+        server.on("/w.pth?again", *steps)
+    url = server.on("/w.pth", *steps)
+    if not says:
+        assert fetch(record_of(url), policy=policy).content == GOOD
+    else:
+        with pytest.raises(WeightsError) as caught:
+            fetch(record_of(url), policy=policy)
+        assert [line for line in str(caught.value).splitlines() if line.startswith(f"  - {url}: ") and says in line]
+        assert "w.pth" in str(caught.value)
+        assert "HARDNET_MIRROR" in str(caught.value)
+        assert str(cache_dir()) in str(caught.value)
+        assert cached_names() == []
+        assert server.hits("/w.pth") == requests
+        caplog.clear()
+        record = record_of(url, good)
+        found = fetch(record, policy=policy)
+        assert (found.content, found.source) == (GOOD, record.sources[1])
+        [line] = [line for line in caplog.messages if "trying the next source" in line]
+        assert says in line
+        requests *= 2
+    assert server.hits("/w.pth") == requests
+    assert len(cached_names()) == 1
+
+
+ARCHIVES = {
+    "": packed(("w.pth", GOOD)),
+    "2 members": packed(("a.pth", GOOD), ("b.pth", GOOD)),
+    "1 members ('w.txt')": packed(("w.txt", GOOD)),
+    "is damaged": ZIPPED[:-30],
+    WRONG: packed(("w.pth", OTHER)),
+    "unknown compression method": packed(("w.pth", GOOD), method=zipfile.ZIP_LZMA),
+    f"larger than {MAX_BYTES} bytes": packed(("w.pth", bytes(3 * MAX_BYTES))),
+    "not a zip archive": b"\x80\x02" + GOOD,
+    "too many members": b"PK\x03\x04" + b"PK\x01\x02" * 100_001,
+    "expected one .pth file": GOOD,
+}
+
+
+@pytest.mark.parametrize("says", ARCHIVES)
+def test_archive(server: ScriptedServer, says: str) -> None:
+    record = record_of(server.on("/w.pth.zip", serve(ARCHIVES[says])))
+    if not says:
+        found = fetch(record, policy=POLICY)
+        assert found.content == GOOD == found.path.read_bytes()
+        assert cached_names() == [found.path.name]
+    else:
+        with pytest.raises(WeightsError) as caught:
             fetch(record, policy=POLICY)
-    path.write_bytes(OTHER)
-    both = record_of("package:weights/tiny.pth", server.on("/a.pth", serve(GOOD)))
-    assert fetch(both, policy=POLICY).source is both.sources[1]
-    assert path.read_bytes() == OTHER  # the installation's files are not ours to move
+        assert says in str(caught.value)
+        assert cached_names() == []
+
+
+def test_any_damage_of_an_archive_is_an_archive_error() -> None:
+    archive = packed(("w.pth", GOOD[:100]))
+    for position in range(len(archive)):
+        damaged = bytearray(archive)
+        damaged[position] ^= 0xFF
+        try:
+            assert unpack_archive(bytes(damaged), max_bytes=MAX_BYTES) == GOOD[:100]
+        except ArchiveError:
+            continue
+    for length in range(len(archive)):
+        with pytest.raises(ArchiveError):
+            unpack_archive(archive[:length])
+
+
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+VALIDATORS = ({"ETag": '"one"'}, {"ETag": 'W/"weak"', "Last-Modified": DATE}, {"Last-Modified": DATE}, {})
+
+
+@pytest.mark.parametrize("validator", VALIDATORS, ids=lambda validator: "+".join(validator) or "none")
+def test_an_interrupted_transfer_is_resumed(server: ScriptedServer, validator: dict[str, str]) -> None:
+    steps = (ranged(GOOD, validator=validator, sent=HALF), ranged(GOOD, validator=validator))
+    assert fetch(record_of(server.on("/w.pth", *steps)), policy=POLICY).content == GOOD
+    first, second = (seen.headers for seen in server.seen)
+    assert "range" not in first
+    assert second["range"] == f"bytes={HALF}-"
+    assert second.get("if-range") == (list(validator.values())[-1] if validator else None)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        serve(GOOD),
+        ranged(GOOD, shift=1),
+        serve(GOOD[HALF:], status=206),
+        serve(b"", status=416, headers={"Content-Range": f"bytes */{len(GOOD)}"}),
+        ranged(OTHER),
+        ranged(OTHER[:-100]),
+        ranged(OTHER, validator={"ETag": '"two"'}),
+    ],
+    ids=["no ranges", "other range", "no Content-Range", "416", "other file", "other size", "changed"],
+)
+def test_a_wrong_continuation_leads_to_a_new_start(server: ScriptedServer, second: Step) -> None:
+    record = record_of(server.on("/w.pth", ranged(GOOD, sent=HALF), second, serve(GOOD)), server.on("/2", serve(GOOD)))
+    found = fetch(record, policy=PATIENT)
+    assert found.content == GOOD
+    changed = server.hits("/2") == 1  # the server says that the file is another one: complete, with a wrong digest
+    assert found.source is record.sources[1 if changed else 0]
+    assert len(server.requests("/w.pth")) <= 3
+
+
+def test_a_file_assembled_wrongly_is_downloaded_only_once_more(server: ScriptedServer) -> None:
+    steps = (ranged(GOOD, sent=HALF), ranged(OTHER), ranged(OTHER, sent=HALF), ranged(OTHER))
+    with pytest.raises(WeightsError, match=WRONG):
+        fetch(record_of(server.on("/w.pth", *steps)), policy=PATIENT)
+    assert [seen.headers.get("range") for seen in server.seen] == [None, f"bytes={HALF}-", None, None]
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waits: list[float] = []
+    clock = SimpleNamespace(sleep=waits.append, time=time.time, monotonic=time.monotonic)
+    monkeypatch.setattr(transfer, "time", clock)
+    return waits
+
+
+def test_attempts_and_waits(server: ScriptedServer, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WeightsError, match=r"HTTP 503 .*tried 5 times"):
+        fetch(record_of(server.on("/a.pth", serve(b"", status=503))), policy=Policy(attempts=5, backoff=2))
+    assert sleeps == [2, 4, 8, 16]
+    for asked, low, high in (
+        ("7", 7, 7),
+        ("3600", 60, 60),
+        ("soon", 1, 1),
+        (DATE, 1, 1),
+        (email.utils.formatdate(time.time() + 40, usegmt=True), 20, 40),
+    ):
+        url = server.on("/b.pth", changing(429, Retry_After=asked), serve(GOOD))
+        fetch(record_of(url), policy=Policy(backoff=1)).path.unlink()
+        assert low <= sleeps[-1] <= high
+    monkeypatch.setattr(transfer, "_PROGRESS", 5000)  # attempts that bring this much do not count
+    steps = [ranged(GOOD, sent=5000)] * (len(GOOD) // 5000) + [ranged(GOOD)]
+    assert fetch(record_of(server.on("/c.pth", *steps)), policy=POLICY).content == GOOD
+
+
+def test_the_whole_time_is_limited(server: ScriptedServer) -> None:
+    url = server.on("/w.pth", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + GOOD[:500], interval=0.01))
+    with pytest.raises(WeightsError, match=r"not complete after 0\.3 seconds"):
+        fetch(record_of(url), policy=Policy(total_timeout=0.3))
+
+
+def test_connection_errors(sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(WeightsError, match=r"connection failed: .*refused.*tried 2 times"):
+            fetch(record_of(f"http://127.0.0.1:{unused.getsockname()[1]}/w.pth"), policy=POLICY)
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(WeightsError, match=r"Name or service not known\n"):  # not tried again
+        fetch(record_of("http://x.invalid/w.pth"), policy=POLICY)
+
+
+def test_certificates(
+    server: ScriptedServer, tls_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = record_of(tls_server.on("/w.pth", serve(GOOD)))
+    with pytest.raises(WeightsError, match="certificate is not trusted"):
+        fetch(record, policy=POLICY)
+    for variable in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
+        with pytest.raises(WeightsError, match=rf"{variable}: the certificate bundle .*none\.pem cannot be loaded"):
+            fetch(record, policy=POLICY)
+        monkeypatch.setenv(variable, str(CERTIFICATE))
+        fetch(record, policy=POLICY).path.unlink()
+    other_name = record_of(record.sources[0].url.replace("127.0.0.1", "localhost"))
+    with pytest.raises(WeightsError, match="certificate is not trusted"):
+        fetch(other_name, policy=POLICY)
+    server.on("/plain.pth", serve(GOOD))
+    down = record_of(tls_server.on("/down.pth", redirect(server.url + "/plain.pth")))
+    with pytest.raises(WeightsError, match="a redirect from https to http"):
+        fetch(down, policy=POLICY)
+    up = record_of(server.on("/up.pth", redirect(record.sources[0].url)))
+    assert fetch(up, policy=POLICY).content == GOOD
+    assert server.hits("/plain.pth") == 0
+
+
+def test_a_proxy_of_the_environment_is_used(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    server.on("http://weights.invalid/w.pth", serve(GOOD))
+    assert fetch(record_of("http://weights.invalid/w.pth"), policy=POLICY).content == GOOD
+
+
+# Addresses.
+
+
+def test_credentials_are_sent_to_their_host_only(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as other:
+        server.on("/mirror/a%20b.pth", redirect("/next"))
+        server.on("/next", redirect(other.on("/c", serve(GOOD))))
+        monkeypatch.setenv("HARDNET_MIRROR", server.url.replace("http://", "http://user:p%40ss@") + "/mirror/")
+        assert fetch(record_of("https://x.invalid/a b.pth"), policy=POLICY).content == GOOD
+        assert [seen.headers.get("authorization") for seen in server.seen] == ["Basic dXNlcjpwQHNz"] * 2
+        assert "authorization" not in other.seen[0].headers
+
+
+SECRETS = [
+    "http://user:a/SECRET@host/",
+    "http://user:1/SECRET@host/",
+    "http://user:SECRET#x@host/",
+    "http://user:1#SECRET@host/",
+    "http://user:a?SECRET@host/",
+    "http://user:1?SECRET@host/",
+    "http://127.0.0.1:9/x?token=SECRET",
+    "http://127.0.0.1:9/x#SECRET",
+    "user:SECRET@host/x",
+    "//user:SECRET@host/x",
+    "host/x?token=SECRET",
+    "http://user:SECRET@host:port/",
+    "http://user:SECRET@[x/",
+    "http://user:SECRET@ho\u2100st/",  # urlsplit quotes all of it in its error
+    "http://user:SECRET@/x",
+    "ftp://user:SECRET@host/x",
+    "s3://SECRET",
+]
+
+
+@pytest.mark.parametrize("address", SECRETS)
+def test_no_message_shows_a_secret(
+    address: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "SECRET" not in redact(address)
+    with pytest.raises(WeightsError) as caught:
+        fetch(record_of(address + ("" if "token" in address else "w.pth")), policy=POLICY)
+    assert "SECRET" not in str(caught.value) + caplog.text
+    monkeypatch.setenv("HARDNET_MIRROR", address)
+    with pytest.raises(WeightsError, match="HARDNET_MIRROR is not valid; expected an existing folder") as caught:
+        fetch(record_of(server.on("/a.pth", serve(GOOD))), policy=POLICY)
+    assert caught.value.__cause__ is None
+    assert "SECRET" not in str(caught.value) + caplog.text
+    assert server.seen == []
+
+
+def test_a_valid_address_is_shown_without_credentials(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert redact("https://user:SECRET@host:1/x.pth?token=SECRET#y") == "https://host:1/x.pth"
+    monkeypatch.setenv("HARDNET_MIRROR", server.url.replace("http://", "http://user:SECRET@"))
+    server.on("/w.pth?token=SECRET", serve(OTHER))
+    with pytest.raises(WeightsError) as caught:
+        fetch(record_of(server.url + "/w.pth?token=SECRET"), policy=POLICY)
+    assert f"{server.url}/w.pth: HTTP 404" in str(caught.value)
+    assert f"{server.url}/w.pth: the file has" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+# The environment.
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    (tmp_path / "mirror folder").mkdir()
+    return tmp_path / "mirror folder"
+
+
+def test_a_mirror_folder_comes_first(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, mirror: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = record_of(server.on("/a.pth", serve(GOOD)), server.on("/b.pth.zip", serve(ZIPPED)))
+    for name, content in (("a.pth", GOOD), ("b.pth.zip", ZIPPED)):
+        for address in (str(mirror), mirror.as_uri(), f" {mirror}/ "):
+            (mirror / name).write_bytes(content)
+            monkeypatch.setenv("HARDNET_MIRROR", address)
+            found = fetch(record, policy=POLICY)
+            assert found.content == GOOD == found.path.read_bytes()
+            found.path.unlink()
+        (mirror / name).unlink()
+    assert server.seen == []
+    (mirror / "a.pth").write_bytes(OTHER)  # checked like a source
+    (mirror / "b.pth.zip").mkdir()
+    assert fetch(record, policy=POLICY).content == GOOD
+    assert f"{mirror / 'a.pth'}: the file has" in caplog.text
+    assert f"{mirror / 'b.pth.zip'}: the file cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", " on "])
+def test_offline_mode(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, mirror: Path, value: str) -> None:
+    record = record_of(server.on("/a.pth", serve(GOOD)))
+    monkeypatch.setenv("HARDNET_OFFLINE", value)
+    monkeypatch.setenv("HARDNET_MIRROR", server.url + "/mirror")
+    with pytest.raises(WeightsError, match=r"Offline mode is on \(HARDNET_OFFLINE\)") as caught:
+        fetch(record, policy=POLICY)
+    assert f"{server.url}/a.pth: not tried" in str(caught.value)
+    (mirror / "a.pth").write_bytes(GOOD)
+    monkeypatch.setenv("HARDNET_MIRROR", str(mirror))
+    assert fetch(record, policy=POLICY).content == GOOD
+    monkeypatch.delenv("HARDNET_MIRROR")
+    assert fetch(record, policy=POLICY).content == GOOD  # from the cache
+    assert server.seen == []
+
+
+def test_offline_mode_must_be_yes_or_no(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = record_of(server.on("/a.pth", serve(GOOD)))
+    monkeypatch.setenv("HARDNET_OFFLINE", "maybe")
+    with pytest.raises(WeightsError, match="HARDNET_OFFLINE is 'maybe', expected one of 1, true"):
+        fetch(record, policy=POLICY)
+    monkeypatch.setenv("HARDNET_OFFLINE", "No")
+    assert fetch(record, policy=POLICY).content == GOOD
+
+
+def test_a_damaged_file_of_the_package_is_refused(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(download, "__file__", str(tmp_path / "weights" / "download.py"))
+    for content, says in ((None, "no such file"), (OTHER, WRONG)):
+        if content is not None:
+            (tmp_path / "tiny.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match=f"package:tiny.pth: .*{says}"):
+            fetch(record_of("package:tiny.pth"), policy=POLICY)
+    assert fetch(record_of("package:tiny.pth", server.on("/a.pth", serve(GOOD))), policy=POLICY).content == GOOD
+    assert (tmp_path / "tiny.pth").read_bytes() == OTHER
+
+
+# The cache folder and other processes.
+
+
+def test_a_cache_that_cannot_be_written(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mirror: Path
+) -> None:
+    (tmp_path / "torch_home").write_bytes(b"a file")
+    record = record_of(server.on("/a.pth", serve(GOOD)), server.on("/b.pth", serve(GOOD)))
+    with pytest.raises(WeightsError, match=r"the cache folder .*torch_home.* cannot be written.*TORCH_HOME"):
+        fetch(record, policy=POLICY)
+    assert server.seen == []
+    (mirror / "a.pth").write_bytes(GOOD)
+    monkeypatch.setenv("HARDNET_MIRROR", str(mirror))
+    assert fetch(record, policy=POLICY) == VerifiedFile(mirror / "a.pth", GOOD, record.sources[0])
+
+
+def test_a_read_only_cache_is_used_for_what_it_holds(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    record = record_of(server.on("/a.pth", serve(GOOD)))
+    path = place(record, GOOD)
+    monkeypatch.setattr(download, "write_atomically", denied)
+    monkeypatch.setattr(Path, "replace", denied)
+    monkeypatch.setattr(filelock.FileLock, "acquire", denied)
+    assert fetch(record, policy=POLICY).path == path
+    place(record, OTHER)
+    with pytest.raises(WeightsError, match="Read-only file system"):
+        fetch(record, policy=POLICY)
+    assert "is damaged and is ignored" in caplog.text
+    assert "continuing without a lock" in caplog.text
+    assert cached_names() == [path.name]
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, file: BinaryIO) -> None:
+            self.file = file
+
+        def write(self, _: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.file, name)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+    real = files._create_part
+    monkeypatch.setattr(files, "_create_part", lambda target: (lambda part, file: (part, Full(file)))(*real(target)))
+    with pytest.raises(WeightsError, match="No space left on device"):
+        fetch(record_of(server.on("/a.pth", serve(GOOD)), server.on("/b.pth", serve(GOOD))), policy=POLICY)
+    assert cached_names() == []
+    assert server.hits("/b.pth") == 0  # the next source would fail likewise
+
+
+def test_a_held_lock_delays_only(server: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
+    cache_dir().mkdir(parents=True)
+    with filelock.FileLock(str(cache_dir() / "hardnet-hardnet68-test_v1.lock")):
+        policy = dataclasses.replace(POLICY, lock_timeout=0.1)
+        found: list[VerifiedFile] = []
+        record = record_of(server.on("/w.pth", serve(GOOD)))
+        thread = threading.Thread(target=lambda: found.append(fetch(record, policy=policy)))
+        thread.start()
+        thread.join()
+    assert found[0].content == GOOD
+    assert "continuing without a lock" in caplog.text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a signal that interrupts a wait is a POSIX feature")
+def test_ctrl_c_leaves_nothing(server: ScriptedServer) -> None:
+    record = record_of(server.on("/a.pth", serve(GOOD, sent=HALF, pause=3), serve(GOOD)))
+
+    def interrupt() -> None:
+        while not list(cache_dir().glob(".*.part")) or not server.hits("/a.pth"):
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored: background jobs of a shell
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch(record, policy=POLICY)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    assert list(cache_dir().glob(".*.part")) == []
+    assert fetch(record, policy=POLICY).content == GOOD
+
+
+WORKERS = """
+import os, signal, sys, time
+from hardnet.weights.catalog import Digest, Source, WeightsRecord
+from hardnet.weights.download import cache_dir, fetch
+
+url, value = sys.argv[1:]
+record = WeightsRecord("hardnet68", "TEST_V1", (Source(url, Digest("sha256", value), "x"),), "x", 1.0, 1.0, "x")
+cache_dir()
+
+def start():
+    pid = os.fork()
+    if pid == 0:
+        found = fetch(record)
+        os._exit(0 if found.content == found.path.read_bytes() else 3)
+    return pid
+
+killed = start()
+while not list(cache_dir().glob(".*.part")):
+    time.sleep(0.01)
+os.kill(killed, signal.SIGKILL)
+os.waitpid(killed, 0)
+assert len(list(cache_dir().glob(".*.part"))) == 1
+print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in [start() for _ in range(8)]])
+"""
+
+
+def slowly(handler: Handler) -> None:
+    time.sleep(1)
+    serve(GOOD)(handler)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks, a POSIX feature")
+def test_after_a_kill_eight_processes_download_once_and_clean_up(server: ScriptedServer) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1])}
+    command = [sys.executable, "-c", WORKERS, server.on("/w.pth", slowly), DIGESTS["sha256"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([0] * 8)
+    assert server.hits("/w.pth") <= 2  # the killed one may have been too early for a request
+    assert len(cached_names()) == 1
+
+
+def test_without_locks_each_process_downloads(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
+    gate = threading.Barrier(3, timeout=20)
+
+    def together(handler: Handler) -> None:
+        gate.wait()
+        serve(GOOD)(handler)
+
+    record = record_of(server.on("/w.pth", together))
+    contents: list[bytes] = []
+    call: Callable[[], None] = lambda: contents.append(fetch(record, policy=POLICY).content)  # noqa: E731
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert contents == [GOOD] * 3
+    assert len(cached_names()) == 1

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..factory import DEFAULT_TAG, get_weights, list_models, list_weights
 from ..utils.errors import WeightsError
 from ..utils.text import table
-from ..weights.catalog import CATALOG, WeightsRecord
+from ..weights.archive import unpack_archive
+from ..weights.catalog import CATALOG, WeightsRecord, identify
 from .arguments import SOME_FAILED, Verbs
 
 
@@ -72,7 +73,6 @@ def _weights_path(arguments: argparse.Namespace) -> int:
 
 def _weights_verify(arguments: argparse.Namespace) -> int:
     from ..utils.files import open_regular
-    from ..weights.download import identify, unpack_archive
 
     failed = 0
     for path in [Path(file) for file in arguments.files] or _cached_files():

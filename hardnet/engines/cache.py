@@ -1,4 +1,4 @@
-"""Keep converted models: one folder per model, weights, engine and versions in torch.hub's directory."""
+"""Converted models, kept: one folder per model, weights, engine and version in torch.hub's directory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.hub
 from torch import Tensor
 
 from ..models.network import ImageModule
 from ..utils.files import scratch_folder
-from ..utils.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +23,16 @@ Result = TypeVar("Result")
 
 
 def artifacts_dir() -> Path:
-    """Return the folder of the converted models: ``hardnet-engines`` in torch.hub's directory (see ``TORCH_HOME``)."""
+    """Return the folder of the converted models: ``hardnet-engines`` in torch.hub's, which follows ``TORCH_HOME``."""
+    import torch.hub
+
     return Path(torch.hub.get_dir()) / "hardnet-engines"
 
 
 def fingerprint(model: ImageModule, engine: str, *conditions: object, data: Iterable[Tensor] = ()) -> str:
-    """Return a name that depends on structure, weights, calibration data, engine, conditions and versions."""
+    """Return a name for what a conversion depends on: structure, weights, calibration, tools and their versions."""
+    from ..utils.version import __version__
+
     digest = hashlib.sha256(repr((__version__, torch.__version__, engine, conditions, str(model))).encode())
     digest.update(repr(model.config).encode())
     for name, value in model.state_dict().items():
@@ -47,25 +49,25 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path], Result]) -> Result:
-    """Return ``use(folder)`` for the folder of a conversion; call ``build(folder)`` first if it does not exist.
+    """Return ``use(folder)`` of a conversion's folder, made by ``build(folder)`` where it is not there yet.
 
-    The folder is renamed to its final name when it is complete, so parallel conversions do not disturb each other and
-    an interrupted one leaves nothing behind. A damaged conversion is made again. Where nothing can be written, a
-    temporary folder is used, with a warning in the log.
+    The folder appears under its name when it is complete: processes that convert at the same time do not meet, and an
+    interrupted conversion leaves nothing that counts. One that cannot be used is made anew. Where a folder cannot be
+    kept, it lives until it has been used, and the log says so.
     """
     home = artifacts_dir()
     kept = home / key
     if kept.is_dir():
         try:
             return use(kept)
-        except Exception as error:  # any error of an engine that reads a damaged file
-            logger.warning("the converted model in %s cannot be used (%s); converting again", kept, error)
+        except Exception as error:  # whatever an engine says of a damaged file
+            logger.warning("the converted model in %s cannot be used (%s) and is made anew", kept, error)
             shutil.rmtree(kept, ignore_errors=True)
     try:
         home.mkdir(parents=True, exist_ok=True)
         with scratch_folder(home, ".unfinished-") as folder:
             build(folder)
-            with contextlib.suppress(OSError):  # another process finished first: its folder is equal
+            with contextlib.suppress(OSError):  # another process was faster: its folder is as good
                 folder = folder.rename(kept)
             return use(folder)
     except OSError as error:

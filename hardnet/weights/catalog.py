@@ -1,10 +1,13 @@
-"""Which checkpoints exist, where, their digests and what is known of them: data only.
+"""The catalogue of checkpoints: sources, digests, classes, preprocessing and reported errors.
 
-Digests pin the bytes of the ``.pth`` file itself, also where a source wraps it in a ``.zip``.
+Digests are of the ``.pth`` file itself, also if a source serves it in a ``.zip``.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +16,11 @@ from ..images.preprocess import Preprocessing
 from ..models.config import Activation
 
 DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]
+
+PACKAGE = "package:"
+"""Start of the URL of a file in this package; the rest is a path relative to the package's folder."""
+
+_SHORTEST_PREFIX = 8  # hexadecimal digits
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,22 @@ class Digest:
         """Whether the digest is too short to protect against tampering."""
         return self.scheme == "sha256-prefix"
 
+    def matches(self, content: bytes) -> bool:
+        """Return whether ``content`` has this digest.
+
+        Raises:
+            ValueError: the scheme is unknown, or a prefix is too short.
+        """
+        return self._equals(_hex_digest(content, self.scheme))
+
+    def _equals(self, computed: str) -> bool:
+        value = self.value.lower()
+        if self.scheme != "sha256-prefix":
+            return computed == value
+        if len(value) < _SHORTEST_PREFIX:
+            raise ValueError(f"a sha256-prefix must have at least {_SHORTEST_PREFIX} digits, got {self.value!r}")
+        return computed.startswith(value)
+
     def __str__(self) -> str:
         return f"{self.scheme}:{self.value}"
 
@@ -50,12 +74,12 @@ class Source:
     @property
     def filename(self) -> str:
         """The file's name at the source, and in a mirror."""
-        return self.url.rsplit("/", 1)[-1]
+        return self.url.partition("?")[0].partition("#")[0].rsplit("/", 1)[-1]
 
     @property
     def archived(self) -> bool:
         """Whether the source serves a ``.zip`` that holds the ``.pth``."""
-        return self.url.endswith(".zip")
+        return self.filename.endswith(".zip")
 
 
 IMAGENET = "ImageNet-1k validation"
@@ -124,6 +148,27 @@ class WeightsRecord:
 
     def __str__(self) -> str:
         return f"{self.model} {self.tag}" if self.sources else self.tag
+
+
+def identify(content: bytes, records: Iterable[WeightsRecord]) -> tuple[WeightsRecord, Source] | None:
+    """Return the record and the source whose digest ``content`` has, or None; strong digests come first."""
+    computed = functools.cache(functools.partial(_hex_digest, content))
+    pairs = [(record, source) for record in records for source in record.sources]
+    for record, source in sorted(pairs, key=lambda pair: pair[1].digest.weak):
+        if source.digest._equals(computed(source.digest.scheme)):
+            return record, source
+    return None
+
+
+def _hex_digest(content: bytes, scheme: DigestScheme) -> str:
+    if scheme in ("sha256", "sha256-prefix"):
+        return hashlib.sha256(content).hexdigest()
+    if scheme not in ("sha1", "git-blob-sha1"):
+        raise ValueError(f"unknown digest scheme {scheme!r}")
+    # SHA-1 allows two files with one digest to be made, but no second file for a digest that is known already.
+    hasher = hashlib.sha1(b"blob %d\0" % len(content) if scheme == "git-blob-sha1" else b"", usedforsecurity=False)
+    hasher.update(content)
+    return hasher.hexdigest()
 
 
 def read_categories(filename: str) -> tuple[str, ...]:

@@ -1,210 +1,272 @@
-"""From a record of the catalogue to verified bytes: the cache, the mirror, the sources. Knows no tensors.
-
-No byte leaves this module unverified: every function that returns a file has computed its digest over exactly
-the bytes that it returns.
-"""
+"""Fetch a record's weights: from the package, the cache, a mirror or the sources. Every result is digest-checked."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+import os
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import WeightsError
+from ..utils.files import expand_user, open_regular, write_atomically
 from ..utils.progress import ProgressBar
-from . import cache
 from .archive import ArchiveError, unpack_archive
-from .cache import CacheError, cache_dir
-from .catalog import Source, WeightsRecord
-from .connection import Policy, TransferError, redact
-from .digests import identify, matches
-from .routes import PACKAGE, Route, find_routes, offline_mode, report
-from .transfer import check_start, download
+from .catalog import PACKAGE, Source, WeightsRecord
+from .transfer import Policy, TransferError, download, is_valid, redact
 
-__all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached", "identify", "matches", "unpack_archive"]
+__all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached"]
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_POLICY = Policy()
+_SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80\x02"
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--", b"<title")
 
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A checkpoint whose digest was found right."""
+    """A checkpoint with the right digest."""
 
     path: Path
-    """Where the file lies."""
     content: bytes
-    """What was verified. Load from here: the file at ``path`` may have changed since."""
+    """The verified bytes. Load these: the file at ``path`` may have changed since."""
     source: Source
-    """Whose digest it has."""
+    """The source whose digest was checked."""
+
+
+def cache_dir() -> Path:
+    """Return the folder of downloaded weights: ``checkpoints`` in torch.hub's folder, which follows ``TORCH_HOME``."""
+    import torch.hub
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def fetch(record: WeightsRecord, *, progress: bool = True, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile:
-    """Return a record's verified file: from the package or the cache, or else from the mirror or its sources.
+    """Return a record's verified file: from the package or the cache, else from the mirror or the sources.
 
-    ``HARDNET_MIRROR``, a folder or an http(s) address, is tried before the sources; with ``HARDNET_OFFLINE=1``
-    nothing is asked of the network.
+    ``HARDNET_MIRROR``, a folder or an http(s) address, is tried before the sources. With ``HARDNET_OFFLINE=1`` no
+    network request is made.
 
     Args:
         record: a record of the catalogue, or one of your own.
-        progress: show a progress bar, on a terminal.
+        progress: show a progress bar on a terminal.
         policy: limits on time, attempts and size.
 
     Raises:
-        WeightsError: no place had the file, the cache cannot be written, or an environment variable makes no sense.
+        WeightsError: the file could not be downloaded from any source, the cache cannot be written, or an environment
+            variable is invalid.
     """
     found = find_cached(record, policy=policy)
     if found is not None:
         return found
-    routes, offline = find_routes(record), offline_mode()
-    lock_file = cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock"
-    with cache.turn(lock_file, policy.lock_timeout):
-        found = find_cached(record, policy=policy)  # another process may have brought it while we waited
-        return found if found is not None else _fetch_first(record, routes, offline, progress, policy)
+    places, offline = _places(record), _offline()
+    with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock", policy.lock_timeout):
+        found = find_cached(record, policy=policy)  # another process may have downloaded it meanwhile
+        return found if found is not None else _fetch_first(record, places, offline, progress, policy)
 
 
 def find_cached(record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile | None:
-    """Return a record's verified file from the package or the cache, or None; never asks the network.
+    """Return a record's verified file from the package or the cache, or None; makes no network request.
 
-    A damaged file in the cache is set aside, and a log line names it.
+    A damaged file in the cache is renamed, and a warning names it.
     """
     for source in record.sources:
         if source.url.startswith(PACKAGE):
-            try:
+            with contextlib.suppress(TransferError):  # reported by fetch
                 return _read_package(source, policy)
-            except TransferError as error:
-                logger.warning("%s: %s", source.url, error)
         else:
-            found = _read_cached(cache_dir() / record.cache_filename(source), source, policy)
-            if found is not None:
-                return found
+            path = cache_dir() / record.cache_filename(source)
+            content = _read_cached(path, source, policy)
+            if content is not None:
+                return _verified(path, content, source)
     return None
+
+
+def _read_cached(path: Path, source: Source, policy: Policy) -> bytes | None:
+    try:
+        with open_regular(path) as file:
+            content = file.read(policy.max_bytes + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("%s cannot be read and is ignored: %s", path, error)
+        return None
+    if source.digest.matches(content):
+        return content
+    # The same damage gets the same name, so that repeated damage does not fill the disk.
+    aside = path.with_name(f"{path.name}.bad-{hashlib.sha256(content).hexdigest()[:8]}")
+    try:
+        path.replace(aside)
+        logger.warning("%s is damaged and was renamed to %s", path, aside.name)
+    except OSError as error:
+        logger.warning("%s is damaged and is ignored; it cannot be renamed: %s", path, error)
+    return None
+
+
+def _places(record: WeightsRecord) -> list[tuple[Source, str | Path]]:
+    """Return the sources in order, each with a URL or a file: the mirror's first, then the record's own."""
+    own: list[tuple[Source, str | Path]] = [(source, source.url) for source in record.sources]
+    mirror = os.environ.get("HARDNET_MIRROR", "").strip()
+    if not mirror:
+        return own
+    remote = [source for source in record.sources if not source.url.startswith(PACKAGE)]
+    if is_valid(mirror) and not {"?", "#"} & set(mirror):
+        base = mirror.rstrip("/") + "/"
+        return [*((source, base + urllib.parse.quote(source.filename)) for source in remote), *own]
+    try:
+        parts = urllib.parse.urlsplit(mirror)
+        local = parts.scheme == "file" and parts.netloc in ("", "localhost")
+        folder = Path(urllib.request.url2pathname(parts.path)) if local else expand_user(mirror)
+        valid = folder.is_dir()
+    except ValueError:
+        valid = False
+    if not valid:  # without its value, which may hold a password or a token
+        raise WeightsError(
+            "HARDNET_MIRROR is not valid; expected an existing folder, a file:// address, or an http(s):// address "
+            "without a query. Percent-encode special characters in a password"
+        )
+    return [*((source, folder / source.filename) for source in remote), *own]
+
+
+def _offline() -> bool:
+    value = os.environ.get("HARDNET_OFFLINE", "").strip().lower()
+    if value and value not in _SWITCH:
+        raise WeightsError(f"HARDNET_OFFLINE is {value!r}, expected one of {', '.join(_SWITCH)}")
+    return _SWITCH.get(value, False)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, timeout: float) -> Iterator[None]:
+    """Let one process at a time download. Continue without the lock if it fails: a second download does no harm."""
+    import filelock
+
+    lock = filelock.FileLock(str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
+    except (OSError, NotImplementedError) as error:  # filelock.Timeout is an OSError
+        logger.warning("continuing without a lock on %s: %s", path, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch_first(
+    record: WeightsRecord, places: list[tuple[Source, str | Path]], offline: bool, progress: bool, policy: Policy
+) -> VerifiedFile:
+    failures = []
+    for number, (source, place) in enumerate(places, start=1):
+        name = str(place) if isinstance(place, Path) or place.startswith(PACKAGE) else redact(place)
+        if offline and isinstance(place, str) and not place.startswith(PACKAGE):
+            failures.append(f"{name}: not tried, offline mode is on")
+            continue
+        try:
+            return _fetch_from(record, source, place, progress, policy)
+        except (TransferError, ArchiveError) as error:
+            failures.append(f"{name}: {error}")
+            following = ", trying the next source" if number < len(places) else ""
+            # A mirror folder needs only one of the files.
+            missing = isinstance(place, Path) and not place.exists()
+            level = logging.INFO if missing else logging.WARNING
+            logger.log(level, "%s cannot be loaded from %s: %s%s", record, name, error, following)
+    raise WeightsError(_report(record, failures, offline))
+
+
+def _report(record: WeightsRecord, failures: list[str], offline: bool) -> str:
+    lines = [f"{record} could not be downloaded from any source.", *(f"  - {failure}" for failure in failures)]
+    if offline:
+        lines.append("Offline mode is on (HARDNET_OFFLINE): no network request was made.")
+    names = ", ".join(source.filename for source in record.sources if is_valid(source.url))
+    if names:
+        lines.append(f"To supply the weights yourself, put one of these files into a folder: {names};")
+        lines.append('then set HARDNET_MIRROR to that folder, or pass the file itself: weights="/path/to/file".')
+    lines.append(f"The cache folder is {cache_dir()}.")
+    return "\n".join(lines)
+
+
+def _fetch_from(
+    record: WeightsRecord, source: Source, place: str | Path, progress: bool, policy: Policy
+) -> VerifiedFile:
+    if isinstance(place, str) and place.startswith(PACKAGE):
+        return _read_package(source, policy)
+    target = cache_dir() / record.cache_filename(source)
+    content = _read_file(place, source, policy) if isinstance(place, Path) else None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(target) as file:
+            if isinstance(place, str):
+                logger.info("downloading %s from %s", record, redact(place))
+                content = _download(place, record, source, progress, policy)
+            assert content is not None  # noqa: S101  for the type checker
+            file.write(content)
+    except OSError as error:  # of the disk: those of the network are TransferErrors
+        if isinstance(place, Path) and content is not None:
+            logger.warning("%s is used without a copy in the cache: %s", place, error)
+            return _verified(place, content, source)
+        raise WeightsError(
+            f"the cache folder {target.parent} cannot be written: {error}. Free space, make it writable, or set "
+            "TORCH_HOME to another folder"
+        ) from error
+    return _verified(target, content, source)
+
+
+def _download(url: str, record: WeightsRecord, source: Source, progress: bool, policy: Policy) -> bytes:
+    def attempt(resume: bool) -> tuple[bytes, bool]:
+        with ProgressBar(None, str(record), enabled=progress) as bar:
+            return download(url, policy=policy, bar=bar, resume=resume)
+
+    content, resumed = attempt(resume=True)
+    try:
+        return _checked(content, source, policy)
+    except (TransferError, ArchiveError) as error:
+        if not resumed:
+            raise
+        logger.warning("%s, assembled from ranges: %s; downloading it again from the start", redact(url), error)
+    return _checked(attempt(resume=False)[0], source, policy)
 
 
 def _read_package(source: Source, policy: Policy) -> VerifiedFile:
     path = Path(__file__).parent.parent / source.url.removeprefix(PACKAGE)
+    return _verified(path, _read_file(path, source, policy), source)
+
+
+def _read_file(path: Path, source: Source, policy: Policy) -> bytes:
     try:
-        content, _ = cache.read_bounded(path, policy.max_bytes)
+        with open_regular(path) as file:
+            content = file.read(policy.max_bytes + 1)
+    except FileNotFoundError:
+        raise TransferError("no such file") from None
     except OSError as error:
-        raise TransferError(f"the installation is incomplete, install the library again: {error}") from error
-    return _verified(path, _unpacked(content, source, policy), source)
+        raise TransferError(f"the file cannot be read: {error}") from error
+    return _checked(content, source, policy)
 
 
-def _read_cached(path: Path, source: Source, policy: Policy) -> VerifiedFile | None:
-    for _ in range(3):  # more than once only where other processes replace the file under our eyes
-        try:
-            if not path.is_file():
-                return None
-            content, read_from = cache.read_bounded(path, policy.max_bytes)
-        except OSError as error:
-            logger.warning("%s cannot be read and is ignored: %s", path, error)
-            return None
-        if matches(content, source.digest):
-            return _verified(path, content, source)
-        if not cache.set_aside(path, content, read_from):
-            return None
-    return None
-
-
-def _unpacked(content: bytes, source: Source, policy: Policy) -> bytes:
-    """Return the checkpoint in what a source served, its digest found right."""
+def _checked(content: bytes, source: Source, policy: Policy) -> bytes:
+    """Return the checkpoint in what a source served, after the digest check."""
     if len(content) > policy.max_bytes:
         raise TransferError(f"the file is larger than {policy.max_bytes} bytes")
-    check_start(content[:64], source.archived)
+    if not content.startswith((_ZIP,) if source.archived else (_ZIP, _PICKLE)):
+        start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        if start.startswith(_HTML):
+            raise TransferError("an HTML page instead of the file")
+        expected = "a zip archive" if source.archived else "a PyTorch checkpoint"
+        raise TransferError(f"not {expected}: the file starts with {content[:16]!r}" if start else "the file is empty")
     if source.archived:
         content = unpack_archive(content, max_bytes=policy.max_bytes)
-    if not matches(content, source.digest):
-        raise TransferError(
-            f"these {len(content)} bytes are another file or damaged: the digest is not {source.digest}"
-        )
+    if not source.digest.matches(content):
+        raise TransferError(f"the file has {len(content)} bytes and not the digest {source.digest}")
     return content
 
 
 def _verified(path: Path, content: bytes, source: Source) -> VerifiedFile:
     if source.digest.weak:
-        logger.warning(
-            "%s was checked against a weak digest only (%s): damage would show, tampering might not",
-            path,
-            source.digest,
-        )
+        logger.warning("%s was checked with a weak digest (%s), which does not detect forgery", path, source.digest)
     return VerifiedFile(path, content, source)
-
-
-def _fetch_first(
-    record: WeightsRecord, routes: list[Route], offline: bool, progress: bool, policy: Policy
-) -> VerifiedFile:
-    failures = []
-    for number, route in enumerate(routes, start=1):
-        if offline and route.remote:
-            failures.append(f"{route}: not asked, offline mode is on")
-            continue
-        try:
-            return _fetch_one(record, route, progress, policy)
-        except (TransferError, ArchiveError) as error:
-            failures.append(f"{route}: {error}")
-            following = ", trying the next source" if number < len(routes) else ""
-            # A folder need not hold every source's file: one will do.
-            expected = isinstance(route.place, Path) and not route.place.exists()
-            level = logging.INFO if expected else logging.WARNING
-            logger.log(level, "%s could not be had from %s: %s%s", record, route, error, following)
-    raise WeightsError(report(record, failures, offline))
-
-
-def _fetch_one(record: WeightsRecord, route: Route, progress: bool, policy: Policy) -> VerifiedFile:
-    if isinstance(route.place, Path):
-        return _copy(record, route.source, route.place, policy)
-    if route.in_package:
-        return _read_package(route.source, policy)
-    return _download(record, route.source, route.place, progress, policy)
-
-
-def _copy(record: WeightsRecord, source: Source, origin: Path, policy: Policy) -> VerifiedFile:
-    """Bring a file from a folder into the cache, so that it is there when the folder is not."""
-    try:
-        content, _ = cache.read_bounded(origin, policy.max_bytes)
-    except FileNotFoundError as error:
-        raise TransferError("no such file") from error
-    except OSError as error:
-        raise TransferError(f"the file cannot be read: {error}") from error
-    content = _unpacked(content, source, policy)
-    target = cache_dir() / record.cache_filename(source)
-    try:
-        with cache.temporary(target) as file:
-            file.write(content)
-            file.commit()
-    except CacheError as error:
-        if source.archived:
-            raise
-        logger.warning("%s is used where it lies: %s", origin, error)
-        return _verified(origin, content, source)
-    return _verified(target, content, source)
-
-
-def _download(record: WeightsRecord, source: Source, url: str, progress: bool, policy: Policy) -> VerifiedFile:
-    target = cache_dir() / record.cache_filename(source)
-    with cache.temporary(target) as file:  # opened first: what cannot be kept is not worth downloading
-        logger.info("downloading %s from %s", record, redact(url))
-        content = _transferred(source, url, file, progress, policy)
-        if source.archived:
-            file.restart()
-            file.write(content)
-        file.commit()
-    return _verified(target, content, source)
-
-
-def _transferred(source: Source, url: str, file: cache.Temporary, progress: bool, policy: Policy) -> bytes:
-    def attempt(resume: bool) -> bool:
-        with ProgressBar(None, source.filename, enabled=progress) as bar:
-            return download(url, file, archived=source.archived, policy=policy, bar=bar, resume=resume)
-
-    pieced = attempt(resume=True)
-    try:
-        return _unpacked(file.read(), source, policy)
-    except (TransferError, ArchiveError) as error:
-        if not pieced:
-            raise
-        logger.warning("%s, put together from ranges: %s; once more from the start", redact(url), error)
-    file.restart()
-    attempt(resume=False)
-    return _unpacked(file.read(), source, policy)

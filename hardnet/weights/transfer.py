@@ -1,256 +1,281 @@
-"""The attempts to bring one file over HTTP: what is refused, what is tried again, what is resumed."""
+"""Download a file over HTTP: redirects, certificates, time limits, retries and resuming."""
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import http.client
+import io
 import logging
+import os
 import re
 import socket
 import ssl
+import string
 import time
 import urllib.error
-from typing import Protocol
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
 
+from ..utils.errors import WeightsError
+from ..utils.files import expand_user
 from ..utils.progress import ProgressBar
-from .connection import Policy, TooSlowError, TransferError, open_url, redact
+from ..utils.text import printable
+from ..utils.version import __version__
+from .archive import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
-_HEAD = 64  # bytes that suffice to tell a checkpoint from a page
-_ZIP = b"PK\x03\x04"
-_PICKLE = b"\x80\x02"
-_RETRIED = {408, 425, 429}
-_NUMBER = re.compile(r"[0-9]{1,18}")
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_PROGRESS = 1024 * 1024  # bytes: an attempt that received as many more than all before restarts the count of attempts
+_LONGEST_MESSAGE = 1000  # characters of a server's text that are kept
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_RETRIED = (408, 425, 429)
+_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_HIDDEN = "an address that is not valid"
 
 
-class Target(Protocol):
-    """Where the bytes go: appended, or all dropped."""
+@dataclass(frozen=True)
+class Policy:
+    """Limits of a download. Times are in seconds."""
 
-    @property
-    def size(self) -> int: ...  # noqa: D102  see the class
+    timeout: float = 20.0
+    """Longest time without a connection, or without a byte."""
+    total_timeout: float = 7200.0
+    """Longest time for one address, all attempts included."""
+    attempts: int = 4
+    """Attempts per address. An attempt that brings a further mebibyte restarts the count."""
+    backoff: float = 0.5
+    """Wait before the second attempt. It doubles with each further one."""
+    retry_after_cap: float = 60.0
+    """Longest wait that a server can ask for with ``Retry-After``."""
+    max_redirects: int = 10
+    max_bytes: int = MAX_BYTES
+    """Largest file, in bytes."""
+    lock_timeout: float = 600.0
+    """How long to wait for another process that downloads the same weights."""
 
-    def write(self, chunk: bytes) -> None: ...  # noqa: D102
 
-    def restart(self) -> None: ...  # noqa: D102
+class TransferError(Exception):
+    """A source did not give the file. ``retry``: another attempt may succeed; ``wait``: the server's Retry-After."""
+
+    def __init__(self, message: str, *, retry: bool = False, wait: float | None = None) -> None:
+        super().__init__(printable(message[:_LONGEST_MESSAGE]))
+        self.retry = retry
+        self.wait = wait
 
 
-def download(
-    url: str, target: Target, *, archived: bool, policy: Policy, bar: ProgressBar, resume: bool = True
-) -> bool:
-    """Bring what ``url`` serves into the empty ``target``; return whether it was pieced together from ranges.
+def redact(url: str) -> str:
+    """Return an http(s) address without credentials, query and fragment; a fixed text if it is not a valid address.
+
+    An ``@`` behind the host counts as invalid: then a ``/``, ``?`` or ``#`` in a password has moved the border.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port  # both raise ValueError for an invalid address
+    except ValueError:
+        return _HIDDEN
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.path + parts.query + parts.fragment:
+        return _HIDDEN
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def is_valid(url: str) -> bool:
+    """Return whether ``url`` is an http(s) address that can be requested."""
+    return redact(url) != _HIDDEN
+
+
+def download(url: str, *, policy: Policy, bar: ProgressBar, resume: bool = True) -> tuple[bytes, bool]:
+    """Return what ``url`` serves, and whether it was assembled from several responses.
+
+    An interrupted transfer continues with a range request. A server without validators may have changed the file
+    meanwhile: the caller checks the digest, and downloads again with ``resume=False`` if it is wrong.
 
     Raises:
-        TransferError: the address did not yield a file that could be a checkpoint, after all attempts.
-        WeightsError: writing to ``target`` failed, or the environment names certificates that cannot be loaded.
+        TransferError: all attempts failed.
+        WeightsError: the environment names a certificate bundle that cannot be loaded.
     """
-    transfer = _Transfer(url, target, archived, policy, bar, resume)
-    transfer.run()
-    return transfer.resumed
-
-
-def check_start(head: bytes, archived: bool) -> None:
-    """Refuse a file whose first bytes cannot be those of a checkpoint, or of an archive.
-
-    Raises:
-        TransferError: they cannot be; the message says what came instead.
-    """
-    if head.startswith(_ZIP) or (head.startswith(_PICKLE) and not archived):
-        return
-    if not head:
-        raise TransferError("the file is empty")
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--", b"<title")):
-        raise TransferError("an HTML page came in place of the file")
-    expected = "a zip archive" if archived else "a PyTorch checkpoint"
-    raise TransferError(f"what came is not {expected}: it starts with {head[:16]!r}")
+    return _Transfer(url, policy, bar, resume).run()
 
 
 class _Transfer:
-    """One download: what is known of the file, and how far it has come."""
-
-    def __init__(
-        self, url: str, target: Target, archived: bool, policy: Policy, bar: ProgressBar, resume: bool
-    ) -> None:
-        self.url = url
-        self.target = target
-        self.archived = archived
-        self.policy = policy
-        self.bar = bar
-        self.resume = resume
+    def __init__(self, url: str, policy: Policy, bar: ProgressBar, resume: bool) -> None:
+        self.url, self.policy, self.bar, self.resume = url, policy, bar, resume
+        self.buffer = io.BytesIO()
+        self.size = 0
+        self.validator: str | None = None
         self.resumed = False
-        self.total: int | None = None
-        self.etag: str | None = None
-        self.modified: str | None = None
+        self.deadline = time.monotonic() + policy.total_timeout
 
-    def run(self) -> None:
-        failures, most = 0, 0
+    def run(self) -> tuple[bytes, bool]:
+        failures = most = 0
         while True:
             try:
                 self._attempt()
             except TransferError as error:
-                # Only a new record counts as progress, so that no server can keep us busy for ever.
-                failures = 1 if self.target.size >= most + self.policy.progress_bytes else failures + 1
-                most = max(most, self.target.size)
+                failures = 1 if self.size >= most + _PROGRESS else failures + 1
+                most = max(most, self.size)
                 if not error.retry:
                     raise
                 if failures >= self.policy.attempts:
-                    raise TransferError(f"{error}{f' (tried {failures} times)' if failures > 1 else ''}") from error
-                self._wait(error, failures)
+                    raise TransferError(f"{error} (tried {failures} times)") from error
+                wait = max(self.policy.backoff * 2 ** (failures - 1), min(error.wait or 0, self.policy.retry_after_cap))
+                logger.info("%s: %s; trying again in %.1f seconds", redact(self.url), error, wait)
+                time.sleep(wait)
             else:
-                return
-
-    def _wait(self, error: TransferError, failures: int) -> None:
-        seconds = self.policy.backoff * 2.0 ** (failures - 1)
-        if error.wait is not None:
-            seconds = max(seconds, min(error.wait, self.policy.retry_after_cap))
-        logger.info("%s: %s; trying again in %.1f seconds", redact(self.url), error, seconds)
-        time.sleep(seconds)
+                return self.buffer.getvalue(), self.resumed
 
     def _attempt(self) -> None:
-        headers = {"User-Agent": _user_agent(), "Accept-Encoding": "identity", "Accept": "*/*"}
-        validator = self.etag or self.modified  # by which the server knows whether its file is still the same
-        if self.target.size and (validator is None or not self.resume):
+        headers = {"User-Agent": f"hardnet/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
+        if self.size and not self.resume:
             self._restart()
-        elif self.target.size and validator is not None:
-            headers |= {"Range": f"bytes={self.target.size}-", "If-Range": validator}
+        if self.size:
+            headers["Range"] = f"bytes={self.size}-"
+            if self.validator is not None:
+                headers["If-Range"] = self.validator
         try:
-            with open_url(self.url, headers, self.policy) as answer:
-                self._receive(answer, self._accept(answer))
+            with _open(self.url, headers, self.policy) as response:
+                self._receive(response, self._accept(response))
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _as_transfer_error(error, self.policy) from error
 
-    def _accept(self, answer: http.client.HTTPResponse) -> int | None:
-        """Check status line and headers; return the size that the target will have after this answer, if known."""
-        offset = self.target.size
-        if answer.status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+    def _accept(self, response: http.client.HTTPResponse) -> int | None:
+        """Check status and headers; return the size of the file after this response, or None if it is not known."""
+        if self.size and response.status in (http.HTTPStatus.PARTIAL_CONTENT, 416):
+            match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != self.size:
+                self._restart()
+                raise TransferError("the server does not continue the transfer where it ended", retry=True)
+            self.resumed = True
+        elif response.status == http.HTTPStatus.OK:
             self._restart()
-            raise TransferError("the server cannot continue where the transfer broke off", retry=True)
-        if answer.status != http.HTTPStatus.OK and not (answer.status == http.HTTPStatus.PARTIAL_CONTENT and offset):
-            raise _status_error(answer)
-        encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            raise TransferError(f"the server encoded the file ({encoding}) though asked not to")
-        if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise TransferError("an HTML page came in place of the file")
-        return (
-            self._accept_rest(answer) if answer.status == http.HTTPStatus.PARTIAL_CONTENT else self._accept_all(answer)
-        )
-
-    def _accept_all(self, answer: http.client.HTTPResponse) -> int | None:
-        if self.target.size:
-            self._restart()  # the server sends the whole file: it knows no ranges, or the file has changed
-        length = answer.headers.get("Content-Length")
-        if length is not None and _NUMBER.fullmatch(length.strip()) is None:
-            raise TransferError(f"a Content-Length that makes no sense: {length!r}")
-        self.total = self.bar.total = None if length is None else int(length)
-        self._check_size(self.total or 0)
-        etag = answer.headers.get("ETag", "")
-        self.etag = etag if etag.startswith('"') else None  # a weak one vouches for the meaning, not for the bytes
-        self.modified = answer.headers.get("Last-Modified")
-        return self.total
-
-    def _accept_rest(self, answer: http.client.HTTPResponse) -> int:
-        text = answer.headers.get("Content-Range", "")
-        end = self._end_of_rest(text, answer.headers.get("ETag"))
-        if end is None:
-            offset = self.target.size
-            self._restart()
-            raise TransferError(f"asked for the file from byte {offset} on, got the range {text!r}", retry=True)
-        self.resumed = True
+            etag = response.headers.get("ETag", "")
+            self.validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")  # not W/"weak"
+        else:
+            raise _status_error(response)
+        end = None if response.length is None else self.size + response.length
+        self._check_size(end or 0)
+        self.bar.total = end
         return end
 
-    def _end_of_rest(self, content_range: str, etag: str | None) -> int | None:
-        """Return where the range that came ends, or None where it does not continue the file that we have begun."""
-        match = _CONTENT_RANGE.fullmatch(content_range.strip())
-        if match is None or (etag is not None and self.etag is not None and etag != self.etag):
-            return None
-        start, last = int(match[1]), int(match[2])
-        total = self.total if match[3] == "*" else int(match[3])
-        if total is None or self.total not in (None, total) or not self.target.size == start <= last < total:
-            return None
-        self._check_size(total)
-        self.total = self.bar.total = total
-        return last + 1
-
-    def _receive(self, answer: http.client.HTTPResponse, end: int | None) -> None:
-        if not self.target.size:
-            head = self._read_head(answer, end)
-            if len(head) < _HEAD and end is not None and len(head) < end:
-                raise TransferError(f"the connection closed after {len(head)} of {end} bytes", retry=True)
-            check_start(head, self.archived)
-            self._write(head)
-        while end is None or self.target.size < end:
-            chunk = answer.read1(_CHUNK if end is None else min(_CHUNK, end - self.target.size))
+    def _receive(self, response: http.client.HTTPResponse, end: int | None) -> None:
+        while end is None or self.size < end:
+            chunk = response.read1(_CHUNK if end is None else min(_CHUNK, end - self.size))
             if not chunk:
                 break
-            self._write(chunk)
-        if self.total is not None and self.target.size < self.total:
-            raise TransferError(f"the connection closed after {self.target.size} of {self.total} bytes", retry=True)
-
-    def _read_head(self, answer: http.client.HTTPResponse, end: int | None) -> bytes:
-        head = b""
-        wanted = _HEAD if end is None else min(_HEAD, end)
-        while len(head) < wanted and (chunk := answer.read1(wanted - len(head))):
-            head += chunk
-        return head
-
-    def _write(self, chunk: bytes) -> None:
-        self._check_size(self.target.size + len(chunk))
-        self.target.write(chunk)
-        self.bar.update(len(chunk))
+            self._check_size(self.size + len(chunk))
+            self.size += self.buffer.write(chunk)
+            self.bar.update(len(chunk))
+            if time.monotonic() > self.deadline:
+                raise TransferError(f"not complete after {self.policy.total_timeout:g} seconds")
+        if end is not None and self.size < end:
+            raise TransferError(f"the connection closed after {self.size} of {end} bytes", retry=True)
 
     def _restart(self) -> None:
-        self.bar.update(-self.target.size)
-        self.target.restart()
-        self.resumed = False  # the rest of what is known comes anew with the next answer
+        self.bar.update(-self.size)
+        self.buffer.seek(0)
+        self.buffer.truncate()
+        self.size, self.validator, self.resumed = 0, None, False
 
     def _check_size(self, size: int) -> None:
         if size > self.policy.max_bytes:
             raise TransferError(f"the file is larger than {self.policy.max_bytes} bytes")
 
 
-def _user_agent() -> str:
-    from ..utils.version import __version__  # here, since the package's own import may not be over yet
+def _open(url: str, headers: dict[str, str], policy: Policy) -> http.client.HTTPResponse:
+    """Request ``url`` and follow redirects; return the response with any other status. The caller closes it.
 
-    return f"hardnet/{__version__}"
+    Proxies are those of the usual environment variables. A user and a password are sent to the host of ``url`` only.
+    """
+    if not is_valid(url):
+        raise TransferError("not a valid http or https address")
+    address, authorization = _split_credentials(url)
+    origin = _origin(address)
+    # Without the handlers of build_opener for redirects, HTTP errors, files and ftp.
+    opener = urllib.request.OpenerDirector()
+    https = urllib.request.HTTPSHandler(context=_trusted_certificates())
+    for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), https):
+        opener.add_handler(handler)
+    for _ in range(policy.max_redirects + 1):
+        request = urllib.request.Request(address, headers=headers)  # noqa: S310  http and https only
+        if authorization is not None and _origin(address) == origin:
+            request.add_unredirected_header("Authorization", authorization)
+        response: http.client.HTTPResponse = opener.open(request, timeout=policy.timeout)
+        if response.status not in _REDIRECTS:
+            return response
+        response.close()
+        address = _redirected(address, response.headers.get("Location", ""))
+    raise TransferError(f"more than {policy.max_redirects} redirects")
 
 
-def _status_error(answer: http.client.HTTPResponse) -> TransferError:
-    retry = answer.status in _RETRIED or answer.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
-    wait = _seconds(answer.headers.get("Retry-After")) if retry else None
-    return TransferError(f"HTTP {answer.status} {answer.reason}".rstrip(), retry=retry, wait=wait)
+def _redirected(address: str, location: str) -> str:
+    # Headers arrive as Latin-1. Other characters than ASCII have to be quoted in a request.
+    target = urllib.parse.urljoin(address, urllib.parse.quote(location, string.punctuation, "iso-8859-1"))
+    if not location or not is_valid(target):
+        raise TransferError("a redirect that does not lead to a valid http or https address")
+    if address.startswith("https:") and not target.startswith("https:"):
+        raise TransferError(f"a redirect from https to http: {redact(target)}")
+    return _split_credentials(target)[0]
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the wait that a Retry-After header asks for: seconds, or a date."""
-    if retry_after is None:
-        return None
+def _split_credentials(url: str) -> tuple[str, str | None]:
+    """Return the address without user and password, and the Authorization header for them."""
+    parts = urllib.parse.urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    user, _, password = credentials.partition(":")
+    token = base64.b64encode(urllib.parse.unquote_to_bytes(f"{user}:{password}")).decode("ascii")
+    return urllib.parse.urlunsplit(parts._replace(netloc=host)), f"Basic {token}"
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
+
+
+def _trusted_certificates() -> ssl.SSLContext:
+    """Trust the system's certificates, or those in the bundle that the environment names."""
+    variable = next((name for name in _BUNDLES if os.environ.get(name)), None)
+    if variable is None:
+        return ssl.create_default_context()
+    bundle = expand_user(os.environ[variable])
+    try:
+        if bundle.is_dir():
+            return ssl.create_default_context(capath=str(bundle))
+        return ssl.create_default_context(cafile=str(bundle))
+    except OSError as error:
+        raise WeightsError(f"{variable}: the certificate bundle {bundle} cannot be loaded: {error}") from error
+
+
+def _status_error(response: http.client.HTTPResponse) -> TransferError:
+    retry = response.status in _RETRIED or response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+    wait = _seconds(response.headers.get("Retry-After", ""))
+    return TransferError(f"HTTP {response.status} {response.reason}".rstrip(), retry=retry, wait=wait)
+
+
+def _seconds(retry_after: str) -> float:
+    """Return the wait that a Retry-After header asks for, given as seconds or as a date; 0 if it is neither."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:
         return max(email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
     except (ValueError, TypeError, OverflowError):
-        return None  # neither: as good as no header
+        return 0.0
 
 
 def _as_transfer_error(error: Exception, policy: Policy) -> TransferError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return TransferError(
-            f"the server's certificate is not trusted: {reason.verify_message}. Behind a proxy that opens TLS, name "
-            "its certificate bundle in SSL_CERT_FILE"
+            f"the server's certificate is not trusted: {reason.verify_message}. If a proxy replaces certificates, set "
+            "SSL_CERT_FILE to its certificate bundle"
         )
-    if isinstance(reason, TooSlowError):
-        return TransferError(f"the transfer was too slow: {reason}", retry=True)
     if isinstance(reason, TimeoutError):
-        if error is not reason:  # urllib wraps what happens before the request is out
-            return TransferError(f"no connection within {policy.connect_timeout:g} seconds", retry=True)
-        return TransferError(f"nothing came for {policy.stall_timeout:g} seconds", retry=True)
+        return TransferError(f"no data for {policy.timeout:g} seconds", retry=True)
     if isinstance(error, (http.client.InvalidURL, ValueError)):
-        return TransferError(f"the address makes no sense: {error}")
-    # A name that does not exist will not exist in a second; one that could not be looked up may.
+        return TransferError("the address, or that of a proxy, is not valid")  # the error's text may hold a password
     retry = not (isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME)
     return TransferError(f"the connection failed: {reason or type(error).__name__}", retry=retry)
