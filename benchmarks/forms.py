@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.results import surroundings_of, write_json
-from hardnet.engines.onednn_graph import compile_graph
+from hardnet.engines.native import compile_graph
 from hardnet.utils.text import table
 
 MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")

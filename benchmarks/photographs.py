@@ -16,7 +16,7 @@ from hardnet.images.read import list_images, load_image
 if TYPE_CHECKING:
     from PIL import Image
 
-CALIBRATION_IMAGES, _LEAST = 64, 8
+_NUMBER, _LEAST = 64, 8
 """How many of 224 x 224 pixels; of larger ones fewer, so that it takes about as long."""
 _BATCH = 8
 _CHECKOUT = Path(__file__).parents[2] / "images"
@@ -48,7 +48,7 @@ def calibration_images(folder: Path | None, height: int, width: int, batch: int)
     from torchvision.transforms import functional  # type: ignore[import-untyped]
 
     prepared = Preprocessing()
-    number = max(_LEAST, CALIBRATION_IMAGES * 224 * 224 // (height * width))
+    number = max(_LEAST, _NUMBER * 224 * 224 // (height * width))
     parts = _random_parts(find_photographs(folder), random.Random(0))  # noqa: S311  (pictures)
     tensors = []
     for _ in range(number):

@@ -7,7 +7,7 @@ layer need not be brought together. Two forms are tried:
 
 - summed: a convolution for each link, each but the first adding to what the one before gave;
 - merged: what the layers want of one input comes from one convolution with all their filters, and each layer adds up
-  its parts (hardnet/deploy/merged.py, which the inductor engine uses).
+  its parts (hardnet/engines/folding.py, which the inductor engine uses).
 
 The block's last concatenation, its output, stays. Each form is checked to compute what the block computes. The forms
 take turns, and the median over the rounds counts.
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 import hardnet
 from hardnet.engines import fold
-from hardnet.engines.merged import MergedBlock, parts_of
+from hardnet.engines.folding import MergedBlock, parts_of
 from hardnet.models.layers import HarDBlock
 
 ENGINES = ("torch", "inductor", "openvino")

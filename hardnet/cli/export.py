@@ -1,11 +1,10 @@
-"""The verb ``export``: a model as a file for other programs."""
+"""The verb ``export``: write a model to a file for other programs."""
 
 from __future__ import annotations
 
 import argparse
 
-from ..engines.export import export
-from ..engines.formats import FORMATS
+from ..engines import FORMATS, export
 from ..factory import DEFAULT_TAG, create_model, list_models
 from ..utils.errors import ExportError
 from .arguments import Verbs, image_size
@@ -13,14 +12,14 @@ from .arguments import Verbs, image_size
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("export", help="write a model as a file for other programs, checked against the model")
+    parser = verbs.add_parser("export", help="write a model to a file for other programs")
     parser.add_argument("model", choices=list_models())
     parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: %(default)s")
     parser.add_argument("--output", metavar="FILE", help="default: the model's name and the format's suffix")
     parser.add_argument("--size", type=image_size, metavar="H[xW]", help="pixels (default: the weights' own crop)")
     parser.add_argument(
-        "--uint8-input", action="store_true", help="take uint8 RGB values: scaling and normalising go into the file"
+        "--uint8-input", action="store_true", help="take uint8 RGB values: the file scales and normalises them"
     )
     parser.set_defaults(run=_export)
 

@@ -1,9 +1,18 @@
-"""Fast inference: a model in another engine, in int8, and as a file for other programs."""
+"""Fast inference: run a model in another engine or in int8; export it to a file for other programs."""
 
-from .accelerate import ENGINES, PRECISIONS, accelerate, available_engines
+from .accelerate import CALIBRATION_IMAGES, ENGINES, PRECISIONS, accelerate, available_engines
 from .base import Accelerated
-from .export import export
+from .export import FORMATS, export
 from .folding import fold
-from .formats import FORMATS
 
-__all__ = ["ENGINES", "FORMATS", "PRECISIONS", "Accelerated", "accelerate", "available_engines", "export", "fold"]
+__all__ = [
+    "CALIBRATION_IMAGES",
+    "ENGINES",
+    "FORMATS",
+    "PRECISIONS",
+    "Accelerated",
+    "accelerate",
+    "available_engines",
+    "export",
+    "fold",
+]

@@ -1,4 +1,4 @@
-"""What every engine gives back: a module that takes and gives what the model takes and gives."""
+"""The module that every engine returns: same input and output as the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[[Tensor], Output]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model is to be run."""
+    """How a model is run."""
 
     engine: str
     precision: str
@@ -32,20 +32,20 @@ class Plan:
 class Accelerated(nn.Module):
     """A model in a faster engine: the signature and the output of the model, for evaluation only.
 
-    It holds no parameters: a later change of the model does not reach it, and it stays on its device.
+    It has no parameters: later changes of the model have no effect on it, and it stays on its device.
 
     Attributes:
         engine: the engine that was chosen, such as "openvino".
-        precision: "fp32", "bf16", "fp16" or "int8"; input and output are float32 whatever it is.
-        device: where it takes its input and gives its output.
-        threads: the CPU threads that it uses.
+        precision: "fp32", "bf16", "fp16" or "int8"; input and output are always float32.
+        device: the device of its input and output.
+        threads: the number of CPU threads that it uses.
         num_classes: of the model, None for a feature pyramid.
         feature_info: of the feature pyramid, None for a classifier.
 
     Raises:
-        ValueError: in ``forward``, an input that the model would refuse, of another type than float32 or on another
-            device.
-        RuntimeError: it is to be trained.
+        ValueError: in ``forward``, an input of a shape that the model refuses, of another type than float32 or on
+            another device.
+        RuntimeError: in ``train``.
     """
 
     def __init__(self, model: ImageModule, run: Run, plan: Plan) -> None:
@@ -55,27 +55,22 @@ class Accelerated(nn.Module):
         self.weights_record: WeightsInfo | None = model.weights_record
         self.num_classes: int | None = getattr(model, "num_classes", None)
         self.feature_info: tuple[FeatureInfo, ...] | None = getattr(model, "feature_info", None)
-        self.engine, self.precision, self.device, self.threads = (
-            plan.engine,
-            plan.precision,
-            plan.device,
-            plan.threads,
-        )
+        self.engine, self.precision, self.device, self.threads = plan.engine, plan.precision, plan.device, plan.threads
         self._run = run
         super().train(False)
 
     def forward(self, x: Tensor) -> Output:
-        """(N, in_chans, H, W) -> what the model gives for it."""
+        """(N, in_chans, H, W) -> the output of the model."""
         check_images(x, self.config.name, self.in_chans)
         if x.dtype != torch.float32:
-            raise ValueError(f"the {self.engine} engine takes float32 images whatever its precision, got {x.dtype}")
+            raise ValueError(f"the {self.engine} engine takes float32 images in every precision, got {x.dtype}")
         if x.device != self.device:
             raise ValueError(f"the {self.engine} engine was built for {self.device}, the images are on {x.device}")
-        # Outside inference mode: what is built on the first call must serve callers in any mode.
+        # Outside inference mode: what is built in the first call must work for callers in any mode.
         with torch.inference_mode(False), torch.no_grad():
-            return self._run(x) if len(x) else self._nothing(x)
+            return self._run(x) if len(x) else self._empty(x)
 
-    def _nothing(self, x: Tensor) -> Output:
+    def _empty(self, x: Tensor) -> Output:
         """Return the output for an empty batch, which some engines refuse."""
         output = self._run(x.new_zeros(1, *x.shape[1:]))
         return [each[:0] for each in output] if isinstance(output, list) else output[:0]
@@ -91,13 +86,13 @@ class Accelerated(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """The line that ``print(model)`` shows of the model itself."""
+        """Return what ``print(model)`` shows in the parentheses."""
         return f"{self.config.name}, {self.engine}, {self.precision}, {self.device}, {self.threads} threads"
 
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep the exporters' remarks about their own inner workings from the user."""
+    """Hide warnings and log messages of torch's exporters about their internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "torch._export")]
     levels = [each.level for each in loggers]
     for each in loggers:

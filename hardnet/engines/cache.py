@@ -1,4 +1,4 @@
-"""Converted models, kept: one folder per model, weights, engine and version in torch.hub's directory."""
+"""Keep converted models: one folder per model, weights, engine and versions in torch.hub's directory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.hub
 from torch import Tensor
 
 from ..models.network import ImageModule
 from ..utils.files import scratch_folder
+from ..utils.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +25,12 @@ Result = TypeVar("Result")
 
 
 def artifacts_dir() -> Path:
-    """Return the folder of the converted models: ``hardnet-engines`` in torch.hub's, which follows ``TORCH_HOME``."""
-    import torch.hub
-
+    """Return the folder of the converted models: ``hardnet-engines`` in torch.hub's directory (see ``TORCH_HOME``)."""
     return Path(torch.hub.get_dir()) / "hardnet-engines"
 
 
 def fingerprint(model: ImageModule, engine: str, *conditions: object, data: Iterable[Tensor] = ()) -> str:
-    """Return a name for what a conversion depends on: structure, weights, calibration, tools and their versions."""
-    from ..utils.version import __version__
-
+    """Return a name that depends on structure, weights, calibration data, engine, conditions and versions."""
     digest = hashlib.sha256(repr((__version__, torch.__version__, engine, conditions, str(model))).encode())
     digest.update(repr(model.config).encode())
     for name, value in model.state_dict().items():
@@ -49,25 +47,25 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path], Result]) -> Result:
-    """Return ``use(folder)`` of a conversion's folder, made by ``build(folder)`` where it is not there yet.
+    """Return ``use(folder)`` for the folder of a conversion; call ``build(folder)`` first if it does not exist.
 
-    The folder appears under its name when it is complete: processes that convert at the same time do not meet, and an
-    interrupted conversion leaves nothing that counts. One that cannot be used is made anew. Where a folder cannot be
-    kept, it lives until it has been used, and the log says so.
+    The folder is renamed to its final name when it is complete, so parallel conversions do not disturb each other and
+    an interrupted one leaves nothing behind. A damaged conversion is made again. Where nothing can be written, a
+    temporary folder is used, with a warning in the log.
     """
     home = artifacts_dir()
     kept = home / key
     if kept.is_dir():
         try:
             return use(kept)
-        except Exception as error:  # whatever an engine says of a damaged file
-            logger.warning("the converted model in %s cannot be used (%s) and is made anew", kept, error)
+        except Exception as error:  # any error of an engine that reads a damaged file
+            logger.warning("the converted model in %s cannot be used (%s); converting again", kept, error)
             shutil.rmtree(kept, ignore_errors=True)
     try:
         home.mkdir(parents=True, exist_ok=True)
         with scratch_folder(home, ".unfinished-") as folder:
             build(folder)
-            with contextlib.suppress(OSError):  # another process was faster: its folder is as good
+            with contextlib.suppress(OSError):  # another process finished first: its folder is equal
                 folder = folder.rename(kept)
             return use(folder)
     except OSError as error:

@@ -1,27 +1,39 @@
-"""Files of a model for programs that know nothing of this library, each run against the model before it is kept."""
+"""Export a classifier to a file for other programs: ONNX, OpenVINO, torch.export, AOTInductor, TorchScript.
+
+Each file is loaded and compared with the model before it is kept.
+"""
 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from ..images.preprocess import Preprocessing
 from ..images.read import MAX_PIXELS
-from ..models.network import HarDNet
+from ..models.network import MIN_INPUT_SIZE, HarDNet
 from ..utils.errors import ExportError
-from ..utils.files import hidden_prefix, scratch_folder
+from ..utils.files import scratch_folder
+from ..utils.version import __version__
 from .base import quiet_exporter
 from .folding import fold
-from .formats import FORMATS, Predict
+from .inductor import compile_package
+from .onnx import open_session, write_onnx
+from .openvino import core, to_openvino, write_openvino
+
+Predict = Callable[[Tensor], Tensor]
 
 TOLERANCE = 1e-4
-"""How far logits of a file may be from the model's, as a share of the largest."""
+"""Largest difference between the logits of a file and those of the model, relative to the largest logit."""
 
 _PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
 
@@ -34,37 +46,36 @@ def export(
     size: tuple[int, int] | None = None,
     uint8_input: bool = False,
 ) -> Path:
-    """Write a classifier as a file that other programs can load, and return its path.
+    """Write a classifier to a file that other programs can load, and return its path.
 
-    The file takes float32 images (N, in_chans, H, W), prepared as the model wants them, and gives (N, classes) logits;
-    N is free, and H and W are too (in "torch-export" from 64 pixels on), except in "aoti", which also takes for granted
-    that the tensor is contiguous. The file carries texts: ``model``, ``weights``, ``classes`` (a JSON list),
-    ``preprocessing`` (JSON) and ``versions`` (JSON). Before it takes its place it is loaded and run against the model,
-    on random pictures and on a photograph, in several shapes; it is dropped where the logits differ by more than 1e-4
-    of the largest. A file that was there before stays until then.
+    The file takes float32 images (N, in_chans, H, W), prepared as for the model, and returns (N, classes) logits. N is
+    free. H and W are free too (in "torch-export" from 64 pixels), except in "aoti", which also requires a contiguous
+    tensor. The file contains texts: ``model``, ``weights``, ``classes`` (a JSON list), ``preprocessing`` (JSON) and
+    ``versions`` (JSON). It is loaded and compared with the model on random images and a photograph, in several shapes,
+    before it replaces an existing file.
 
     Args:
-        model: with the weights that are to go along; it is not changed.
-        path: of the file. "openvino" writes a second one beside it, with the weights and the suffix ``.bin``.
+        model: with the weights to export; it is not changed.
+        path: of the file. "openvino" writes a second file next to it, with the weights and the suffix ``.bin``.
         format: "onnx" (opset 18), "openvino", "torch-export", "aoti" (compiled for this processor) or "torchscript".
-        size: H and W of the pictures, where they are fixed; None takes the crop of the weights' preprocessing.
-        uint8_input: take uint8 RGB values in place of float32: scaling and normalising are then part of the file, and
-            only resizing and cropping remain outside.
+        size: H and W of the images, where they are fixed; None uses the crop of the weights' preprocessing.
+        uint8_input: take uint8 RGB values instead of float32: scaling and normalisation become part of the file, only
+            resizing and cropping remain outside.
 
     Raises:
-        ValueError: an unknown format, a suffix that does not go with it, a size that is too small or too large, or
+        ValueError: an unknown format, a suffix that does not fit it, a size that is too small or too large, or
             ``uint8_input`` for a model that does not take RGB.
         ImportError: the format needs a package that is missing; the message names the extra.
-        ExportError: the file does not compute what the model computes.
+        ExportError: the logits differ from those of the model by more than 1e-4 of the largest.
         OSError: the file cannot be written.
     """
     if format not in FORMATS:
         raise ValueError(f"there is no format {format!r}; known: {', '.join(FORMATS)}")
     kind, target = FORMATS[format], Path(path)
     if target.suffix != kind.suffix:
-        raise ValueError(f"a file of {format} ends in {kind.suffix}, got {str(target)!r}")
-    wanted = model.weights_record.preprocessing if model.weights_record else Preprocessing()
-    height, width = size or (wanted.crop, wanted.crop)
+        raise ValueError(f"the file name for {format} must end in {kind.suffix}, got {str(target)!r}")
+    preprocessing = model.weights_record.preprocessing if model.weights_record else Preprocessing()
+    height, width = size or (preprocessing.crop, preprocessing.crop)
     if min(height, width) < kind.least_size:
         raise ValueError(f"the size for {format} must be {kind.least_size} pixels or more, got {height}x{width}")
     if height * width > MAX_PIXELS:
@@ -73,25 +84,23 @@ def export(
         raise ValueError(f"uint8_input is for RGB images, the model takes {model.in_chans} channels")
     folded: nn.Module = fold(model).cpu().float()
     if uint8_input:
-        folded = Uint8Input(folded, wanted)
+        folded = Uint8Input(folded, preprocessing)
     example = _random(2, model.in_chans, height, width, uint8_input)
-    with scratch_folder(target.parent, hidden_prefix(target)) as scratch:
+    with scratch_folder(target.parent, f".{target.name[:50]}.") as scratch:
         written = scratch / target.name
         with quiet_exporter():
             kind.write(folded, written, example, metadata(model, uint8_input))
         sizes = [(height, width)]
         if not kind.fixed_size:
             sizes += [(kind.least_size, kind.least_size), (kind.least_size + 1, 97)]
-        _compare(kind.load(written), model, wanted, sizes, uint8_input)
-        for file in sorted(scratch.iterdir(), key=lambda file: file == written):  # the weights before what names them
+        _compare(kind.load(written), model, preprocessing, sizes, uint8_input)
+        for file in sorted(scratch.iterdir(), key=lambda file: file == written):  # the .bin file before the .xml file
             file.replace(target.with_name(file.name))
     return target
 
 
 def metadata(model: HarDNet, uint8_input: bool = False) -> dict[str, str]:
-    """Return the texts that go into a file."""
-    from ..utils.version import __version__
-
+    """Return the texts that are stored in a file."""
     record = model.weights_record
     classes = record.categories if record and record.num_classes == model.num_classes else None
     preprocessing = asdict(record.preprocessing if record else Preprocessing())
@@ -108,7 +117,7 @@ def metadata(model: HarDNet, uint8_input: bool = False) -> dict[str, str]:
 
 
 class Uint8Input(nn.Module):
-    """Scaling and normalising before a model: uint8 RGB (N, 3, H, W) -> what the model gives."""
+    """Scale and normalise before a model: uint8 RGB (N, 3, H, W) -> output of the model."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -126,13 +135,9 @@ class Uint8Input(nn.Module):
 
 
 def _compare(
-    predict: Predict,
-    model: HarDNet,
-    preprocessing: Preprocessing,
-    sizes: list[tuple[int, int]],
-    uint8_input: bool,
+    predict: Predict, model: HarDNet, preprocessing: Preprocessing, sizes: list[tuple[int, int]], uint8_input: bool
 ) -> None:
-    """Run what was loaded from a file against the model.
+    """Compare a loaded file with the model.
 
     Raises:
         ExportError: the logits differ.
@@ -140,9 +145,8 @@ def _compare(
     reference: nn.Module = copy.deepcopy(model).cpu().float().eval()
     if uint8_input:
         reference = Uint8Input(reference, preprocessing)
-    channels = model.in_chans
-    inputs = [_random(count, channels, *size, uint8_input) for count in (1, 3) for size in sizes]
-    if channels == 3:
+    inputs = [_random(count, model.in_chans, *size, uint8_input) for count in (1, 3) for size in sizes]
+    if model.in_chans == 3:
         inputs.append(_photograph(preprocessing, sizes[0], uint8_input))
     for x in inputs:
         with torch.no_grad():
@@ -165,16 +169,89 @@ def _random(count: int, channels: int, height: int, width: int, uint8: bool) -> 
 
 
 def _photograph(preprocessing: Preprocessing, size: tuple[int, int], uint8: bool) -> Tensor:
-    """A real picture, as the file takes it."""
+    """Return a photograph as input of the file: (1, 3, H, W)."""
     from PIL import Image
     from torchvision.transforms import functional  # type: ignore[import-untyped]
 
     with Image.open(_PHOTOGRAPH) as image:
-        picture = image.convert("RGB").resize((size[1], size[0]))
-    if uint8:
-        values: Tensor = functional.pil_to_tensor(picture)[None].contiguous()
-        return values
-    normalised: Tensor = functional.normalize(
-        functional.to_tensor(picture), list(preprocessing.mean), list(preprocessing.std)
-    )
-    return normalised[None]
+        values: Tensor = functional.pil_to_tensor(image.convert("RGB").resize((size[1], size[0])))
+    if not uint8:
+        values = functional.normalize(values / 255, list(preprocessing.mean), list(preprocessing.std))
+    return values[None].contiguous()
+
+
+class Format(NamedTuple):
+    """One kind of file."""
+
+    write: Callable[[nn.Module, Path, Tensor, dict[str, str]], None]
+    """(model, path, example input, texts) -> a file."""
+    load: Callable[[Path], Predict]
+    """With the format's own library alone."""
+    suffix: str
+    fixed_size: bool = False
+    """Whether height and width are those of the example."""
+    least_size: int = MIN_INPUT_SIZE
+    """The smallest height and width, in pixels."""
+
+
+def _load_onnx(path: Path) -> Predict:
+    session = open_session(path, torch.get_num_threads())
+    return lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
+
+
+def _write_openvino(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
+    converted = to_openvino(model, example)
+    for key, value in texts.items():
+        converted.set_rt_info(value, ["hardnet", key])
+    write_openvino(converted, path)
+
+
+def _load_openvino(path: Path) -> Predict:
+    compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda x: torch.from_numpy(compiled(x.numpy())[0])
+
+
+def _write_torch_export(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
+    if example.shape[2] == example.shape[3]:  # equal sizes would become one dimension
+        example = example.repeat(1, 1, 1, 2)
+    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    with torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=sizes, strict=False)
+    buffer = io.BytesIO()  # torch's own file writer aborts the process on a full disk
+    torch.export.save(program, buffer, extra_files={f"{key}.txt": value for key, value in texts.items()})
+    path.write_bytes(buffer.getbuffer())
+
+
+def _load_torch_export(path: Path) -> Predict:
+    module: Predict = torch.export.load(path).module()
+    return torch.no_grad()(module)
+
+
+def _load_aoti(path: Path) -> Predict:
+    import torch._inductor
+
+    module: Predict = torch._inductor.aoti_load_package(str(path))
+    return module
+
+
+def _write_torchscript(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
+    scripted = torch.jit.freeze(torch.jit.script(model))
+    buffer = io.BytesIO()  # as above
+    torch.jit.save(scripted, buffer, _extra_files={f"{key}.txt": value for key, value in texts.items()})
+    path.write_bytes(buffer.getbuffer())
+
+
+def _load_torchscript(path: Path) -> Predict:
+    module: Predict = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    return torch.no_grad()(module)
+
+
+FORMATS = {
+    "onnx": Format(write_onnx, _load_onnx, ".onnx"),
+    "openvino": Format(_write_openvino, _load_openvino, ".xml"),
+    # torch.export treats a last feature map of one pixel as a special case and excludes it.
+    "torch-export": Format(_write_torch_export, _load_torch_export, ".pt2", least_size=64),
+    "aoti": Format(compile_package, _load_aoti, ".pt2", fixed_size=True),
+    "torchscript": Format(_write_torchscript, _load_torchscript, ".pt"),
+}
+"""What ``format=`` may be."""

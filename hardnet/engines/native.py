@@ -1,9 +1,16 @@
-"""Engines that need nothing but torch: the model as it is, and the model folded, fused and compiled to graphs."""
+"""Engines that need only torch: "eager", the model itself, and "torch", the folded model with oneDNN or CUDA graphs.
+
+Each call of a oneDNN operator of torch costs about 20 microseconds and reorders the weights again, which on small
+images takes longer than the convolution. A graph of oneDNN does neither. It is reached through TorchScript, which is
+deprecated: where torch does not have it, or where the graph is not exact, the fused operators run instead.
+"""
 
 from __future__ import annotations
 
 import copy
+import logging
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,16 +22,23 @@ from ..models.layers import ConvLayer, DWConvLayer
 from ..models.network import ImageModule
 from .base import Output, Plan, Run
 from .folding import convolution_name, fold
-from .onednn_graph import OneDnnGraphs
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_MOST_GRAPHS = 8
-"""CUDA graphs that are kept, one per shape; each holds the memory of its activations."""
+_MAX_GRAPHS = {"cpu": 4, "cuda": 8}
+"""Graphs that are kept, one per shape. On CPUs each holds its own copy of the weights, on CUDA its activations."""
+
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Largest difference between a graph and the model, relative to the largest value."""
+
+_LOCK = threading.Lock()
+"""Whether TorchScript uses oneDNN's graphs is a setting of the whole process."""
 
 
-def build_eager(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
-    """Return the model itself, a copy of it."""
+def build_eager(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
+    """Return a copy of the model."""
     eager = copy.deepcopy(model).eval().requires_grad_(False)
 
     def run(x: Tensor) -> Output:
@@ -35,14 +49,17 @@ def build_eager(model: ImageModule, plan: Plan, example: Tensor | None, calibrat
     return run
 
 
-def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
-    """Return the model folded, in channels-last order, as graphs; else with its activations fused where torch can."""
+def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
+    """Return the folded model in channels-last order: as graphs, or with fused operators, where torch has them."""
     dtype = DTYPES[plan.precision]
     folded: nn.Module = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.device.type == "cuda":
         return _CudaGraphs(in_channels_last(folded, dtype))
-    fused = fuse(copy.deepcopy(folded, {id(each): each for each in folded.parameters()}))  # the weights are shared
-    prepared = in_channels_last(OneDnnGraphs(folded, fused) if _onednn_works(dtype) else fused, dtype)
+    if _onednn_works(dtype):
+        fused = fuse(copy.deepcopy(folded, {id(each): each for each in folded.parameters()}))  # the weights are shared
+        prepared = in_channels_last(OneDnnGraphs(folded, fused), dtype)
+    else:
+        prepared = in_channels_last(folded, dtype)
 
     def run(x: Tensor) -> Output:
         with cpu_threads(plan.threads):
@@ -52,7 +69,7 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
 
 
 def in_channels_last(model: Callable[[Tensor], Any], dtype: torch.dtype) -> Run:
-    """Return a function from float32 images in any order to float32 output."""
+    """Return a function from float32 images in any memory format to float32 output."""
 
     def run(x: Tensor) -> Output:
         output = model(x.to(dtype=dtype, memory_format=torch.channels_last))
@@ -63,7 +80,7 @@ def in_channels_last(model: Callable[[Tensor], Any], dtype: torch.dtype) -> Run:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads meanwhile."""
+    """Set torch's number of threads within the block."""
     before = torch.get_num_threads()
     if count == before:
         yield
@@ -76,16 +93,13 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def fuse(folded: nn.Module) -> nn.Module:
-    """Replace, in place, a folded model's convolutions and activations by oneDNN's fused ones, where torch has them."""
-    works = _onednn_works(next(folded.parameters()).dtype)
-    folded.to(memory_format=torch.channels_last)
-    if works:
-        for layer in list(folded.modules()):
-            if isinstance(layer, (ConvLayer, DWConvLayer)):
-                name = convolution_name(layer)
-                setattr(layer, name, FusedConv(getattr(layer, name), getattr(layer, "relu", None)))
-                if isinstance(layer, ConvLayer):
-                    del layer.relu
+    """Replace, in place, a folded model's convolutions and activations by fused operators of oneDNN."""
+    for layer in list(folded.modules()):
+        if isinstance(layer, (ConvLayer, DWConvLayer)):
+            name = convolution_name(layer)
+            setattr(layer, name, FusedConv(getattr(layer, name), getattr(layer, "relu", None)))
+            if isinstance(layer, ConvLayer):
+                del layer.relu
     return folded
 
 
@@ -113,11 +127,11 @@ def _onednn_activation(activation: nn.Module | None) -> tuple[str, list[float]]:
         return "hardtanh", [0.0, 6.0]
     if isinstance(activation, nn.ReLU):
         return "relu", []
-    raise TypeError(f"no fused form of {type(activation).__name__} is known")
+    raise TypeError(f"{type(activation).__name__} cannot be fused with a convolution")
 
 
 def _onednn_works(dtype: torch.dtype) -> bool:
-    """Try the fused call, which is not part of torch's stable interface, on a small convolution."""
+    """Try the fused operator, which is not part of torch's stable interface, on a small convolution."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     conv = nn.Conv2d(3, 8, 3, padding=1).to(dtype)
@@ -131,21 +145,90 @@ def _onednn_works(dtype: torch.dtype) -> bool:
     return bool(torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2))
 
 
+class OneDnnGraphs:
+    """Run a compiled graph for shapes that came twice in a row: (N, C, H, W), channels last -> output of the model.
+
+    Args:
+        folded: the network to compile; its parameters must not require gradients.
+        otherwise: the same network, for all other shapes.
+    """
+
+    def __init__(self, folded: nn.Module, otherwise: Callable[[Tensor], Output]) -> None:
+        self._folded, self._otherwise = folded, otherwise
+        self._graphs: dict[torch.Size, Callable[[Tensor], Output]] = {}
+        self._seen: torch.Size | None = None
+
+    def __call__(self, x: Tensor) -> Output:
+        """(N, C, H, W) -> output of the model."""
+        x = x.detach()  # graphs are compiled for images that do not require gradients
+        run = self._graphs.get(x.shape)
+        if run is not None:
+            return run(x)
+        if x.shape != self._seen or len(self._graphs) >= _MAX_GRAPHS["cpu"]:
+            self._seen = x.shape
+            return self._otherwise(x)
+        with _LOCK:
+            if x.shape not in self._graphs:
+                self._graphs[x.shape] = self._compile(x)
+        return self._graphs[x.shape](x)
+
+    def _compile(self, x: Tensor) -> Callable[[Tensor], Output]:
+        """Return the graph for the shape of x, or the model if the compiler fails or the graph is not exact."""
+        try:
+            graph = compile_graph(self._folded, x)
+            error = _difference(graph(x), self._otherwise(x))
+        except (AttributeError, RuntimeError, TypeError) as reason:
+            logger.warning("no graph of oneDNN for images of %s, running without: %s", tuple(x.shape), reason)
+            return self._otherwise
+        if not error <= _TOLERANCE[x.dtype]:  # true for NaN as well
+            logger.warning("the graph of oneDNN for images of %s is not exact, running without", tuple(x.shape))
+            return self._otherwise
+        return graph
+
+
+def compile_graph(model: nn.Module, x: Tensor) -> Callable[[Tensor], Output]:
+    """Return a folded model compiled for the shape of x.
+
+    Raises:
+        AttributeError, RuntimeError, TypeError: torch does not have the compiler, or the compiler fails.
+    """
+    before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; checks of the shape become constants
+        torch.jit.enable_onednn_fusion(True)
+        try:
+            # torch.jit.trace would keep the graph until the process ends.
+            traced, _ = torch._C._create_graph_by_tracing(lambda x: model(x), (x,), lambda tensor: "", True, False)
+            graph: Callable[[Tensor], Output] = torch._C._create_function_from_graph("forward", traced)
+            for _ in range(2):  # the first call profiles, the second compiles
+                graph(x)
+        finally:
+            torch.jit.enable_onednn_fusion(before)
+    return graph
+
+
+def _difference(found: Output, wanted: Output) -> float:
+    """Return the largest difference, relative to the largest value."""
+    both = ([output] if isinstance(output, Tensor) else output for output in (found, wanted))
+    one, other = (torch.cat([each.flatten() for each in output]).float() for output in both)
+    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-30))
+
+
 class _CudaGraphs:
-    """Replays one captured CUDA graph per shape of input, so that launching kernels costs the CPU nothing."""
+    """Capture one CUDA graph per input shape and replay it, which avoids the cost of launching kernels."""
 
     def __init__(self, run: Callable[[Tensor], Output]) -> None:
         self._eager = run
         self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Output]] = {}
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
 
     def __call__(self, x: Tensor) -> Output:
-        with self._one_at_a_time:
+        with self._lock:
             return self._replay(x)
 
     def _replay(self, x: Tensor) -> Output:
         if x.shape not in self._graphs:
-            if len(self._graphs) >= _MOST_GRAPHS:
+            if len(self._graphs) >= _MAX_GRAPHS["cuda"]:
                 return self._eager(x)
             self._graphs[x.shape] = self._capture(x)
         graph, images, output = self._graphs[x.shape]
@@ -158,7 +241,7 @@ class _CudaGraphs:
         stream = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(stream):
-            for _ in range(3):  # cuDNN chooses its algorithms before the capture
+            for _ in range(3):  # so that cuDNN chooses its algorithms before the capture
                 self._eager(images)
         torch.cuda.current_stream(x.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""ONNX Runtime: float32, and int8 by its own quantiser; on CUDA with TensorRT where that is present."""
+"""ONNX Runtime: float32, int8 by its own quantiser, CUDA and TensorRT where built in; ONNX files."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import Dim
 
 from ..models.network import ImageModule
 from ..utils.optional import require
 from .base import Output, Plan, Run, quiet_exporter
 from .cache import fingerprint, from_artifact
 from .folding import fold
-from .onnx_file import OPSET, write_onnx
+
+OPSET = 18
+"""The opset of the files: the oldest one that torch's exporter writes, so that most runtimes read them."""
 
 _LOWEST = "1.19"
 
 
-def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
+def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     """Convert, or take the conversion from the cache, and open a session."""
     runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
-    # The quantiser's choices follow the runtime's version, the plain file does not.
+    # The int8 file depends on the version of the quantiser, the float32 file does not.
     version = runtime.__version__ if plan.precision == "int8" else ""
     key = fingerprint(model, "onnxruntime", plan.precision, OPSET, version, data=calibration)
 
@@ -35,36 +38,36 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
 
     session = from_artifact(key, convert, lambda folder: open_session(folder / "model.onnx", plan.threads, plan.device))
     names = [output.name for output in session.get_outputs()]
-    several = hasattr(model, "feature_info")
     pixels = session.get_inputs()[0].name
 
-    def on_cpu(x: Tensor) -> Output:
+    def on_cpu(x: Tensor) -> list[Tensor]:
         arrays = session.run(names, {pixels: x.contiguous().numpy()})
-        tensors = [torch.from_numpy(array) for array in arrays]
-        return tensors if several else tensors[0]
+        return [torch.from_numpy(array) for array in arrays]
 
-    def on_cuda(x: Tensor) -> Output:
+    def on_cuda(x: Tensor) -> list[Tensor]:
         import numpy as np
 
         x = x.contiguous()
         binding = session.io_binding()
-        index = x.device.index or 0
-        binding.bind_input(pixels, "cuda", index, np.float32, tuple(x.shape), x.data_ptr())
+        binding.bind_input(pixels, "cuda", x.device.index or 0, np.float32, tuple(x.shape), x.data_ptr())
         for name in names:
             binding.bind_output(name, "cpu")
         torch.cuda.current_stream(x.device).synchronize()  # the runtime has a stream of its own
         session.run_with_iobinding(binding)
-        tensors = [torch.from_numpy(array).to(x.device) for array in binding.copy_outputs_to_cpu()]
-        return tensors if several else tensors[0]
+        return [torch.from_numpy(array).to(x.device) for array in binding.copy_outputs_to_cpu()]
 
-    return on_cuda if plan.device.type == "cuda" else on_cpu
+    def run(x: Tensor) -> Output:
+        tensors = on_cuda(x) if plan.device.type == "cuda" else on_cpu(x)
+        return tensors if hasattr(model, "feature_info") else tensors[0]
+
+    return run
 
 
 def open_session(path: Path, threads: int, device: torch.device | None = None) -> Any:
     """Return a session of ONNX Runtime for a file.
 
     Raises:
-        ImportError: the runtime is missing, or CUDA is wanted and it was built without.
+        ImportError: the runtime is missing, or was built without CUDA and ``device`` is a CUDA device.
     """
     runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
     options = runtime.SessionOptions()
@@ -73,11 +76,47 @@ def open_session(path: Path, threads: int, device: torch.device | None = None) -
     providers: list[Any] = ["CPUExecutionProvider"]
     if device is not None and device.type == "cuda":
         present = runtime.get_available_providers()
-        wanted = [name for name in ("TensorrtExecutionProvider", "CUDAExecutionProvider") if name in present]
-        if not wanted:
-            raise ImportError("this onnxruntime was built without CUDA: pip install onnxruntime-gpu in its place")
-        providers = [(name, {"device_id": device.index or 0}) for name in wanted]
+        names = [name for name in ("TensorrtExecutionProvider", "CUDAExecutionProvider") if name in present]
+        if not names:
+            raise ImportError("this onnxruntime was built without CUDA: install onnxruntime-gpu instead")
+        providers = [(name, {"device_id": device.index or 0}) for name in names]
     return runtime.InferenceSession(str(path), options, providers=providers)
+
+
+def write_onnx(model: nn.Module, path: Path, example: Tensor, metadata: dict[str, str] | None = None) -> None:
+    """Write a model in evaluation mode for any number of images of any size, with the weights in the same file.
+
+    Args:
+        model: (N, C, H, W) -> one tensor or a list of them.
+        path: of the file.
+        example: an input of the model.
+        metadata: texts to store in the file; any ONNX library reads them.
+
+    Raises:
+        ImportError: onnx or onnxscript is missing.
+    """
+    require("onnx", "1.17", extra="onnxruntime")
+    require("onnxscript", "0.2", extra="onnxruntime")
+    if example.shape[0] < 2 or example.shape[2] == example.shape[3]:  # equal sizes would become one dimension
+        example = example.new_zeros(2, example.shape[1], 64, 96)
+    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    with torch.no_grad(), quiet_exporter():
+        count = len(output) if isinstance(output := model(example), (list, tuple)) else 1
+        names = ["logits"] if count == 1 else [f"features_{index}" for index in range(count)]
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=sizes,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=names,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - what the exporter returns with dynamo=True
+    for key, value in (metadata or {}).items():
+        program.model.metadata_props[key] = value
+    program.save(str(path))
 
 
 def quantize_onnx(path: Path, calibration: list[Tensor]) -> None:

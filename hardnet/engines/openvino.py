@@ -1,4 +1,4 @@
-"""OpenVINO: float32 and bf16 on CPUs, and int8 by NNCF."""
+"""OpenVINO: float32 and bf16 on CPUs, int8 by NNCF; OpenVINO files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.network import ImageModule
 from ..utils.optional import require
@@ -19,16 +19,21 @@ from .base import Output, Plan, Run, quiet_exporter
 from .cache import fingerprint, from_artifact
 from .folding import fold
 
-LOWEST = "2024.6"
+_LOWEST = "2024.6"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""Said each time: a processor with bf16 would otherwise compute in it unasked."""
+"""Always set: the default on a processor with bf16 is to compute in bf16."""
 
 
-def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: list[Tensor]) -> Run:
+def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     """Convert, or take the conversion from the cache, and compile it for this processor."""
-    openvino = require("openvino", LOWEST, extra="openvino")
+    openvino = require("openvino", _LOWEST, extra="openvino")
     kind = "int8" if plan.precision == "int8" else "float"
     key = fingerprint(model, "openvino", kind, openvino.__version__, data=calibration)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": plan.threads,
+        "INFERENCE_PRECISION_HINT": _HINTS[plan.precision],
+    }
 
     def convert(folder: Path) -> None:
         converted = to_openvino(fold(model).cpu().float(), torch.zeros(1, model.in_chans, 64, 96))
@@ -37,11 +42,6 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
         write_openvino(converted, folder / "model.xml")
 
     def compile_from(folder: Path) -> Any:
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": plan.threads,
-            "INFERENCE_PRECISION_HINT": _HINTS[plan.precision],
-        }
         return core().compile_model(core().read_model(folder / "model.xml"), "CPU", settings)
 
     return runner(from_artifact(key, convert, compile_from), several=hasattr(model, "feature_info"))
@@ -51,34 +51,34 @@ def build(model: ImageModule, plan: Plan, example: Tensor | None, calibration: l
 def core() -> Any:
     """Return OpenVINO's runtime, the only one of this process.
 
-    A runtime lends the main thread a stack for signal handlers and, when it is deleted, puts back the one it found. Of
-    two that are not deleted in reverse order the second puts back the stack of the first, which is gone: the next
-    Ctrl-C would end in a segmentation fault (seen with 2026.4.1).
+    A runtime installs a signal stack for the main thread and restores the previous one when it is deleted. If two are
+    not deleted in reverse order, the second restores a stack that has been freed, and the next Ctrl-C is a
+    segmentation fault (seen with 2026.4.1).
     """
-    return require("openvino", LOWEST, extra="openvino").Core()
+    return require("openvino", _LOWEST, extra="openvino").Core()
 
 
 def runner(compiled: Any, *, several: bool = False) -> Run:
     """Return a function from images to the outputs of a compiled model; threads may share it."""
-    of_thread = threading.local()  # a request serves one thread at a time
+    local = threading.local()  # a request serves one thread at a time
 
     def run(x: Tensor) -> Output:
-        if not hasattr(of_thread, "request"):
-            of_thread.request = compiled.create_infer_request()
-        arrays = of_thread.request.infer([x.contiguous().numpy()], share_inputs=True, share_outputs=False)
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        arrays = local.request.infer([x.contiguous().numpy()], share_inputs=True, share_outputs=False)
         tensors = [torch.from_numpy(arrays[index]) for index in range(len(compiled.outputs))]
         return tensors if several else tensors[0]
 
     return run
 
 
-def to_openvino(model: torch.nn.Module, example: Tensor) -> Any:
+def to_openvino(model: nn.Module, example: Tensor) -> Any:
     """Convert a model in evaluation mode, for any number of images (N, C, H, W) of any size.
 
     Raises:
         ImportError: OpenVINO is missing.
     """
-    openvino = require("openvino", LOWEST, extra="openvino")
+    openvino = require("openvino", _LOWEST, extra="openvino")
     with torch.no_grad(), quiet_exporter():
         converted = openvino.convert_model(model, example_input=example, input=[("x", [-1, example.shape[1], -1, -1])])
     converted.inputs[0].get_tensor().set_names({"images"})
@@ -86,15 +86,15 @@ def to_openvino(model: torch.nn.Module, example: Tensor) -> Any:
 
 
 def write_openvino(converted: Any, path: Path) -> None:
-    """Write a converted model: what is told of it, and beside that the weights.
+    """Write a converted model: the network to ``path``, the weights to a second file with the suffix ``.bin``.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the files cannot be written.
     """
     try:
-        require("openvino", LOWEST, extra="openvino").save_model(converted, path, compress_to_fp16=False)
+        require("openvino", _LOWEST, extra="openvino").save_model(converted, path, compress_to_fp16=False)
     except RuntimeError as error:
-        raise OSError(f"OpenVINO could not write it, perhaps for want of room ({error})") from error
+        raise OSError(f"OpenVINO could not write the file; the disk may be full ({error})") from error
 
 
 def quantize_openvino(converted: Any, calibration: list[Tensor]) -> Any:
@@ -106,7 +106,7 @@ def quantize_openvino(converted: Any, calibration: list[Tensor]) -> Any:
     nncf = require("nncf", "2.14", extra="int8")
     images = [image[None] for batch in calibration for image in batch.cpu().float()]
     dataset = nncf.Dataset(images, lambda image: image.numpy())
-    # NNCF draws its progress on standard output, which may be somebody's JSON.
+    # NNCF draws progress bars on standard output, where the command line prints its results.
     bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
     with quiet_exporter(), bars:
         return nncf.quantize(converted, dataset, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))

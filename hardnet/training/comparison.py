@@ -22,9 +22,6 @@ from .distributed import Ranks
 from .errors import DataError
 from .evaluation import Evaluation, evaluate
 
-CALIBRATION_IMAGES = 256
-"""How many pictures an int8 engine is calibrated on, spread evenly over their data set."""
-
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -167,7 +164,7 @@ def _engine(
 ) -> Callable[[Tensor], Tensor]:
     if (options.engine, options.precision) == ("eager", "fp32"):
         return model
-    from ..engines import accelerate
+    from ..engines import CALIBRATION_IMAGES, accelerate
 
     batches = None
     if options.precision == "int8" and calibration is not None:
