@@ -81,41 +81,29 @@ def hub(checkout: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("reference", ["somebody/hardnet:main", "somebody/hardnet"])
-def test_the_github_form_from_a_filled_cache(hub: Path, tmp_path: Path, reference: str) -> None:
+def test_the_github_form_from_a_filled_cache(hub: Path, tmp_path: Path) -> None:
     code = f"""
     {textwrap.indent(NO_NETWORK, "    ").strip()}
-    import torch
-    print(*sorted(torch.hub.list({reference!r}, trust_repo=True)))
-    model = torch.hub.load({reference!r}, "hardnet68ds", trust_repo=True, num_classes=3)
-    print(type(model).__name__, model.num_classes)
-    """
-    names, model = output(code, tmp_path, TORCH_HOME=str(hub.parent)).splitlines()[-2:]
-    assert names.split() == ["hardnet39ds", "hardnet68", "hardnet68ds", "hardnet85"]
-    assert model == "HarDNet 3"
-
-
-def test_the_help_text_is_one_that_a_person_can_use(hub: Path, tmp_path: Path) -> None:
-    code = 'import torch; print(torch.hub.help("somebody/hardnet:main", "hardnet85", trust_repo=True))'
-    help_text = output(code, tmp_path, TORCH_HOME=str(hub.parent))
-    for word in ("pretrained", "num_classes", "in_chans", "drop_rate", "IMAGENET1K_V2", "(N, num_classes)", "ICCV"):
-        assert word in help_text
-
-
-def test_num_classes_is_not_swallowed(checkout: Path, tmp_path: Path) -> None:
-    code = f"""
-    import torch
-    model = torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local", num_classes=10, in_chans=1)
-    print(*model(torch.rand(2, 1, 64, 64)).shape)
+    import pickle, torch
+    models = []
+    for reference in ("somebody/hardnet:main", "somebody/hardnet"):
+        print(*sorted(torch.hub.list(reference, trust_repo=True)))
+        models.append(torch.hub.load(reference, "hardnet39ds", trust_repo=True, num_classes=10, in_chans=1))
+    print(type(models[0]) is type(models[1]), type(pickle.loads(pickle.dumps(models[0]))) is type(models[0]))
+    print(type(models[0]).__name__, *models[0](torch.rand(2, 1, 64, 64)).shape)
     try:
-        torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local", num_class=3)
+        torch.hub.load(reference, "hardnet39ds", trust_repo=True, num_class=3)
     except TypeError as error:
         print(error)
+    print(torch.hub.help(reference, "hardnet85", trust_repo=True))
     """
-    shape, refusal = output(code, tmp_path).splitlines()
-    assert shape == "2 10"
+    first, second, same, model, refusal, *help_text = output(code, tmp_path, TORCH_HOME=str(hub.parent)).splitlines()
+    assert first == second == "hardnet39ds hardnet68 hardnet68ds hardnet85"
+    assert (same, model) == ("True True", "HarDNet 2 10")
     assert refusal.startswith("hardnet39ds() got an unexpected keyword argument 'num_class'")
     assert "did you mean 'num_classes'?" in refusal
+    for word in ("pretrained", "num_classes", "in_chans", "drop_rate", "IMAGENET1K_V2", "(N, num_classes)", "ICCV"):
+        assert word in "\n".join(help_text)
 
 
 def test_loading_takes_nothing_but_torch(checkout: Path, tmp_path: Path) -> None:
@@ -156,67 +144,38 @@ def test_calls_long_after_loading_find_their_modules(checkout: Path, tmp_path: P
     assert Path(where).resolve() == checkout / "hardnet" / "inference.py"
 
 
-def test_loading_twice_and_pickling(checkout: Path, tmp_path: Path) -> None:
-    code = f"""
-    import pickle, torch
-    models = [torch.hub.load({str(checkout)!r}, name, source="local") for name in ("hardnet39ds", "hardnet39ds")]
-    twin = pickle.loads(pickle.dumps(models[0]))
-    print(type(models[0]) is type(models[1]), type(twin) is type(models[0]))
-    """
-    assert output(code, tmp_path).split() == ["True", "True"]
-
-
 def test_another_module_of_that_name_is_named(checkout: Path, tmp_path: Path) -> None:
     """Other HarDNet repositories keep a top-level hardnet.py, and users import both."""
     other = tmp_path / "other"
-    other.mkdir()
+    (other / "namespace" / "hardnet").mkdir(parents=True)
     (other / "hardnet.py").write_text("class HarDNet: pass\n")
-    code = f"""
-    import sys, torch
-    sys.path.insert(0, {str(other)!r})
-    import hardnet
-    torch.hub.load({str(checkout)!r}, "hardnet68", source="local")
-    """
-    result = run(code, tmp_path)
-    assert result.returncode == 1
-    message = result.stderr.strip().splitlines()[-1]
-    assert message.startswith("ImportError: another module named 'hardnet' is already imported in this process")
-    assert str(other / "hardnet.py") in message
-    assert str(checkout / "hardnet") in message
+    for place, where in ((other, other / "hardnet.py"), (other / "namespace", other / "namespace" / "hardnet")):
+        code = f"""
+        import runpy, sys
+        sys.path.insert(0, {str(place)!r})
+        import hardnet
+        runpy.run_path({str(checkout / "hubconf.py")!r})
+        """
+        result = run(code, tmp_path)
+        assert result.returncode == 1
+        message = result.stderr.strip().splitlines()[-1]
+        assert message.startswith("ImportError: another module named 'hardnet' is already imported in this process")
+        assert f"from {where}," in message
+        assert str(checkout / "hardnet") in message
 
 
-def test_a_namespace_of_that_name_is_named(checkout: Path, tmp_path: Path) -> None:
-    (tmp_path / "hardnet").mkdir()
-    code = f"""
-    import torch, sys
-    sys.path.insert(0, "")
-    import hardnet
-    torch.hub.load({str(checkout)!r}, "hardnet68", source="local")
-    """
-    result = run(code, tmp_path)
-    assert "ImportError: another module named 'hardnet' is already imported" in result.stderr
-
-
-def test_one_that_is_only_on_the_path_does_no_harm(checkout: Path, tmp_path: Path) -> None:
+def test_which_of_several_is_used(checkout: Path, tmp_path: Path) -> None:
+    """A module that is only on the path does no harm; a second checkout gets the first one's models, with a warning."""
     (tmp_path / "hardnet.py").write_text("raise RuntimeError('wrong module')\n")
-    code = f"""
-    import torch
-    print(type(torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local")).__module__)
-    """
-    assert output(code, tmp_path).strip() == "hardnet.models.network"
-
-
-def test_a_second_checkout_says_which_one_is_used(checkout: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     shutil.copytree(checkout, second)
     code = f"""
     import torch
-    torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local")
-    torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local")
-    print(type(torch.hub.load({str(second)!r}, "hardnet39ds", source="local")).__name__)
+    for place in ({str(checkout)!r}, {str(checkout)!r}, {str(second)!r}):
+        print(type(torch.hub.load(place, "hardnet39ds", source="local")).__module__)
     """
     result = run(code, tmp_path)
-    assert result.stdout.strip() == "HarDNet"
+    assert result.stdout.split() == ["hardnet.models.network"] * 3, result.stderr
     [line] = result.stderr.strip().splitlines()
     assert str(checkout / "hardnet") in line
     assert str(second / "hardnet") in line

@@ -48,7 +48,7 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel: Path) -> None:
     others = {name for name in names if name.parts[0] != "hardnet"}
     modules = {path.relative_to(REPO) for path in (REPO / "hardnet").rglob("*.py")}
     data = {path.relative_to(REPO) for path in (REPO / "hardnet" / "weights").iterdir()}
-    data |= {Path("hardnet/py.typed"), Path("hardnet/imagenet_classes.txt"), Path("hardnet/deploy/photograph.jpg")}
+    data |= {Path("hardnet/py.typed"), Path("hardnet/imagenet_classes.txt"), Path("hardnet/engines/photograph.jpg")}
     images = [path for path in (REPO / "images").rglob("*") if path.is_file()]
     data |= {Path("hardnet/samples") / path.relative_to(REPO / "images") for path in images}
     assert ours == modules | data
