@@ -6,28 +6,28 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .factory import (
-    create_model,
-    get_weights,
-    hardnet39ds,
-    hardnet68,
-    hardnet68ds,
-    hardnet85,
-    list_models,
-    list_weights,
-)
-from .models.config import HarDNetConfig
-from .models.features import HarDNetFeatures
-from .models.layers import HarDBlock
-from .models.network import HarDNet
-from .utils.errors import ExportError, ImageError, WeightsError
 from .utils.version import __version__ as __version__
-from .weights.catalog import WeightsRecord
 
 if TYPE_CHECKING:
     from .engines import Accelerated, accelerate, export
+    from .factory import (
+        create_model,
+        get_weights,
+        hardnet39ds,
+        hardnet68,
+        hardnet68ds,
+        hardnet85,
+        list_models,
+        list_weights,
+    )
     from .images import load_image
     from .inference import Classifier, Embedding, Extractor, ImageResult, Prediction
+    from .models.config import HarDNetConfig
+    from .models.features import HarDNetFeatures
+    from .models.layers import HarDBlock
+    from .models.network import HarDNet
+    from .utils.errors import ExportError, ImageError, WeightsError
+    from .weights.catalog import WeightsRecord
 
 __all__ = [
     "Accelerated",
@@ -57,20 +57,40 @@ __all__ = [
     "load_image",
 ]
 
-_ON_FIRST_USE = {
-    # These import torchvision and pillow.
-    **dict.fromkeys(("Classifier", "Embedding", "Extractor", "ImageResult", "Prediction"), "inference"),
-    "load_image": "images",
-    **dict.fromkeys(("Accelerated", "accelerate", "export"), "engines"),
+# Imported on first use: `import hardnet` does not import torch, and Classifier alone imports torchvision and pillow.
+_MODULES = {
+    "engines": ("Accelerated", "accelerate", "export"),
+    "factory": (
+        "create_model",
+        "get_weights",
+        "hardnet39ds",
+        "hardnet68",
+        "hardnet68ds",
+        "hardnet85",
+        "list_models",
+        "list_weights",
+    ),
+    "images": ("load_image",),
+    "inference": ("Classifier", "Embedding", "Extractor", "ImageResult", "Prediction"),
+    "models.config": ("HarDNetConfig",),
+    "models.features": ("HarDNetFeatures",),
+    "models.layers": ("HarDBlock",),
+    "models.network": ("HarDNet",),
+    "utils.errors": ("ExportError", "ImageError", "WeightsError"),
+    "weights.catalog": ("WeightsRecord",),
 }
+_ORIGIN = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use what the models do not need."""
-    if name in _ON_FIRST_USE:
-        import importlib
+    """Import a public name or a folder of the package on first use."""
+    import importlib
 
-        return getattr(importlib.import_module(f".{_ON_FIRST_USE[name]}", __name__), name)
+    if name in _ORIGIN:
+        globals()[name] = value = getattr(importlib.import_module(f".{_ORIGIN[name]}", __name__), name)
+        return value
+    if name in ("engines", "explain", "factory", "images", "inference", "models", "training", "utils", "weights"):
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

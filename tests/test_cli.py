@@ -1,28 +1,35 @@
-"""The command line as scripts and people use it: output, exit status, and errors without tracebacks."""
+"""The command line: output, exit status, and errors without tracebacks."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import golden_state
+from PIL import Image
 
-from hardnet import create_model
+import hardnet
 from hardnet.cli import main
 from hardnet.cli.predict import _report as predictions
 from hardnet.inference import ImageResult, Prediction
+from hardnet.utils.progress import ProgressBar
 from hardnet.weights import download
 from hardnet.weights.catalog import CATALOG
 
 REPO = Path(__file__).parent.parent
+GARMENTS = REPO / "images" / "fashion_mnist"
 PHOTOGRAPHS = sorted((REPO / "images").glob("*.jpg"))
 
 
@@ -49,13 +56,11 @@ def test_table(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
-def test_json_of_a_folder_is_what_the_library_says(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from hardnet import Classifier
-
-    assert predict(weights, REPO / "images", "--format", "json") == 0
+def test_json_of_a_folder_is_what_the_library_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(GARMENTS), "--format", "json"]) == 0
     entries = json.loads(capsys.readouterr().out)
-    results = Classifier(create_model("hardnet39ds", weights=weights)).predict(REPO / "images")
-    assert len(entries) == len(results) >= len(PHOTOGRAPHS) > 3
+    results = hardnet.Classifier("hardnet39ds", weights="FASHION_MNIST").predict(GARMENTS)
+    assert len(entries) == len(results) > 3
     for entry, result in zip(entries, results, strict=True):
         assert entry["source"] == result.source
         assert [p["index"] for p in entry["predictions"]] == [p.index for p in result.predictions]
@@ -102,32 +107,26 @@ def test_one_broken_file_is_named_and_loses_nothing(
         assert out.count("a.jpg") == out.count("c.jpg") > 0
 
 
-def test_names_that_cannot_be_printed(weights: str, tmp_path: Path) -> None:
+def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
     """In a process of its own, whose standard output is really encoded."""
-    names = [os.fsdecode(b"caf\xe9.jpg"), "two\nlines.jpg"]
-    for name in names:
-        (tmp_path / name).write_bytes(PHOTOGRAPHS[0].read_bytes())
-    for style in ("table", "json", "csv"):
-        result = subprocess.run(
-            [sys.executable, "-m", "hardnet", "predict", "--weights", weights, "--format", style, str(tmp_path)],
-            capture_output=True,
-            cwd=REPO,
-        )
-        assert (result.returncode, result.stderr) == (0, b"")
-        if style == "json":
-            assert [Path(entry["source"]).name for entry in json.loads(result.stdout)] == names
+    for name in (os.fsdecode(b"caf\xe9.png"), "two\nlines.png"):
+        (tmp_path / name).write_bytes(next(GARMENTS.iterdir()).read_bytes())
+    process = hardnet_process("predict", tmp_path, "--format", "csv", "--topk", "1", stdout=subprocess.PIPE)
+    out, err = process.communicate()
+    assert (process.returncode, len(err.splitlines())) == (0, 1)
+    assert [Path(row[0]).name for row in csv.reader(io.StringIO(out))][1:] == ["caf\\udce9.png", "two\nlines.png"]
 
 
-def test_a_reader_that_leaves_early_is_no_error(weights: str) -> None:
-    command = f"{sys.executable} -m hardnet predict --weights {weights} images images images | head -n 1"
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m hardnet predict {GARMENTS} {GARMENTS} {GARMENTS} | head -n 1"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=REPO)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, len(result.stderr.splitlines())) == (0, 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["no/such.jpg"], 1, "no/such.jpg"),
+        (["no/such.jpg"], 2, "no/such.jpg"),
         (["--weights", "IMAGENET1K_V9", "x.jpg"], 2, "known: IMAGENET1K_V1"),
         (["--weights", "no/such.pth", "x.jpg"], 3, "no/such.pth: no such file"),
         (["--device", "cuda:99", "x.jpg"], 2, "device"),
@@ -151,7 +150,7 @@ def test_errors_in_words(
     [
         ([], "COMMAND"),
         (["predict"], "PATH"),
-        (["predict", "x", "--topk", "0"], "a whole number from 1 up is wanted, got '0'"),
+        (["predict", "x", "--topk", "0"], "must be an integer >= 1, got '0'"),
         (["predict", "x", "--model", "hardnet69"], "hardnet68"),
         (["predict", "x", "--form", "xml"], "invalid choice"),
         (["info", "--size", "12by12"], "as in 224 or 480x640"),
@@ -252,6 +251,122 @@ def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().out.startswith(f"{archive}: ")
     assert main(["weights", "verify", os.devnull]) == 1
     assert capsys.readouterr().out == f"{os.devnull}: cannot be read: Not a regular file\n"
+
+
+def extract(weights: str, *arguments: object) -> int:
+    return main(["extract", "--device", "cpu", "--weights", weights, *map(str, arguments)])
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> list[str]:
+    """Pictures in a folder, whose names are those that a CSV file has to quote; one is broken."""
+    (tmp_path / "in").mkdir()
+    names = [
+        "1.png",
+        "2 two\nlines, and a comma.png",
+        "3 re\rturn.png",
+        '4 quo"ted.png',
+        "5 \udcff.png",
+        "6 \u65e5.png",
+    ]
+    for name in names:
+        Image.new("RGB", (40, 36), (10 * int(name[0]), 200, 30)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "0.png").write_bytes(b"no picture")
+    return [str(tmp_path / "in" / name) for name in names]
+
+
+def test_both_formats_hold_the_embeddings(
+    weights: str, names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extract(weights, tmp_path / "in", "--output", tmp_path / "x.npz", "--batch-size", 2) == 1
+    assert "hardnet: 1 of 7 images could not be used" in capsys.readouterr().err
+    assert extract(weights, *names, "--output", tmp_path / "x.CSV", "--batch-size", 2) == 0
+    with np.load(tmp_path / "x.npz") as file:  # allow_pickle is off
+        embeddings, sources = file["embeddings"], file["sources"]
+    assert (embeddings.shape, embeddings.dtype) == ((6, 1024), np.float32)
+    assert sources.tolist() == names
+    with (tmp_path / "x.CSV").open(newline="", encoding="utf-8", errors="surrogateescape") as text:
+        header, *rows = csv.reader(text)
+    assert header == ["source", *map(str, range(1024))]
+    assert [row[0] for row in rows] == names
+    assert np.array_equal(np.array([row[1:] for row in rows]).astype(np.float32), embeddings)
+    [first, *_] = hardnet.Extractor("hardnet39ds", weights=weights, device="cpu").stream(names, 2)
+    assert np.array_equal(embeddings[0], first.vector.numpy())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "x.CSV", "x.npz"]
+
+
+def test_an_extraction_that_fails_leaves_what_was_there(
+    weights: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "x.npz"
+    target.write_text("from before")
+    (tmp_path / "empty").mkdir()
+    assert extract(weights, tmp_path / "empty", "--output", target) == 2
+    assert "none of the images could be used" in capsys.readouterr().err
+    assert extract(weights, names[0], "--output", "x.txt") == 2
+    assert extract(weights, names[0], "--output", tmp_path / "no" / "x.csv") == 4
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    assert extract("IMAGENET1K_V1", names[0], "--output", target) == 3
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    capsys.readouterr()
+    assert extract(weights, names[0], "--output", target) == 4
+    assert capsys.readouterr().err == f"hardnet: {target}: cannot be written: No space left on device\n"
+    assert target.read_text() == "from before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "in", "x.npz"]
+
+
+def hardnet_process(*arguments: object, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hardnet", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this device")
+def test_standard_output_that_fails_has_a_status_of_its_own() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = hardnet_process(
+            "predict", "--model", "hardnet39ds", "--weights", "FASHION_MNIST", GARMENTS, stdout=full
+        )
+        _, err = process.communicate()
+    assert (process.returncode, err) == (4, "hardnet: standard output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize(("seconds", "signals"), [(0.15, 1), (0.6, 3), (2.5, 3)])
+def test_interrupts_end_with_status_130_and_no_traceback(tmp_path: Path, seconds: float, signals: int) -> None:
+    for number in range(3000):
+        (tmp_path / f"{number}.jpg").symlink_to(PHOTOGRAPHS[0])
+    process = hardnet_process(
+        "predict", tmp_path, stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(2, signal.default_int_handler)
+    )
+    time.sleep(seconds)
+    for _ in range(signals):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
+def test_images_that_are_all_unusable_are_nothing_to_work_on(weights: str, tmp_path: Path) -> None:
+    assert predict(weights, tmp_path) == 2
+    assert predict(weights, tmp_path / "gone.jpg", "--format", "json") == 2
+    assert predict(weights, tmp_path, PHOTOGRAPHS[0]) == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    for enabled in (True, False):
+        with ProgressBar(None, "caf\n", unit="images", enabled=enabled) as bar:
+            bar.total = 10
+            bar.update(10)
+            bar.update(-5)
+    assert ("caf\\n: " in stream.getvalue()) is terminal
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

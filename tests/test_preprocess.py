@@ -170,7 +170,7 @@ def test_what_is_no_image_is_refused() -> None:
 
 def test_importing_needs_neither_torchvision_nor_pillow() -> None:
     code = (
-        "import sys; import hardnet.images.inputs, hardnet.inference; "
+        "import sys; import hardnet.images.batches, hardnet.inference; "
         "print([name for name in ('torchvision', 'PIL') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

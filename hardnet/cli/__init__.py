@@ -1,13 +1,14 @@
 """The command line: argument parsing, and one call into the library per verb.
 
-Exit status: 0, all went well; 1, some images or files were unusable and the rest was done, or a training run stopped
-short; 2, the command line is wrong or there is nothing to work on; 3, weights could not be had or do not fit; 130,
-interrupted.
+Exit status: 0, success; 1, some images or files were unusable and the rest was done, or a training run stopped early;
+2, the command line is wrong or there is nothing to work on; 3, weights could not be downloaded or do not fit; 4, the
+output could not be written; 130, interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from ..utils.errors import ExportError, ImageError, WeightsError
 from ..utils.version import __version__
 from . import benchmark, demo, evaluate, export, extract, info, predict, train, weights
-from .arguments import INTERRUPTED, NO_WEIGHTS, SOME_FAILED, WRONG_USE
+from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, OutputError
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -27,26 +28,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments without the program's name; None takes those of the process.
     """
-    arguments = _parser().parse_args(argv)
-    _prepare_terminal(arguments.verbose)
-    verb: Verb = arguments.run
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
-        return verb(arguments)
+        try:
+            arguments = _parser().parse_args(argv)
+            _prepare_terminal(arguments.verbose)
+            verb: Verb = arguments.run
+            return verb(arguments)
+        finally:
+            sys.stdout.flush()
     except WeightsError as error:
         return _fail(error, NO_WEIGHTS)
     except ExportError as error:
         return _fail(error, SOME_FAILED)
+    except OutputError as error:
+        return _fail(error, NO_OUTPUT)
     except (ImageError, ValueError, ImportError) as error:
         return _fail(error, WRONG_USE)
-    except BrokenPipeError:
-        # The reader has gone, as `head` does. Python would complain once more on closing standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has ended, as `head` does
+        _drop_output()
         return 0
+    except OSError as error:
+        _drop_output()
+        return _fail(f"standard output cannot be written: {error.strerror or error}", NO_OUTPUT)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _fail(error: Exception, status: int) -> int:
+def _drop_output() -> None:
+    """Let Python's own flush at the end of the process succeed."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: not a file, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(error: Exception | str, status: int) -> int:
     print(f"hardnet: {error}", file=sys.stderr)
     return status
 
@@ -67,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hardnet", description="HarDNet image classifiers.", epilog=__doc__.split("\n\n", 1)[1]
     )
     parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more on standard error")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (predict, extract, export, info, weights, train, evaluate, demo, benchmark):
         verb.add_verb(verbs)

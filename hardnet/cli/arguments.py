@@ -5,14 +5,26 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from typing import TypeAlias
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-SOME_FAILED, WRONG_USE, NO_WEIGHTS, INTERRUPTED = 1, 2, 3, 130
+SOME_FAILED, WRONG_USE, NO_WEIGHTS, NO_OUTPUT, INTERRUPTED = 1, 2, 3, 4, 130
 FAILED = 1
-"""The exit status of a run that stopped short: loss not a number, checkpoint not writable or not fitting."""
-_MOST_DIGITS = 6  # of a side in pixels: counting beyond would overflow
+"""The exit status of a run that stopped early: loss not a number, checkpoint not writable or not fitting."""
+_MOST_DIGITS = 6  # of a side in pixels: more would overflow
+
+
+class OutputError(RuntimeError):
+    """The output cannot be written."""
+
+
+def status_of_images(failed: int, total: int, what: str) -> int:
+    """Report unusable images on standard error and return the exit status."""
+    if failed:
+        print(f"hardnet: {failed} of {total} images could not be {what}", file=sys.stderr)
+    return 0 if not failed else SOME_FAILED if failed < total else WRONG_USE
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +44,14 @@ def image_size(text: str) -> tuple[int, int]:
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and len(side) <= _MOST_DIGITS for side in sides):
-        raise argparse.ArgumentTypeError(f"H or HxW in pixels is wanted, as in 224 or 480x640, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be H or HxW in pixels, as in 224 or 480x640, got {text!r}")
     return int(sides[0]), int(sides[-1])
 
 
 def positive(text: str) -> int:
     """Read an integer >= 1; for argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 up is wanted, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
     return int(text)
 
 
@@ -49,9 +61,8 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_process(arguments: argparse.Namespace) -> None:
-    """Set what belongs to the process, not to the library: threads, and who speaks in the log."""
-    # Read by torch with its first large tensor on Linux: huge pages, where the kernel gives them, save the time that
-    # goes into millions of small ones being mapped and given back in every epoch.
+    """Set the number of threads, huge pages, and the log level of all ranks except the first."""
+    # torch reads it with its first large tensor on Linux. Huge pages save the time of mapping millions of small ones.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if arguments.threads is not None:
         if arguments.threads < 1:

@@ -1,17 +1,21 @@
-"""The verb ``extract``: embeddings of images into a file."""
+"""The verb ``extract``: write the embeddings of images to a file."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from torch import Tensor
 
 from ..factory import DEFAULT_TAG, list_models
-from ..models.config import CONFIGS
 from ..utils.errors import ImageError
+from ..utils.files import write_atomically
 from ..utils.progress import ProgressBar
-from ..utils.text import check_count
-from .arguments import SOME_FAILED, Verbs
-from .embedding_file import EmbeddingFile
+from ..utils.text import csv_row, printable
+from .arguments import OutputError, Verbs, positive, status_of_images
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -21,27 +25,62 @@ def add_verb(verbs: Verbs) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="a .npz or .csv file")
     parser.add_argument("--model", choices=list_models(), default="hardnet39ds")
     parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default: 32)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    parser.set_defaults(run=_run_extract)
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: cuda if available)")
+    parser.set_defaults(run=_extract)
 
 
-def _run_extract(arguments: argparse.Namespace) -> int:
+def _extract(arguments: argparse.Namespace) -> int:
     from ..inference import Extractor
 
-    check_count("--batch-size", arguments.batch_size, least=1)
-    width = CONFIGS[arguments.model].transition_channels[-1]
-    failed = 0
-    with EmbeddingFile(arguments.output, width) as file:
+    path = Path(arguments.output)
+    write = {".npz": _write_npz, ".csv": _write_csv}.get(path.suffix.lower())
+    if write is None or path.is_dir():
+        raise ValueError(f"{printable(str(path))}: embeddings are written to a .npz or .csv file")
+    rows = failed = 0
+
+    def count_and_keep() -> Iterator[tuple[str, Tensor]]:
+        nonlocal rows, failed
         extractor = Extractor(arguments.model, weights=arguments.weights, device=arguments.device)
         with ProgressBar(None, "extracting", unit="images") as bar:
             for embedding in extractor.stream(arguments.paths, arguments.batch_size):
-                if embedding.vector is not None:
-                    file.add(embedding.source, embedding.vector)
-                failed += embedding.error is not None
                 bar.update(1)
-        if not file.rows:
+                if embedding.vector is None:
+                    failed += 1
+                else:
+                    rows += 1
+                    yield embedding.source, embedding.vector
+        if not rows:
             raise ImageError("none of the images could be used, nothing was written")
-    if failed:
-        print(f"hardnet: {failed} of {file.rows + failed} images could not be used", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+
+    try:
+        with write_atomically(path) as file:
+            write(file, count_and_keep())
+    except OSError as error:
+        raise OutputError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from None
+    return status_of_images(failed, rows + failed, "used")
+
+
+def _write_csv(file: BinaryIO, rows: Iterator[tuple[str, Tensor]]) -> None:
+    """Write the columns source, 0, 1, ... with nine digits, from which float32 values are restored exactly."""
+    for number, (source, vector) in enumerate(rows):
+        if number == 0:
+            file.write((csv_row("source", *range(len(vector))) + "\n").encode())
+        line = csv_row(source, *(f"{value:.9g}" for value in vector.tolist())) + "\n"
+        file.write(line.encode("utf-8", "surrogateescape"))  # file names need not be UTF-8
+
+
+def _write_npz(file: BinaryIO, rows: Iterator[tuple[str, Tensor]]) -> None:
+    """Write ``embeddings``, float32 (N, num_features), and ``sources``, N strings."""
+    import numpy as np
+
+    sources, width = [], 0
+    # The file begins with the number of rows: they wait in a temporary file, so that memory holds one at a time.
+    with tempfile.TemporaryFile(dir=Path(file.name).parent) as waiting:
+        for source, vector in rows:
+            sources.append(source)
+            width = len(vector)
+            waiting.write(vector.numpy().tobytes())
+        waiting.flush()
+        embeddings = np.memmap(waiting, np.float32, "r", shape=(len(sources), width))
+        np.savez(file, embeddings=embeddings, sources=np.array(sources, dtype=np.str_))

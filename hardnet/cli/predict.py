@@ -1,10 +1,8 @@
-"""The verb ``predict``: class labels of images."""
+"""The verb ``predict``: classify images."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..factory import DEFAULT_TAG, list_models
-from ..utils.text import printable
-from .arguments import SOME_FAILED, Verbs, add_engine_arguments, positive
+from ..utils.progress import ProgressBar
+from ..utils.text import csv_row, printable
+from .arguments import Verbs, add_engine_arguments, positive, status_of_images
 
 if TYPE_CHECKING:
     from ..inference import ImageResult
 
 PACKAGED_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
-"""What `predict` takes unless told otherwise: it needs no download."""
+"""The defaults of `predict`: they need no download."""
 
 _PACKAGED_NOTE = (
     f"hardnet: {PACKAGED_MODEL} {PACKAGED_TAG}, ten kinds of garments; for photographs of other things: "
@@ -38,10 +37,10 @@ def add_verb(verbs: Verbs) -> None:
     )
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: cuda if available)")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
     add_engine_arguments(parser)
-    parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: some hundred images like PATH")
+    parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     parser.set_defaults(run=_predict)
 
@@ -62,38 +61,22 @@ def _predict(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         calibration=arguments.calibration,
     )
-    results = classifier.stream(arguments.paths, topk=arguments.topk, batch_size=arguments.batch_size)
-    counted = _Counted(results)
-    searching = any(Path(path).is_dir() for path in arguments.paths)
-    for text in _report(_with_progress(counted, searching), arguments.format):
+    total = failed = 0
+
+    def counted() -> Iterator[ImageResult]:
+        nonlocal total, failed
+        searching = any(Path(path).is_dir() for path in arguments.paths)
+        # Not where the results themselves scroll by on the terminal.
+        with ProgressBar(None, "classifying", unit="images", enabled=searching and not sys.stdout.isatty()) as bar:
+            for result in classifier.stream(arguments.paths, topk=arguments.topk, batch_size=arguments.batch_size):
+                total += 1
+                failed += result.error is not None
+                bar.update(1)
+                yield result
+
+    for text in _report(counted(), arguments.format):
         print(text, flush=sys.stdout.isatty())
-    if counted.failed:
-        print(f"hardnet: {counted.failed} of {counted.total} images could not be classified", file=sys.stderr)
-    return SOME_FAILED if counted.failed else 0
-
-
-class _Counted:
-    """Passes results on and counts them."""
-
-    def __init__(self, results: Iterable[ImageResult]) -> None:
-        self._results = results
-        self.total = self.failed = 0
-
-    def __iter__(self) -> Iterator[ImageResult]:
-        for result in self._results:
-            self.total += 1
-            self.failed += result.error is not None
-            yield result
-
-
-def _with_progress(results: Iterable[ImageResult], searching: bool) -> Iterator[ImageResult]:
-    """Show how far a folder is; not where the results themselves scroll by on the terminal."""
-    from ..utils.progress import ProgressBar
-
-    with ProgressBar(None, "classifying", unit="images", enabled=searching and not sys.stdout.isatty()) as bar:
-        for result in results:
-            bar.update(1)
-            yield result
+    return status_of_images(failed, total, "classified")
 
 
 def _report(results: Iterable[ImageResult], style: str) -> Iterator[str]:
@@ -102,7 +85,7 @@ def _report(results: Iterable[ImageResult], style: str) -> Iterator[str]:
 
 
 def _as_table(results: Iterable[ImageResult]) -> Iterator[str]:
-    """A paragraph per picture. Unusable ones are left to the log, which names them on standard error."""
+    """A paragraph per image. Unusable ones are in the log, on standard error."""
     for result in results:
         if result.error is None:
             rows = [f"  {p.probability:7.2%}  {printable(p.label)}" for p in result.predictions]
@@ -126,15 +109,9 @@ def _as_json(results: Iterable[ImageResult]) -> Iterator[str]:
 
 
 def _as_csv(results: Iterable[ImageResult]) -> Iterator[str]:
-    yield _csv_row("source", "rank", "index", "label", "probability", "error")
+    yield csv_row("source", "rank", "index", "label", "probability", "error")
     for result in results:
         if result.error is not None:
-            yield _csv_row(result.source, "", "", "", "", result.error)
+            yield csv_row(result.source, "", "", "", "", result.error)
         for rank, p in enumerate(result.predictions, 1):
-            yield _csv_row(result.source, rank, p.index, p.label, f"{p.probability:.6f}", "")
-
-
-def _csv_row(*cells: object) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer).writerow(cells)  # what breaks lines is quoted if it is in this writer's own, "\r\n"
-    return buffer.getvalue().removesuffix("\r\n")
+            yield csv_row(result.source, rank, p.index, p.label, f"{p.probability:.6f}", "")

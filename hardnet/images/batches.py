@@ -1,111 +1,318 @@
-"""Pictures in, one row of a model's output per picture out: decoded ahead of time, in batches, in order."""
+"""Turn the inputs of a classifier into batches of tensors: expand folders, decode in threads, keep the order."""
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+import io
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, TypeGuard, Union, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import ImageError
 from ..utils.text import printable
-from .inputs import WORKERS, Item, Transform, input_limits, prepare, prepare_ahead
+from .read import MAX_PIXELS, find_images, load_image, upright_rgb
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+ImageLike = Union[str, os.PathLike[str], bytes, IO[bytes], "Image.Image", Tensor, "np.ndarray[Any, Any]"]
+"""A path, the bytes of a file, a file opened for binary reading, a Pillow image, a tensor, or a NumPy array."""
+Transform = Callable[["Image.Image"], Tensor]
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WORKERS = min(8, os.cpu_count() or 1)
+"""Threads that decode."""
 
 
-def run_in_batches(
-    items: Iterator[Item],
-    model: nn.Module,
-    transform: Transform,
-    *,
-    device: torch.device,
-    batch_size: int,
-    compute: Callable[[Tensor], object] | None = None,
-    what: str = "logits of shape ({0}, classes)",
-) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
-    """Iterate over the items in their order, each with its row of the output or the reason why there is none.
+@dataclass(frozen=True)
+class Item:
+    """One image before decoding: its source and its content, or an ImageError if it is known to be unusable."""
 
-    Args:
-        items: the pictures; taken ahead of the results, as far as two batches.
-        model: on ``device``; its type and its channels are those of the input.
-        transform: Pillow image -> float tensor (channels, H, W), called from several threads.
-        device: where to compute.
-        batch_size: the most pictures that the model sees at once; it sees only pictures of one size together.
-        compute: (N, channels, H, W) -> (N, width); None is the model itself.
-        what: what it must give, for the error's message; {0} stands for N.
-
-    Yields:
-        Rows (width,) in float32 or float64, on the CPU, finite.
-
-    Raises:
-        ValueError: while iterating, the transform or the model give something else than is wanted.
-    """
-    in_chans, min_size = input_limits(model)
-    to_tensor = partial(prepare, transform=transform, in_chans=in_chans, min_size=min_size)
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    dtype = torch.float32 if weight is None else weight.dtype
-
-    def rows(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            output = (compute or model)(images.to(device, dtype))
-            if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
-                given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(f"the model must give {what.format(len(images))}, it gave {given}")
-            return output.to("cpu", torch.promote_types(output.dtype, torch.float32))
-
-    batch: list[tuple[Item, Tensor | ImageError]] = []
-    with closing(prepare_ahead(items, to_tensor, window=max(batch_size, WORKERS))) as prepared:
-        for item, outcome in prepared:
-            batch.append((item, outcome))
-            if len(batch) == batch_size:
-                yield from _run(batch, rows)
-                batch = []
-        yield from _run(batch, rows)
+    source: str
+    content: ImageLike | ImageError
+    alone: bool
+    """Whether the image is the whole input, so that an error is raised and not collected."""
 
 
-def _run(
-    batch: Sequence[tuple[Item, Tensor | ImageError]], rows: Callable[[Tensor], Tensor]
-) -> Iterator[tuple[Item, Tensor | ImageError]]:
-    outcomes = [outcome for _, outcome in batch]
-    groups: defaultdict[object, list[int]] = defaultdict(list)
-    for position, (_, prepared) in enumerate(batch):
-        if isinstance(prepared, Tensor):  # only like tensors can be stacked
-            groups[prepared.shape, prepared.dtype, prepared.device].append(position)
-    for positions in groups.values():
-        tensors = [prepared for position in positions if isinstance(prepared := batch[position][1], Tensor)]
-        output = rows(torch.stack(tensors))
-        for position, row, finite in zip(positions, output, output.isfinite().all(1).tolist(), strict=True):
-            name = printable(batch[position][0].source)
-            outcomes[position] = (
+@dataclass(frozen=True)
+class Batch:
+    """Up to ``batch_size`` images in order; each outcome is a tensor (channels, H, W), an output row or an error."""
+
+    items: list[Item]
+    outcomes: list[Tensor | ImageError]
+
+    def stacks(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Iterate over the tensors of one shape and type: their positions and the stack (N, channels, H, W)."""
+        groups: defaultdict[object, list[int]] = defaultdict(list)
+        for position, outcome in enumerate(self.outcomes):
+            if isinstance(outcome, Tensor):
+                groups[outcome.shape, outcome.dtype, outcome.device].append(position)
+        for positions in groups.values():
+            yield positions, torch.stack([cast(Tensor, self.outcomes[position]) for position in positions])
+
+    def set_rows(self, positions: list[int], rows: Tensor) -> None:
+        """Replace the tensors at these positions by the model's output (N, width); rows must be finite."""
+        for position, row, finite in zip(positions, rows, rows.isfinite().all(1).tolist(), strict=True):
+            name = printable(self.items[position].source)
+            self.outcomes[position] = (
                 row if finite else ImageError(f"{name}: the model's output is infinite or not a number")
             )
-    for (item, _), outcome in zip(batch, outcomes, strict=True):
-        yield item, outcome
 
 
-def prepared(items: Iterator[Item], model: nn.Module, transform: Transform) -> Iterator[Tensor]:
-    """Yield each picture as a batch of one, (1, channels, H, W), ready for the model.
+def expand(images: ImageLike | Iterable[ImageLike]) -> Iterator[Item]:
+    """Iterate over the single images of an input; folders and batches of tensors or arrays are split.
 
     Raises:
-        ImageError: while iterating, a picture is unusable.
+        TypeError: at once if ``images`` is of no supported type, while iterating for an entry.
+        ImageError: while iterating, a folder that is the whole input has no images or cannot be read.
     """
-    in_chans, min_size = input_limits(model)
-    for item in items:
-        outcome = prepare(item, transform=transform, in_chans=in_chans, min_size=min_size)
-        if isinstance(outcome, ImageError):
-            raise outcome
-        yield outcome[None]
+    if _is_image_like(images):
+        return _expand([images], alone=True)
+    try:
+        return _expand(iter(cast("Iterable[ImageLike]", images)), alone=False)
+    except TypeError:
+        raise _wrong_type(images) from None
 
 
-def report_unusable(item: Item, error: ImageError, logger: logging.Logger) -> None:
-    """Raise the error where nothing but this picture was asked for, else log it as a warning.
+def prepare_batches(
+    items: Iterable[Item], transform: Transform, model: torch.nn.Module, batch_size: int
+) -> Generator[Batch, None, None]:
+    """Iterate over batches of prepared images, in order.
+
+    Threads decode ahead: up to ``batch_size`` images (at least one per thread) beyond the current batch. They end with
+    the iterator, also when it is closed early.
 
     Raises:
-        ImageError: the item was handed over alone.
+        ValueError: while iterating, the transform does not return an image that fits the model.
     """
-    if item.alone:
-        raise error
-    logger.warning("%s", error)
+    with closing(_decode_ahead(items, transform, model, max(batch_size, WORKERS))) as decoded:
+        batch = Batch([], [])
+        for item, outcome in decoded:
+            batch.items.append(item)
+            batch.outcomes.append(outcome)
+            if len(batch.items) == batch_size:
+                yield batch
+                batch = Batch([], [])
+        if batch.items:
+            yield batch
+
+
+def _decode_ahead(
+    items: Iterable[Item], transform: Transform, model: torch.nn.Module, window: int
+) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hardnet-decode")
+    pending: deque[tuple[Item, Future[Tensor]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, pool.submit(prepare, item, transform, *input_limits(model))))
+            if len(pending) > window:
+                first, future = pending.popleft()
+                yield first, _outcome(future)
+        while pending:
+            first, future = pending.popleft()
+            yield first, _outcome(future)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prepare(item: Item, transform: Transform, in_chans: int, min_size: int) -> Tensor:
+    """Return the model input of one item: a float tensor (in_chans, H, W).
+
+    Raises:
+        ImageError: the image is unusable.
+        ValueError: the transform does not return a float tensor of ``in_chans`` channels.
+    """
+    content = item.content
+    if isinstance(content, ImageError):
+        raise content
+    name = printable(item.source)
+    if isinstance(content, Tensor):
+        _check_kind(content, name)
+        if content.is_floating_point():
+            return _checked_input(content, name, in_chans, min_size)
+        image = _from_raw(content, name)
+    elif isinstance(content, (str, os.PathLike)):
+        image = load_image(content)
+    elif isinstance(content, bytes):
+        image = _load_open(io.BytesIO(content), name)
+    elif hasattr(content, "read"):
+        image = _load_open(cast("IO[bytes]", content), name)
+    elif _is_array(content):
+        image = _from_array(content, name)
+    else:
+        image = upright_rgb(cast("Image.Image", content), name)
+    tensor = transform(image)
+    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not tensor.is_floating_point():
+        raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {_describe(tensor)}")
+    if tensor.shape[0] != in_chans:
+        raise ValueError(
+            f"the model takes {in_chans} channels, the transform returned {_describe(tensor)}: pass a transform= that "
+            "fits"
+        )
+    return tensor
+
+
+def prepare_each(
+    images: ImageLike | Iterable[ImageLike], transform: Transform, model: torch.nn.Module
+) -> Iterator[Tensor]:
+    """Iterate over the images as batches of one, (1, channels, H, W).
+
+    Raises:
+        ImageError: while iterating, an image is unusable.
+    """
+    return (prepare(item, transform, *input_limits(model))[None] for item in expand(images))
+
+
+def input_limits(model: torch.nn.Module) -> tuple[int, int]:
+    """Return the channels and the least side in pixels of a model's input; 3 and 1 if it does not say."""
+    in_chans, min_size = getattr(model, "in_chans", 3), getattr(model, "min_input_size", 1)
+    return (in_chans if isinstance(in_chans, int) else 3), (min_size if isinstance(min_size, int) else 1)
+
+
+def _outcome(future: Future[Tensor]) -> Tensor | ImageError:
+    try:
+        return future.result()
+    except ImageError as error:
+        return error
+
+
+def _is_image_like(value: object) -> TypeGuard[ImageLike]:
+    from PIL import Image
+
+    known = (str, os.PathLike, bytes, Tensor, Image.Image)
+    return isinstance(value, known) or hasattr(value, "read") or _is_array(value)
+
+
+def _is_array(value: object) -> TypeGuard[np.ndarray[Any, Any]]:
+    """Whether it is a NumPy array of numbers; arrays of paths are iterables like others."""
+    return hasattr(value, "__array__") and getattr(getattr(value, "dtype", None), "kind", "") in tuple("biufc")
+
+
+def _wrong_type(value: object) -> TypeError:
+    return TypeError(
+        "an image is a path, bytes, an open binary file, a Pillow image, a tensor or a NumPy array, got "
+        f"{type(value).__name__}"
+    )
+
+
+def _expand(entries: Iterable[ImageLike], alone: bool) -> Iterator[Item]:
+    position = 0  # among the results, to which a folder or a batch contributes as many as it holds
+    for entry in entries:
+        for item in _items(entry, position, alone):
+            yield item
+            position += 1
+
+
+def _items(entry: ImageLike, position: int, alone: bool) -> Iterator[Item]:
+    if not _is_image_like(entry):
+        raise _wrong_type(entry)
+    if isinstance(entry, Tensor):
+        parts = enumerate(_single_tensors(entry), position)
+        return (Item(f"<tensor {number}>", content, alone) for number, content in parts)
+    if isinstance(entry, (str, os.PathLike)):
+        return _files(entry, alone)
+    if _is_array(entry) and entry.ndim == 4:
+        return (Item(f"<image {number}>", part, alone) for number, part in enumerate(entry, position))
+    return iter([Item(f"<image {position}>", entry, alone)])
+
+
+def _files(path: str | os.PathLike[str], alone: bool) -> Iterator[Item]:
+    source = os.fspath(path)
+    if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir may raise; reading the file says what is wrong)
+        yield Item(source, path, alone)
+        return
+    found = False
+    try:
+        for file, error in find_images(path):
+            found = True
+            yield Item(str(file), file if error is None else error, alone=False)
+        failure = ImageError(f"{printable(source)}: no images in this folder")
+    except ImageError as error:
+        failure = error
+    if not found:
+        yield Item(source, failure, alone)
+
+
+def _single_tensors(tensor: Tensor) -> Iterable[Tensor | ImageError]:
+    if tensor.dim() == 3:
+        return [tensor]
+    if tensor.dim() == 4 and tensor.layout is torch.strided:
+        return tensor.unbind()
+    return [ImageError(f"an image tensor has the shape (3, H, W) or (N, 3, H, W), got {_describe(tensor)}")]
+
+
+def _load_open(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        return load_image(file)
+    except ImageError as error:
+        raise ImageError(f"{name}: {str(error).removeprefix('the open file: ')}") from None
+
+
+def _from_array(array: Any, name: str) -> Image.Image:
+    """uint8 values (H, W), (H, W, 3) or (H, W, 4) -> RGB image."""
+    from PIL import Image
+
+    shape = tuple(array.shape)
+    if str(array.dtype) != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+        raise ImageError(
+            f"{name}: an array of an image has the type uint8 and the shape (H, W, 3), (H, W, 4) or (H, W), got "
+            f"{array.dtype} {shape}"
+        )
+    _check_pixels(shape[1], shape[0], name)
+    return upright_rgb(Image.fromarray(array), name)
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: is too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,}")
+
+
+def _check_kind(tensor: Tensor, name: str) -> None:
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        raise ImageError(f"{name}: the tensor is not a dense array: {tensor.layout} on {tensor.device}")
+    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+        raise ImageError(f"{name}: image tensors of {tensor.dtype} are not supported: convert it to torch.float32")
+    if tensor.dim() == 3:
+        _check_pixels(tensor.shape[2], tensor.shape[1], name)
+
+
+def _from_raw(tensor: Tensor, name: str) -> Image.Image:
+    """uint8 RGB values (3, H, W) -> RGB image."""
+    from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
+
+    if tensor.dtype != torch.uint8:
+        raise ImageError(
+            f"{name}: an image tensor holds raw values in uint8 or prepared ones in floating point, got {tensor.dtype}"
+        )
+    _check_shape(tensor, name, 3, 1)
+    image: Image.Image = to_pil_image(tensor.cpu())
+    return image
+
+
+def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> Tensor:
+    _check_shape(tensor, name, in_chans, min_size)
+    if not bool(tensor.isfinite().all()):
+        raise ImageError(f"{name}: the tensor has values that are infinite or not a number")
+    return tensor
+
+
+def _check_shape(tensor: Tensor, name: str, channels: int, min_size: int) -> None:
+    if tensor.shape[0] == channels and min(tensor.shape[1:]) >= min_size:
+        return
+    last = tensor.shape[-1] == channels != tensor.shape[0]
+    advice = ": the channels are last, move them to the front with permute" if last else ""
+    raise ImageError(
+        f"{name}: the tensor must have the shape ({channels}, H, W) with H and W of at least {min_size}, got "
+        f"{_describe(tensor)}{advice}"
+    )
+
+
+def _describe(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a model takes."""
+"""Preprocess a Pillow image for a model: resize, centre crop, normalise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .pixels import to_rgb
+from .read import to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +23,7 @@ class Preprocessing:
 
     The shorter side is resized (bilinear, antialiased), the centre cropped, the values scaled to [0, 1] and
     normalised: the operations of torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize``, to the
-    last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.pixels`. The EXIF
+    last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.read`. The EXIF
     orientation is a matter of reading the file, see :func:`hardnet.images.load_image`.
 
     Of a picture more than 32 times as long as wide only the middle is resized, since the whole would fill the memory
@@ -62,7 +62,8 @@ class Preprocessing:
                 f"the transform takes a Pillow image, got {type(image).__name__}: read files with load_image, turn raw "
                 "tensors into images with torchvision.transforms.functional.to_pil_image"
             )
-        image = to_rgb(image)
+        if image.mode != "RGB" or "transparency" in image.info or 0 in image.size:
+            image = to_rgb(image)
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             image = _resize_middle(image, self.resize, self.crop)
         else:

@@ -1,8 +1,17 @@
-"""Reading image files: whatever Pillow decodes becomes an upright RGB picture, or an ImageError says why not.
+"""Read image files with Pillow as upright RGB images; an ImageError says why a file cannot be read.
 
-The EXIF orientation is applied; EXIF data that cannot be parsed are ignored, and a log line says so. Of an animation
-the first frame is taken, of a camera's multi-picture file the first picture. How the modes become RGB (alpha, palettes,
-16 bits, CMYK, ...) is described in :mod:`hardnet.images.pixels`.
+The EXIF orientation is applied; malformed EXIF data are ignored, and a log line says so. Of an animation the first
+frame is read, of a camera's multi-picture file the first picture.
+
+How other modes become RGB:
+
+- Alpha, transparent palette entries and a transparent colour are composited on white.
+- Grey, one-bit, CMYK, YCbCr, HSV and LAB pictures are converted as Pillow does. Embedded colour profiles are ignored,
+  as is usual in the field: classifiers are trained on such numbers.
+- 16-bit grey is divided by 257 and rounded; Pillow alone would clip it. Mode ``I`` counts as 16-bit, since 16-bit
+  files arrive in it too; values beyond 65,535 are refused. Of 16-bit colour, Pillow keeps the upper 8 bits.
+- Floating-point grey (mode ``F``) is taken as 0 to 1 where no value exceeds 1, else as 0 to 255; a picture with values
+  outside of these, or that are not finite, is refused.
 """
 
 from __future__ import annotations
@@ -17,10 +26,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
 from ..utils.text import printable
-from .pixels import to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,23 +108,108 @@ def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
 
 
 def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Iterate over the image files of a folder and its subfolders, in the order of their paths.
+    """Iterate over the image files of a folder and its subfolders, in natural order (2 before 10).
 
     A file counts by its name's extension, in upper or lower case: those of the formats that Pillow decodes. Hidden
     files and folders (``.DS_Store``, ``._photo.jpg``) are skipped. Links are followed, but every real folder is
-    visited once, so that loops end. A dangling link or a FIFO with an image's name is listed: reading it says what
-    is wrong. A subfolder that cannot be read is skipped, and a log line says so.
+    visited once, so that loops end. A dangling link or a FIFO with an image's name is listed: reading it raises the
+    error. A subfolder that cannot be read is skipped with a warning in the log.
+
+    Raises:
+        ImageError: there is no such folder, or it cannot be read.
+    """
+    return _skip_unreadable(find_images(folder))
+
+
+def find_images(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, ImageError | None]]:
+    """Iterate like :func:`list_images`, with subfolders that cannot be read as (path, error).
 
     Raises:
         ImageError: there is no such folder, or it cannot be read.
     """
     root = Path(folder)
     try:
-        entries = sorted(root.iterdir())
+        entries = sorted(root.iterdir(), key=_natural)
         seen = {_identity(root)}
     except (OSError, ValueError) as error:
         raise ImageError(f"{printable(str(root))}: cannot be listed: {_reason(error)}") from None
     return _walk(entries, seen, _extensions())
+
+
+def _skip_unreadable(found: Iterator[tuple[Path, ImageError | None]]) -> Iterator[Path]:
+    for path, error in found:
+        if error is None:
+            yield path
+        else:
+            logger.warning("%s", error)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as a new, opaque RGB image of the same size, without metadata.
+
+    The rules are in the module's description. The EXIF orientation is ignored; :func:`upright_rgb` applies it.
+
+    Raises:
+        ImageError: the image has no pixels, or values of mode ``I`` or ``F`` are in a range without a meaning.
+    """
+    from PIL import Image
+
+    if 0 in image.size:
+        raise ImageError(f"the image has no pixels: its size is {image.width} x {image.height}")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _from_16_bit(image)
+    elif image.mode == "F":
+        image = _from_float(image)
+    elif image.mode == "La":
+        image = image.convert("LA")  # Pillow has no other way out of premultiplied grey
+    if _is_transparent(image):
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    rgb = image.convert("RGB")
+    rgb.info = {}  # what it said of transparency has been dealt with
+    return rgb
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    try:
+        return image.has_transparency_data
+    except AssertionError:  # Pillow opens an ICNS file of palette colours without its palette object
+        return "transparency" in image.info
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"the grey values run from {low} to {high}, beyond 16 bits, and there is no agreed scale for these: "
+            "convert the image to 8 bits first"
+        )
+    grey = (values + 128) // 257  # to the nearest: 257 * 255 = 65535
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        grey[values == key] = 255  # the one transparent value, on white
+    return _grey_image(grey, image.size)
+
+
+def _from_float(image: Image.Image) -> Image.Image:
+    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.float32)
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 255:  # not a number fails too
+        raise ImageError(
+            f"the floating-point grey values run from {low:g} to {high:g}, expected 0 to 1 or 0 to 255: "
+            "scale them first"
+        )
+    return _grey_image((values * 255 if high <= 1 else values).round(), image.size)
+
+
+def _grey_image(values: Tensor, size: tuple[int, int]) -> Image.Image:
+    """(H * W,) values from 0 to 255 -> an 8-bit grey image."""
+    from PIL import Image
+
+    pixels = bytearray(values.numel())
+    torch.frombuffer(pixels, dtype=torch.uint8).copy_(values)
+    return Image.frombytes("L", size, bytes(pixels))
 
 
 def _read(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
@@ -189,26 +285,29 @@ def _extensions() -> frozenset[str]:
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in formats)
 
 
-def _walk(entries: list[Path], seen: set[tuple[int, int]], extensions: frozenset[str]) -> Iterator[Path]:
+def _walk(
+    entries: list[Path], seen: set[tuple[int, int]], extensions: frozenset[str]
+) -> Iterator[tuple[Path, ImageError | None]]:
     waiting = entries[::-1]  # not by recursion: folders may be nested deeper than Python's stack allows
     while waiting:
         entry = waiting.pop()
         if entry.name.startswith("."):
             continue
         try:
-            if entry.is_dir():
-                identity = _identity(entry)
-                inside = sorted(entry.iterdir()) if identity not in seen else []
+            if not entry.is_dir():
+                if entry.suffix.lower() in extensions:
+                    yield entry, None
+            elif (identity := _identity(entry)) not in seen:
                 seen.add(identity)
-            else:
-                inside = None
+                waiting += sorted(entry.iterdir(), key=_natural, reverse=True)
         except OSError as error:
-            logger.warning("%s: skipped, cannot be listed: %s", printable(str(entry)), _reason(error))
-            continue
-        if inside is not None:
-            waiting += inside[::-1]
-        elif entry.suffix.lower() in extensions:
-            yield entry
+            yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {_reason(error)}")
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    """Sort key of a name in which numbers count as numbers."""
+    parts = re.split(r"(\d+)", path.name)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
 def _identity(folder: Path) -> tuple[int, int]:

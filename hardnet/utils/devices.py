@@ -5,14 +5,19 @@ from __future__ import annotations
 import torch
 
 
-def usable_device(device: str | torch.device) -> torch.device:
-    """Return a device on which something can be computed; "auto" is CUDA where there is some, else the CPU.
+def usable_device(device: str | int | torch.device) -> torch.device:
+    """Return a device on which torch can compute.
+
+    Args:
+        device: "auto" is CUDA if available, else the CPU; a number is that CUDA device.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: there is no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(device, torch.device) and str(device).isdecimal():
+        device = f"cuda:{device}"
     try:
         wanted = torch.device(device)
         torch.empty(1, device=wanted)

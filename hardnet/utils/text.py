@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 
 
 def printable(text: str) -> str:
-    r"""Return the text as one line that any terminal can show, line breaks and the like as ``\n`` or ``\xff``."""
+    r"""Escape control characters and undecodable bytes, so that the text is one line, with ``\n`` or ``\xff``."""
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
@@ -18,13 +20,13 @@ def _escape(character: str) -> str:
 
 
 def check_count(what: str, value: int, least: int) -> None:
-    """Refuse what is not a whole number from ``least`` up.
+    """Check that a value is an integer >= ``least``.
 
     Raises:
-        ValueError: the number is another one; ``what`` names it.
+        ValueError: it is not; the message names it by ``what``.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{what} must be a whole number from {least} up, got {value!r}")
+        raise ValueError(f"{what} must be an integer >= {least}, got {value!r}")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -38,3 +40,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         return "  ".join(aligned).rstrip()
 
     return "\n".join([line(header), *(line(row) for row in cells)])
+
+
+def csv_row(*cells: object) -> str:
+    """Return a line of a CSV file without its end; cells with line breaks are quoted."""
+    buffer = io.StringIO()
+    csv.writer(buffer).writerow(cells)  # its line end \r\n makes it quote both characters
+    return buffer.getvalue().removesuffix("\r\n")

@@ -1,0 +1,678 @@
+"""Classifier and Extractor: inputs, order, errors, labels, transforms, devices, streaming, embeddings."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import (
+    COLOURS,
+    IMAGES,
+    ConstantLogits,
+    MainColour,
+    colour_classifier,
+    fill_folder,
+    one_torch_thread,
+    plain,
+    small_network,
+    small_transform,
+    tops,
+)
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights
+
+import hardnet.inference
+from hardnet import Classifier, HarDNet, ImageError, ImageResult, Prediction
+from hardnet.images.batches import WORKERS
+from hardnet.images.preprocess import Preprocessing
+from hardnet.images.read import load_image
+from hardnet.inference import Extractor
+from hardnet.models.config import CONFIGS
+from hardnet.weights.catalog import CATALOG, read_categories
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
+
+
+@pytest.fixture
+def network(golden_fill: Callable[[nn.Module], nn.Module], device: str) -> Classifier:
+    return small_network(golden_fill, device)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fill_folder(tmp_path)
+
+
+def test_a_picture_is_the_same_as_file_image_and_raw_tensor(network: Classifier) -> None:
+    path = IMAGES / "coffee_rotated.jpg"
+    raw = torch.from_numpy(np.array(load_image(path))).permute(2, 0, 1)
+    assert raw.dtype == torch.uint8
+    prepared = network.transform(load_image(path))
+    seen: list[Tensor] = []
+    network.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].cpu()))
+    forms = [path, str(path), Image.open(path), load_image(path), raw, raw[None], prepared, prepared[None].double()]
+    tops = {network.predict(form)[0].top.index for form in forms}
+    assert len(seen) == len(forms)
+    assert len(tops) == 1
+    assert all(torch.equal(tensor, prepared[None]) for tensor in seen)  # to the last bit
+    network.predict(ImageOps.exif_transpose(Image.open(path)))  # the caller's own turn is not taken twice
+    assert torch.equal(seen[-1], prepared[None])
+    network.predict(load_image(path).rotate(90, expand=True))
+    assert not torch.allclose(seen[-1], prepared[None], atol=0.5)
+
+
+def test_mixed_iterables_keep_their_order_and_are_numbered_by_position(folder: Path, device: str) -> None:
+    classifier = colour_classifier(device)
+    batch = torch.stack([torch.from_numpy(np.array(plain(name))).permute(2, 0, 1) for name in ("blue", "red")])
+
+    def inputs() -> Iterator[object]:
+        yield plain("green")
+        yield folder / "02.png"
+        yield batch
+        yield small_transform(plain("red"))
+        yield str(folder / "01.png")
+        yield plain("blue")
+
+    results = classifier.predict(inputs(), batch_size=3)
+    assert [result.source for result in results] == [
+        "<image 0>",
+        str(folder / "02.png"),
+        "<tensor 2>",
+        "<tensor 3>",
+        "<tensor 4>",
+        str(folder / "01.png"),
+        "<image 6>",
+    ]
+    assert tops(results) == ["green", "blue", "blue", "red", "red", "green", "blue"]
+
+
+def test_folders_within_an_iterable(folder: Path) -> None:
+    results = colour_classifier().predict([plain("red"), folder, plain("blue")])
+    assert len(results) == 22
+    assert results[-1].source == "<image 21>"
+    assert [r.source for r in results[1:-1]] == [str(folder / f"{number:02}.png") for number in range(20)]
+
+
+def test_prepared_tensors_are_used_as_they_are(device: str) -> None:
+    classifier = colour_classifier(device)
+    tensor = torch.full((2, 3, 17, 33), -1.0)
+    tensor[0, 1], tensor[1, 2] = 5.0, 7.0
+    results = classifier.predict(tensor)
+    assert tops(results) == ["green", "blue"]
+    expected = torch.tensor([-1.0, 5.0, -1.0]).softmax(0)[1].item()
+    assert results[0].top.probability == pytest.approx(expected, rel=1e-6)
+    assert classifier.model.batches == [(2, 3, 17, 33)]
+
+
+def test_tensors_may_live_on_the_device_or_carry_gradients(device: str) -> None:
+    classifier = colour_classifier(device)
+    prepared = small_transform(plain("green")).to(device).requires_grad_()
+    raw = torch.from_numpy(np.array(plain("blue"))).permute(2, 0, 1).to(device)
+    assert tops(classifier.predict([prepared, raw, plain("red")])) == ["green", "blue", "red"]
+
+
+def test_only_pictures_of_one_size_share_a_batch() -> None:
+    classifier = colour_classifier()
+    sizes = [(32, 32), (40, 40), (32, 32), (32, 32), (40, 40), (33, 32)]
+    results = classifier.predict([torch.zeros(3, *size) for size in sizes], batch_size=4)
+    assert [r.source for r in results] == [f"<tensor {n}>" for n in range(6)]
+    batches = classifier.model.batches
+    assert sorted(batches) == [(1, 3, 33, 32), (1, 3, 40, 40), (1, 3, 40, 40), (3, 3, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(32, 32), r"shape \(3, H, W\) or \(N, 3, H, W\), got torch.float32 \(32, 32\)"),
+        (torch.zeros(1, 1, 3, 32, 32), r"got torch.float32 \(1, 1, 3, 32, 32\)"),
+        (torch.zeros(1, 32, 32), r"<tensor 0>: the tensor must have the shape \(3, H, W\).*got.*\(1, 32, 32\)"),
+        (torch.zeros(32, 32, 3), r"the channels are last, move them to the front"),
+        (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), r"the channels are last, move them to the front"),
+        (torch.zeros(4, 32, 32, dtype=torch.uint8), r"the tensor must have the shape \(3, H, W\)"),
+        (torch.zeros(3, 0, 32), r"H and W of at least 1, got"),
+        (torch.zeros(3, 32, 0, dtype=torch.uint8), r"H and W of at least 1, got"),
+        (
+            torch.zeros(3, 32, 32, dtype=torch.int64),
+            r"raw values in uint8 or prepared ones in floating point, got torch",
+        ),
+        (torch.full((3, 32, 32), math.nan), r"<tensor 0>: the tensor has values that are infinite or not a number"),
+        (torch.full((1, 3, 32, 32), math.inf), r"<tensor 0>: the tensor has values that are infinite or not a number"),
+    ],
+)
+def test_tensors_that_are_no_pictures(tensor: Tensor, message: str) -> None:
+    classifier = colour_classifier()
+    with pytest.raises(ImageError, match=message):
+        classifier.predict(tensor)
+    results = classifier.predict([plain("red"), tensor, plain("blue")])  # collected, and the others go on
+    assert all(result.error and not result.predictions for result in results[1:-1])
+    assert results[0].top.label == "red"
+    assert results[-1].top.label == "blue"
+
+
+def test_a_tensor_too_small_for_the_network(network: Classifier) -> None:
+    with pytest.raises(ImageError, match=r"\(3, H, W\) with H and W of at least 32, got torch.float32 \(3, 31, 64\)"):
+        network.predict(torch.zeros(3, 31, 64))
+    results = network.predict([torch.zeros(3, 31, 64), torch.zeros(3, 32, 64)])
+    assert [r.error is None for r in results] == [False, True]
+
+
+def test_arrays_bytes_and_open_files_are_images(folder: Path, network: Classifier) -> None:
+    path = IMAGES / "coffee_rotated.jpg"
+    array = np.array(load_image(path))
+    [expected] = network.predict(path)
+    with path.open("rb") as file:
+        forms = [path.read_bytes(), file, array, np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])]
+        results = [*network.predict(forms, batch_size=1), *network.predict(array[None])]
+    assert [result.source for result in results] == ["<image 0>", "<image 1>", "<image 2>", "<image 3>", "<image 0>"]
+    assert all([p.index for p in result.predictions] == [p.index for p in expected.predictions] for result in results)
+    grey = np.zeros((40, 40), np.uint8)
+    assert len(network.predict([grey, *np.zeros((2, 40, 40, 3), np.uint8)])) == 3
+    for wrong in (grey.astype(np.float32), np.zeros((3, 40, 40), np.uint8)):
+        with pytest.raises(ImageError, match="an array of an image has the type uint8 and the shape"):
+            network.predict(wrong)
+    with pytest.raises(ImageError, match="<image 0>: is not an image"):
+        network.predict(b"cat.jpg")
+    paths = np.array([str(folder / "02.png"), str(folder / "00.png")])
+    assert tops(colour_classifier().predict(paths)) == ["blue", "red"]
+
+
+def test_what_cannot_be_an_image_is_a_type_error() -> None:
+    classifier = colour_classifier()
+    for wrong in (5, None):
+        with pytest.raises(TypeError, match=r"an image is a path, bytes, .* got"):
+            classifier.stream(wrong)
+        with pytest.raises(TypeError, match="got"):
+            classifier.predict([plain(), wrong])
+    with pytest.raises(TypeError, match="got list"):
+        classifier.predict([[plain()]])
+
+
+def test_an_unreadable_subfolder_is_a_result_with_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "locked").mkdir()
+    original = Path.iterdir
+
+    def iterdir(self: Path) -> object:
+        if self.name == "locked":
+            raise PermissionError(13, "Permission denied", str(self))  # as for anyone but root
+        return original(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    results = colour_classifier().predict(folder)
+    assert len(results) == 21
+    assert results[-1].error == f"{folder / 'locked'}: cannot be listed: Permission denied"
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert colour_classifier().predict([]) == []
+    assert colour_classifier().predict(torch.zeros(0, 3, 32, 32)) == []
+
+
+def test_one_broken_file_of_twenty(folder: Path, device: str, caplog: pytest.LogCaptureFixture) -> None:
+    results = colour_classifier(device).predict(folder, batch_size=6)
+    assert len(results) == 20
+    broken = [result for result in results if result.error is not None]
+    assert [result.source for result in broken] == [str(folder / "07.png")]
+    assert str(folder / "07.png") in str(broken[0].error)
+    assert broken[0].predictions == ()
+    with pytest.raises(ImageError, match=r"07\.png: cannot be read"):
+        _ = broken[0].top
+    for number, result in enumerate(results):
+        if number != 7:
+            assert result.top.label == list(COLOURS)[number % 3]
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "07.png" in warnings[0].getMessage()
+
+
+def test_alone_it_is_raised_and_among_others_collected(folder: Path) -> None:
+    classifier = colour_classifier()
+    os.mkfifo(folder / "pipe.jpg")
+    for name, message in (("07.png", "cannot be read"), ("gone.png", "no such file"), ("pipe.jpg", "is a FIFO")):
+        path = folder / name
+        with pytest.raises(ImageError, match=f"{name}: .*{message}"):
+            classifier.predict(path)
+        first, second, third = classifier.predict([plain("red"), path, plain("blue")])
+        assert second.source == str(path)
+        assert message in str(second.error)
+        assert tops([first, third]) == ["red", "blue"]
+    with pytest.raises(ImageError, match="is an address, not a file: download it first"):
+        classifier.predict("https://example.org/cat.jpg")
+
+
+def test_folders_without_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ImageError, match="no images in this folder"):
+        colour_classifier().predict(tmp_path)
+    results = colour_classifier().predict([plain("red"), tmp_path])
+    assert results[1].source == str(tmp_path)
+    assert "no images in this folder" in str(results[1].error)
+
+
+def test_a_truncated_image_that_was_only_opened(folder: Path) -> None:
+    with pytest.raises(ImageError, match="<image 0>: cannot be read"):
+        colour_classifier().predict(Image.open(folder / "07.png"))
+
+
+def test_a_model_whose_output_is_not_a_number(device: str) -> None:
+    classifier = Classifier(ConstantLogits(3, math.nan), device=device)
+    with pytest.raises(ImageError, match="<tensor 0>: the model's output is infinite or not a number"):
+        classifier.predict(torch.zeros(3, 32, 32))
+    assert classifier.predict([torch.zeros(3, 32, 32)])[0].predictions == ()
+
+
+def test_errors_of_the_input_iterable_and_of_the_transform_are_not_hidden() -> None:
+    def failing() -> Iterator[Image.Image]:
+        yield plain()
+        raise RuntimeError("the camera is gone")
+
+    with pytest.raises(RuntimeError, match="the camera is gone"):
+        colour_classifier().predict(failing())
+
+    def transform(image: Image.Image) -> Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Classifier(MainColour(), device="cpu", transform=transform).predict([plain()])
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, None, "5"])
+def test_numbers_are_checked_at_the_call(value: object) -> None:
+    for option in ("topk", "batch_size"):
+        with pytest.raises(ValueError, match=f"{option} must be an integer >= 1, got {value!r}"):
+            colour_classifier().stream(plain(), **{option: value})
+
+
+def decoding_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("hardnet-decode")]
+
+
+def test_a_stream_is_lazy_and_bounded() -> None:
+    taken = 0
+
+    def endless() -> Iterator[Image.Image]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield plain("green")
+
+    batch_size = 4
+    ahead = batch_size + max(batch_size, WORKERS)
+    stream = colour_classifier().stream(endless(), batch_size=batch_size)
+    assert taken == 0
+    for given in range(1, 200):
+        assert next(stream).top.label == "green"
+        assert taken <= given + ahead
+    stream.close()
+    assert taken <= 199 + ahead
+    assert decoding_threads() == []
+
+
+def test_decoding_goes_on_while_the_model_runs() -> None:
+    decoded = []
+    enough = threading.Event()
+
+    def transform(image: Image.Image) -> Tensor:
+        decoded.append(1)
+        if len(decoded) > 2:
+            enough.set()
+        return small_transform(image)
+
+    class Waiting(MainColour):
+        waited = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.waited = self.waited and enough.wait(timeout=30)
+            return super().forward(x)
+
+    model = Waiting()
+    results = Classifier(model, device="cpu", transform=transform).predict((plain() for _ in range(6)), batch_size=2)
+    assert len(results) == 6
+    assert model.waited  # the third picture was decoded although the first two were not classified yet
+
+
+def test_no_threads_are_left_behind(folder: Path) -> None:
+    classifier = colour_classifier()
+    assert len(classifier.predict(folder)) == 20
+    assert decoding_threads() == []
+    stream = classifier.stream(folder, batch_size=2)
+    next(stream)
+    assert decoding_threads()
+    stream.close()
+    assert decoding_threads() == []
+    stream = classifier.stream([plain(), 5], batch_size=1)
+    with pytest.raises(TypeError):
+        list(stream)
+    assert decoding_threads() == []
+    classifier.stream(folder)  # never begun
+    assert decoding_threads() == []
+
+
+def test_one_classifier_in_eight_threads(network: Classifier) -> None:
+    paths = sorted(IMAGES.glob("*.jpg"))
+    shared = Image.open(IMAGES / "coffee_rotated.jpg")  # opened only: the threads race to load it
+    expected = json.dumps([[p.label for p in r.predictions] for r in network.predict([*paths, paths[3]], topk=3)])
+    assert paths[3].name == "coffee_rotated.jpg"
+
+    def work(_: int) -> str:
+        results = network.predict([*paths, shared], topk=3, batch_size=2)
+        return json.dumps([[p.label for p in r.predictions] for r in results])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(8))) == {expected}
+
+
+def test_gradients_are_neither_needed_nor_left_off() -> None:
+    classifier = colour_classifier()
+    stream = classifier.stream([plain(), plain()], batch_size=1)
+    next(stream)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    assert len(list(stream)) == 1
+    assert classifier.model.inference_modes == [True, True]
+
+
+def test_class_list_is_imagenets_in_index_order() -> None:
+    lines = (IMAGES.parent / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1000
+    assert all(line == line.strip() != "" for line in lines)
+    assert lines == ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    assert tuple(lines) == read_categories("imagenet_classes.txt") == CATALOG["hardnet68", "IMAGENET1K_V1"].categories
+
+
+def test_predictions_are_the_models_softmax(golden_fill: Callable[[nn.Module], nn.Module], device: str) -> None:
+    path = IMAGES / "cat.jpg"
+    network = Classifier(golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=10)), device=device)
+    (result,) = network.predict(path, topk=4)
+    tensor = Preprocessing()(load_image(path))
+    with torch.inference_mode():
+        expected = network.model(tensor[None].to(network.device)).softmax(1)[0].cpu()
+    values, indices = expected.topk(4)
+    assert [p.index for p in result.predictions] == indices.tolist()
+    assert [p.probability for p in result.predictions] == pytest.approx(values.tolist(), rel=1e-5)
+    assert [p.label for p in result.predictions] == [f"class {index}" for index in indices]
+    assert {p.source for p in result.predictions} == {result.source} == {str(path)}
+    assert result.error is None
+    assert result.top is result.predictions[0]
+
+
+def test_results_are_plain_frozen_values(device: str) -> None:
+    (result,) = colour_classifier(device).predict(plain("blue"))
+    assert result == ImageResult("<image 0>", result.predictions)
+    assert isinstance(result.top, Prediction)
+    assert (type(result.top.index), type(result.top.probability)) == (int, float)
+    with pytest.raises(FrozenInstanceError):
+        result.source = "other"
+
+
+def test_as_many_predictions_as_asked_for_or_as_there_are_classes() -> None:
+    classifier = colour_classifier()
+    for topk, expected in ((1, 1), (3, 3), (100, 3)):
+        (result,) = classifier.predict(plain("green"), topk=topk)
+        assert len(result.predictions) == expected
+        probabilities = [p.probability for p in result.predictions]
+        assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1)
+
+
+def test_equal_probabilities_are_in_the_order_of_the_classes() -> None:
+    classifier = Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), ConstantLogits(50)), device="cpu")
+    (result,) = classifier.predict(torch.zeros(3, 8, 8), topk=50)
+    assert [p.index for p in result.predictions] == list(range(50))
+
+
+def test_the_same_whatever_the_batch_size(network: Classifier) -> None:
+    paths = sorted(IMAGES.glob("*.jpg")) * 2
+    single = network.predict(paths, topk=10, batch_size=1)
+    for batch_size in (3, 64):
+        for one, other in zip(single, network.predict(paths, topk=10, batch_size=batch_size), strict=True):
+            assert one.source == other.source
+            by_index = {p.index: p.probability for p in one.predictions}
+            assert {p.index: p.probability for p in other.predictions} == pytest.approx(by_index, abs=1e-5)
+    assert len({result.top.probability for result in single}) >= 4  # the pictures are told apart
+
+
+def log_and_labels(classes: int, caplog: pytest.LogCaptureFixture, **options: object) -> tuple[str, ...]:
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="hardnet"):
+        classifier = Classifier(ConstantLogits(classes), device="cpu", **options)
+        classifier.predict(torch.zeros(3, 32, 32))
+    assert classifier.labels is not None
+    return classifier.labels
+
+
+def test_labels_by_default(caplog: pytest.LogCaptureFixture) -> None:
+    assert log_and_labels(4, caplog) == ("class 0", "class 1", "class 2", "class 3")
+    assert caplog.text == ""
+    assert log_and_labels(1000, caplog) == read_categories("imagenet_classes.txt")
+    assert "no labels were given" in caplog.text
+    assert HarDNet(CONFIGS["hardnet39ds"], num_classes=7).num_classes == 7
+    assert Classifier(HarDNet(CONFIGS["hardnet39ds"], num_classes=7), device="cpu").labels == tuple(
+        f"class {index}" for index in range(7)
+    )
+
+
+def test_labels_of_the_record_unless_the_head_is_another(caplog: pytest.LogCaptureFixture) -> None:
+    record = CATALOG["hardnet39ds", "IMAGENET1K_V1"]
+    with caplog.at_level(logging.INFO, logger="hardnet"):
+        for classes, first in ((1000, "tench"), (12, "class 0")):
+            model = HarDNet(CONFIGS["hardnet39ds"], num_classes=classes)
+            model.weights_record = record
+            labels = Classifier(model, device="cpu").labels
+            assert labels is not None
+            assert labels[0] == first
+    assert caplog.text == ""  # nothing was guessed
+
+
+def test_labels_of_the_caller_come_first(tmp_path: Path) -> None:
+    model = HarDNet(CONFIGS["hardnet39ds"], num_classes=2)
+    assert Classifier(model, device="cpu", labels=["cat", "dog"]).labels == ("cat", "dog")
+    path = tmp_path / "labels.txt"
+    path.write_bytes("\ufeffKätzchen\r\nHund\r\n".encode())
+    for given in (path, str(path)):
+        assert Classifier(model, device="cpu", labels=given).labels == ("Kätzchen", "Hund")
+
+
+def test_labels_that_do_not_fit(tmp_path: Path) -> None:
+    model = HarDNet(CONFIGS["hardnet39ds"], num_classes=2)
+    with pytest.raises(ValueError, match="there are 3 labels, but the model has 2 classes"):
+        Classifier(model, device="cpu", labels=["a", "b", "c"])
+    classifier = Classifier(MainColour(), device="cpu", labels=["a"])  # this model does not say how many it has
+    with pytest.raises(ValueError, match="there are 1 labels, but the model has 3 classes"):
+        classifier.predict(plain())
+    (tmp_path / "labels.txt").write_text("a\n\nb\n")
+    with pytest.raises(ValueError, match="the label of class 1 is blank"):
+        Classifier(model, device="cpu", labels=tmp_path / "labels.txt")
+    with pytest.raises(ValueError, match=r"the labels cannot be read from .*gone.txt"):
+        Classifier(model, device="cpu", labels=tmp_path / "gone.txt")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\nb\n")
+    with pytest.raises(ValueError, match=r"the labels cannot be read from .*latin.txt"):
+        Classifier(model, device="cpu", labels=tmp_path / "latin.txt")
+    with pytest.raises(TypeError, match="labels are names, got 7 for class 1"):
+        Classifier(model, device="cpu", labels=["a", 7])
+
+
+def test_the_transform_is_the_records_the_callers_or_imagenets() -> None:
+    model = HarDNet(CONFIGS["hardnet39ds"])
+    assert Classifier(model, device="cpu").transform == Preprocessing()
+    model.weights_record = CATALOG["hardnet39ds", "IMAGENET1K_V1"]
+    assert Classifier(model, device="cpu").transform == model.weights_record.transforms()
+    assert Classifier(model, device="cpu", transform=small_transform).transform is small_transform
+
+
+def test_a_transform_that_does_not_fit() -> None:
+    for transform, message in (
+        (lambda image: image, r"must return a float tensor \(3, H, W\), got Image"),
+        (lambda image: torch.zeros(1, 3, 32, 32), r"got torch.float32 \(1, 3, 32, 32\)"),
+        (lambda image: torch.zeros(3, 32, 32, dtype=torch.uint8), r"got torch.uint8 \(3, 32, 32\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Classifier(MainColour(), device="cpu", transform=transform).predict([plain()])
+
+
+def test_a_model_of_other_channels(device: str) -> None:
+    model = HarDNet(CONFIGS["hardnet39ds"], num_classes=3, in_chans=1)
+    with pytest.raises(
+        ValueError, match=r"the model takes 1 channels, the transform returned torch.float32 \(3, 224, 224\)"
+    ):
+        Classifier(model, device=device).predict([plain()])
+    grey = Classifier(model, device=device, transform=lambda image: small_transform(image)[:1])
+    assert len(grey.predict([plain(), torch.zeros(1, 64, 64)])) == 2
+    assert "shape (1, H, W)" in str(grey.predict([torch.zeros(3, 64, 64)])[0].error)
+
+
+def test_the_module_itself_is_used_in_evaluation_mode(device: str) -> None:
+    model = MainColour()
+    assert model.training
+    classifier = Classifier(model, device=device)
+    assert classifier.model is model
+    assert not model.training
+    assert model.scale.device.type == device
+    assert classifier.device == model.scale.device or classifier.device.type == device
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_other_precision(dtype: torch.dtype, device: str) -> None:
+    model = MainColour().to(dtype)
+    classifier = Classifier(model, device=device, labels=list(COLOURS), transform=small_transform)
+    results = classifier.predict([plain("green"), torch.eye(3)[2].view(3, 1, 1).expand(3, 32, 32)])
+    assert tops(results) == ["green", "blue"]
+    assert set(model.dtypes) == {dtype}
+    expected = torch.tensor([0.0, 0.0, 1.0]).softmax(0)[2].item()
+    assert results[1].top.probability == pytest.approx(expected, rel=1e-6)  # the softmax itself is not taken in half
+
+
+@pytest.mark.parametrize("output", [lambda x: x, lambda x: (x.mean((2, 3)),), lambda x: x.mean((0, 2, 3))])
+def test_models_that_give_no_logits(output: Callable[[Tensor], object]) -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return output(x)
+
+    with pytest.raises(ValueError, match=r"the model must return a tensor of shape \(1, classes\), got"):
+        Classifier(Odd(), device="cpu").predict(torch.zeros(3, 32, 32))
+
+
+def test_devices() -> None:
+    auto = Classifier(MainColour())
+    assert auto.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert Classifier(MainColour(), device=torch.device("cpu")).device == torch.device("cpu")
+    for wrong in ("gpu", "cuda:99", "meta", ""):
+        model = MainColour()
+        with pytest.raises(ValueError, match=f"the device '{wrong}'"):
+            Classifier(model, device=wrong)
+        assert model.training  # left alone
+
+
+def test_a_name_takes_the_authors_weights_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def create_model(name: str, *, weights: object) -> nn.Module:
+        asked.append((name, weights))
+        return MainColour()
+
+    monkeypatch.setattr(hardnet.inference, "create_model", create_model)
+    Classifier("hardnet68", device="cpu")
+    Classifier("hardnet85", weights=tmp_path / "own.pth", device="cpu")
+    assert asked == [("hardnet68", "IMAGENET1K_V1"), ("hardnet85", tmp_path / "own.pth")]
+
+
+def test_a_name_with_a_local_file(tmp_path: Path, golden_fill: Callable[[nn.Module], nn.Module]) -> None:
+    model = golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=5))
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    classifier = Classifier("hardnet39ds", weights=tmp_path / "own.pth", device="cpu", transform=small_transform)
+    mine = classifier.predict(IMAGES / "cat.jpg")
+    assert mine == Classifier(model, device="cpu", transform=small_transform).predict(IMAGES / "cat.jpg")
+    assert len(mine[0].predictions) == 5
+
+
+def test_wrong_models() -> None:
+    with pytest.raises(ValueError, match="hardnet68"):
+        Classifier("hardnet86", device="cpu")
+    with pytest.raises(ValueError, match="weights= goes with the name of a model"):
+        Classifier(MainColour(), weights="IMAGENET1K_V1")
+    with pytest.raises(TypeError, match=r"expected the name of a model or a Module, got type"):
+        Classifier(MainColour)
+    with pytest.raises(TypeError):
+        Classifier(MainColour(), topk=3)
+
+
+WIDTH = 1024
+
+
+@pytest.fixture
+def model(golden_fill: Callable[[nn.Module], nn.Module]) -> HarDNet:
+    filled = golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=3))
+    assert isinstance(filled, HarDNet)
+    return filled
+
+
+@pytest.fixture
+def six(tmp_path: Path) -> Path:
+    """Six pictures; number 4 is broken."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for number, colour in enumerate(("red", "green", "blue") * 2):
+        plain(colour, (40 + number, 36)).save(path / f"{number}.png")
+    whole = (path / "4.png").read_bytes()
+    (path / "4.png").write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+def vectors(results: object) -> list[Tensor | None]:
+    return [result.vector for result in results]
+
+
+def test_embeddings_are_the_pooled_features(model: HarDNet, device: str) -> None:
+    extractor = Extractor(model, device=device, transform=small_transform)
+    assert extractor.num_features == WIDTH
+    assert not model.training
+    images = [plain("red"), plain("green"), plain("blue")]
+    batch = torch.stack([small_transform(image) for image in images]).to(device)
+    with torch.inference_mode():
+        wanted = model.forward_features(batch).mean((2, 3)).cpu()
+    for batch_size in (1, 2, 3):
+        found = list(extractor.stream(images, batch_size))
+        assert [one.source for one in found] == ["<image 0>", "<image 1>", "<image 2>"]
+        torch.testing.assert_close(torch.stack(vectors(found)), wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(wanted[0], wanted[1], rtol=1e-2, atol=1e-2)
+
+
+def test_a_broken_picture_is_named_and_left_out(model: HarDNet, six: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = list(Extractor(model, device="cpu", transform=small_transform).stream(six))
+    assert [Path(one.source).name for one in found] == [f"{n}.png" for n in range(6)]
+    assert [one.vector is None for one in found] == [n == 4 for n in range(6)]
+    assert "4.png" in found[4].error
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [found[4].error]
+    with pytest.raises(ImageError, match=r"4\.png"):
+        list(Extractor(model, device="cpu").stream(six / "4.png"))
+
+
+def test_wrong_use_of_the_extractor(model: HarDNet) -> None:
+    with pytest.raises(ValueError, match="weights= goes with the name"):
+        Extractor(model, weights="IMAGENET1K_V1")
+    with pytest.raises(TypeError, match="name of a model or a HarDNet, got Linear"):
+        Extractor(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="no model 'hardnet40'"):
+        Extractor("hardnet40", device="cpu")
+    with pytest.raises(ValueError, match="'gpu' cannot be used"):
+        Extractor(model, device="gpu")
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
+        Extractor(model, device="cpu").stream(plain(), 0)
+    model.to("cpu").base[0].conv.weight.data.fill_(float("nan"))
+    [one, two] = Extractor(model, device="cpu", transform=small_transform).stream([plain(), plain()])
+    assert one.vector is two.vector is None
+    assert "infinite or not a number" in one.error
