@@ -17,17 +17,16 @@ from ..utils.files import expand_user, open_regular, write_atomically
 from ..utils.progress import ProgressBar
 from .archive import ArchiveError, unpack_archive
 from .catalog import PACKAGE, Source, WeightsRecord
-from .transfer import Policy, TransferError, download, is_valid, redact
+from .transfer import Policy, Transfer, TransferError, is_valid, redact
 
 __all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached"]
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_POLICY = Policy()
-_SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_ZIP = b"PK\x03\x04"
-_PICKLE = b"\x80\x02"
-_HTML = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--", b"<title")
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+_Place = tuple[Source, str | Path]  # and where to get it: a URL, or a file
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
 
 
 @dataclass(frozen=True)
@@ -78,28 +77,29 @@ def find_cached(record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY) -> V
     A damaged file in the cache is renamed, and a warning names it.
     """
     for source in record.sources:
-        if source.url.startswith(PACKAGE):
-            with contextlib.suppress(TransferError):  # reported by fetch
-                return _read_package(source, policy)
-        else:
-            path = cache_dir() / record.cache_filename(source)
-            content = _read_cached(path, source, policy)
-            if content is not None:
-                return _verified(path, content, source)
+        in_package = _package_path(source)
+        path = in_package or cache_dir() / record.cache_filename(source)
+        try:
+            with open_regular(path) as file:
+                content = file.read(policy.max_bytes + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            logger.warning("%s cannot be read and is ignored: %s", path, error)
+            continue
+        if source.digest.matches(content):
+            return _verified(path, content, source)
+        if in_package is None:
+            _set_aside(path, content)
     return None
 
 
-def _read_cached(path: Path, source: Source, policy: Policy) -> bytes | None:
-    try:
-        with open_regular(path) as file:
-            content = file.read(policy.max_bytes + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        logger.warning("%s cannot be read and is ignored: %s", path, error)
-        return None
-    if source.digest.matches(content):
-        return content
+def _package_path(source: Source) -> Path | None:
+    relative = source.url.removeprefix(PACKAGE)
+    return None if relative == source.url else Path(__file__).parent.parent / relative
+
+
+def _set_aside(path: Path, content: bytes) -> None:
     # The same damage gets the same name, so that repeated damage does not fill the disk.
     aside = path.with_name(f"{path.name}.bad-{hashlib.sha256(content).hexdigest()[:8]}")
     try:
@@ -107,16 +107,15 @@ def _read_cached(path: Path, source: Source, policy: Policy) -> bytes | None:
         logger.warning("%s is damaged and was renamed to %s", path, aside.name)
     except OSError as error:
         logger.warning("%s is damaged and is ignored; it cannot be renamed: %s", path, error)
-    return None
 
 
-def _places(record: WeightsRecord) -> list[tuple[Source, str | Path]]:
-    """Return the sources in order, each with a URL or a file: the mirror's first, then the record's own."""
-    own: list[tuple[Source, str | Path]] = [(source, source.url) for source in record.sources]
+def _places(record: WeightsRecord) -> list[_Place]:
+    """Return the sources in order: in the mirror, then at their own URLs."""
+    own: list[_Place] = [(source, _package_path(source) or source.url) for source in record.sources]
     mirror = os.environ.get("HARDNET_MIRROR", "").strip()
     if not mirror:
         return own
-    remote = [source for source in record.sources if not source.url.startswith(PACKAGE)]
+    remote = [source for source in record.sources if _package_path(source) is None]
     if is_valid(mirror) and not {"?", "#"} & set(mirror):
         base = mirror.rstrip("/") + "/"
         return [*((source, base + urllib.parse.quote(source.filename)) for source in remote), *own]
@@ -137,9 +136,9 @@ def _places(record: WeightsRecord) -> list[tuple[Source, str | Path]]:
 
 def _offline() -> bool:
     value = os.environ.get("HARDNET_OFFLINE", "").strip().lower()
-    if value and value not in _SWITCH:
-        raise WeightsError(f"HARDNET_OFFLINE is {value!r}, expected one of {', '.join(_SWITCH)}")
-    return _SWITCH.get(value, False)
+    if value not in _ON + _OFF:
+        raise WeightsError(f"HARDNET_OFFLINE is {value!r}, expected one of {', '.join((*_ON, *_OFF[:-1]))}")
+    return value in _ON
 
 
 @contextlib.contextmanager
@@ -160,12 +159,12 @@ def _lock(path: Path, timeout: float) -> Iterator[None]:
 
 
 def _fetch_first(
-    record: WeightsRecord, places: list[tuple[Source, str | Path]], offline: bool, progress: bool, policy: Policy
+    record: WeightsRecord, places: list[_Place], offline: bool, progress: bool, policy: Policy
 ) -> VerifiedFile:
     failures = []
     for number, (source, place) in enumerate(places, start=1):
-        name = str(place) if isinstance(place, Path) or place.startswith(PACKAGE) else redact(place)
-        if offline and isinstance(place, str) and not place.startswith(PACKAGE):
+        name = redact(place) if isinstance(place, str) else str(place)
+        if offline and isinstance(place, str):
             failures.append(f"{name}: not tried, offline mode is on")
             continue
         try:
@@ -195,20 +194,18 @@ def _report(record: WeightsRecord, failures: list[str], offline: bool) -> str:
 def _fetch_from(
     record: WeightsRecord, source: Source, place: str | Path, progress: bool, policy: Policy
 ) -> VerifiedFile:
-    if isinstance(place, str) and place.startswith(PACKAGE):
-        return _read_package(source, policy)
+    content = _read_file(place, source, policy) if isinstance(place, Path) else b""
+    if isinstance(place, Path) and place == _package_path(source):
+        return _verified(place, content, source)
     target = cache_dir() / record.cache_filename(source)
-    content = _read_file(place, source, policy) if isinstance(place, Path) else None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(target) as file:
             if isinstance(place, str):
-                logger.info("downloading %s from %s", record, redact(place))
                 content = _download(place, record, source, progress, policy)
-            assert content is not None  # noqa: S101  for the type checker
             file.write(content)
     except OSError as error:  # of the disk: those of the network are TransferErrors
-        if isinstance(place, Path) and content is not None:
+        if isinstance(place, Path):
             logger.warning("%s is used without a copy in the cache: %s", place, error)
             return _verified(place, content, source)
         raise WeightsError(
@@ -218,24 +215,20 @@ def _fetch_from(
     return _verified(target, content, source)
 
 
-def _download(url: str, record: WeightsRecord, source: Source, progress: bool, policy: Policy) -> bytes:
-    def attempt(resume: bool) -> tuple[bytes, bool]:
-        with ProgressBar(None, str(record), enabled=progress) as bar:
-            return download(url, policy=policy, bar=bar, resume=resume)
-
-    content, resumed = attempt(resume=True)
+def _download(
+    url: str, record: WeightsRecord, source: Source, progress: bool, policy: Policy, *, resume: bool = True
+) -> bytes:
+    logger.info("downloading %s from %s", record, redact(url))
+    with ProgressBar(None, str(record), enabled=progress) as bar:
+        transfer = Transfer(url, policy, bar, resume)
+        content = transfer.run()
     try:
         return _checked(content, source, policy)
     except (TransferError, ArchiveError) as error:
-        if not resumed:
+        if not transfer.resumed:
             raise
         logger.warning("%s, assembled from ranges: %s; downloading it again from the start", redact(url), error)
-    return _checked(attempt(resume=False)[0], source, policy)
-
-
-def _read_package(source: Source, policy: Policy) -> VerifiedFile:
-    path = Path(__file__).parent.parent / source.url.removeprefix(PACKAGE)
-    return _verified(path, _read_file(path, source, policy), source)
+    return _download(url, record, source, progress, policy, resume=False)
 
 
 def _read_file(path: Path, source: Source, policy: Policy) -> bytes:
@@ -254,11 +247,10 @@ def _checked(content: bytes, source: Source, policy: Policy) -> bytes:
     if len(content) > policy.max_bytes:
         raise TransferError(f"the file is larger than {policy.max_bytes} bytes")
     if not content.startswith((_ZIP,) if source.archived else (_ZIP, _PICKLE)):
-        start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        if start.startswith(_HTML):
+        if content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
             raise TransferError("an HTML page instead of the file")
         expected = "a zip archive" if source.archived else "a PyTorch checkpoint"
-        raise TransferError(f"not {expected}: the file starts with {content[:16]!r}" if start else "the file is empty")
+        raise TransferError(f"not {expected}: {len(content)} bytes that start with {content[:16]!r}")
     if source.archived:
         content = unpack_archive(content, max_bytes=policy.max_bytes)
     if not source.digest.matches(content):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import email.utils
 import http.client
 import io
 import logging
@@ -29,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
 _PROGRESS = 1024 * 1024  # bytes: an attempt that received as many more than all before restarts the count of attempts
-_LONGEST_MESSAGE = 1000  # characters of a server's text that are kept
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RETRIED = (408, 425, 429)
@@ -61,10 +59,9 @@ class Policy:
 class TransferError(Exception):
     """A source did not give the file. ``retry``: another attempt may succeed; ``wait``: the server's Retry-After."""
 
-    def __init__(self, message: str, *, retry: bool = False, wait: float | None = None) -> None:
-        super().__init__(printable(message[:_LONGEST_MESSAGE]))
-        self.retry = retry
-        self.wait = wait
+    def __init__(self, message: str, *, retry: bool = False, wait: float = 0.0) -> None:
+        super().__init__(printable(message[:1000]))  # a server's text may be long
+        self.retry, self.wait = retry, wait
 
 
 def redact(url: str) -> str:
@@ -87,20 +84,12 @@ def is_valid(url: str) -> bool:
     return redact(url) != _HIDDEN
 
 
-def download(url: str, *, policy: Policy, bar: ProgressBar, resume: bool = True) -> tuple[bytes, bool]:
-    """Return what ``url`` serves, and whether it was assembled from several responses.
+class Transfer:
+    """The download of one URL. An interrupted transfer continues with a range request.
 
-    An interrupted transfer continues with a range request. A server without validators may have changed the file
-    meanwhile: the caller checks the digest, and downloads again with ``resume=False`` if it is wrong.
-
-    Raises:
-        TransferError: all attempts failed.
-        WeightsError: the environment names a certificate bundle that cannot be loaded.
+    A server may have changed the file meanwhile: check the digest, and download again with ``resume=False``.
     """
-    return _Transfer(url, policy, bar, resume).run()
 
-
-class _Transfer:
     def __init__(self, url: str, policy: Policy, bar: ProgressBar, resume: bool) -> None:
         self.url, self.policy, self.bar, self.resume = url, policy, bar, resume
         self.buffer = io.BytesIO()
@@ -109,7 +98,13 @@ class _Transfer:
         self.resumed = False
         self.deadline = time.monotonic() + policy.total_timeout
 
-    def run(self) -> tuple[bytes, bool]:
+    def run(self) -> bytes:
+        """Return what the URL serves; afterwards ``resumed`` says whether it was assembled from several responses.
+
+        Raises:
+            TransferError: all attempts failed.
+            WeightsError: the environment names a certificate bundle that cannot be loaded.
+        """
         failures = most = 0
         while True:
             try:
@@ -121,11 +116,11 @@ class _Transfer:
                     raise
                 if failures >= self.policy.attempts:
                     raise TransferError(f"{error} (tried {failures} times)") from error
-                wait = max(self.policy.backoff * 2 ** (failures - 1), min(error.wait or 0, self.policy.retry_after_cap))
+                wait = max(self.policy.backoff * 2 ** (failures - 1), min(error.wait, self.policy.retry_after_cap))
                 logger.info("%s: %s; trying again in %.1f seconds", redact(self.url), error, wait)
                 time.sleep(wait)
             else:
-                return self.buffer.getvalue(), self.resumed
+                return self.buffer.getvalue()
 
     def _attempt(self) -> None:
         headers = {"User-Agent": f"hardnet/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
@@ -154,7 +149,10 @@ class _Transfer:
             etag = response.headers.get("ETag", "")
             self.validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")  # not W/"weak"
         else:
-            raise _status_error(response)
+            retry = response.status in _RETRIED or response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+            wait = response.headers.get("Retry-After", "").strip()
+            seconds = float(wait) if wait.isdecimal() else 0.0
+            raise TransferError(f"HTTP {response.status} {response.reason}".rstrip(), retry=retry, wait=seconds)
         end = None if response.length is None else self.size + response.length
         self._check_size(end or 0)
         self.bar.total = end
@@ -192,7 +190,7 @@ def _open(url: str, headers: dict[str, str], policy: Policy) -> http.client.HTTP
     if not is_valid(url):
         raise TransferError("not a valid http or https address")
     address, authorization = _split_credentials(url)
-    origin = _origin(address)
+    origin = urllib.parse.urlsplit(address)[:2]
     # Without the handlers of build_opener for redirects, HTTP errors, files and ftp.
     opener = urllib.request.OpenerDirector()
     https = urllib.request.HTTPSHandler(context=_trusted_certificates())
@@ -200,7 +198,7 @@ def _open(url: str, headers: dict[str, str], policy: Policy) -> http.client.HTTP
         opener.add_handler(handler)
     for _ in range(policy.max_redirects + 1):
         request = urllib.request.Request(address, headers=headers)  # noqa: S310  http and https only
-        if authorization is not None and _origin(address) == origin:
+        if authorization is not None and urllib.parse.urlsplit(address)[:2] == origin:
             request.add_unredirected_header("Authorization", authorization)
         response: http.client.HTTPResponse = opener.open(request, timeout=policy.timeout)
         if response.status not in _REDIRECTS:
@@ -231,11 +229,6 @@ def _split_credentials(url: str) -> tuple[str, str | None]:
     return urllib.parse.urlunsplit(parts._replace(netloc=host)), f"Basic {token}"
 
 
-def _origin(url: str) -> tuple[str, str]:
-    parts = urllib.parse.urlsplit(url)
-    return parts.scheme, parts.netloc.lower()
-
-
 def _trusted_certificates() -> ssl.SSLContext:
     """Trust the system's certificates, or those in the bundle that the environment names."""
     variable = next((name for name in _BUNDLES if os.environ.get(name)), None)
@@ -243,27 +236,9 @@ def _trusted_certificates() -> ssl.SSLContext:
         return ssl.create_default_context()
     bundle = expand_user(os.environ[variable])
     try:
-        if bundle.is_dir():
-            return ssl.create_default_context(capath=str(bundle))
         return ssl.create_default_context(cafile=str(bundle))
     except OSError as error:
         raise WeightsError(f"{variable}: the certificate bundle {bundle} cannot be loaded: {error}") from error
-
-
-def _status_error(response: http.client.HTTPResponse) -> TransferError:
-    retry = response.status in _RETRIED or response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
-    wait = _seconds(response.headers.get("Retry-After", ""))
-    return TransferError(f"HTTP {response.status} {response.reason}".rstrip(), retry=retry, wait=wait)
-
-
-def _seconds(retry_after: str) -> float:
-    """Return the wait that a Retry-After header asks for, given as seconds or as a date; 0 if it is neither."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    try:
-        return max(email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
 
 
 def _as_transfer_error(error: Exception, policy: Policy) -> TransferError:
