@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import hardnet
 from hardnet import Accelerated, Classifier, HarDNet, accelerate, create_model
-from hardnet.engines import available_engines, fold, native
+from hardnet.engines import available_engines, fold, native, openvino
 from hardnet.engines.accelerate import cpu_has_bf16
 from hardnet.engines.cache import artifacts_dir, fingerprint
 from hardnet.engines.folding import merge
@@ -76,6 +76,43 @@ def test_more_shapes(engine: str, name: str, golden_fill: Fill) -> None:
     check(engine, name, golden_fill, MORE_SHAPES)
 
 
+def test_a_shape_that_crashes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors with AMX a child process tries each shape of int8 in OpenVINO."""
+    monkeypatch.setattr(openvino, "_TRY", "import os, sys; '48' in sys.argv[3] and os.abort()")
+    monkeypatch.setattr(openvino, "artifacts_dir", lambda: tmp_path)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    good, bad = torch.zeros(1, 3, 64, 96), torch.zeros(1, 3, 48, 48)
+    for _ in range(2):
+        run = openvino.TriedShapes(lambda x: x, folder, {})
+        assert run(good) is good
+        with pytest.raises(RuntimeError, match=r"crashes in int8 on .* of shape \(1, 3, 48, 48\)"):
+            run(bad)
+        monkeypatch.setattr(openvino, "_TRY", "raise SystemExit('the results were not kept')")
+    with pytest.raises(RuntimeError, match=r"fails for .*the results were not kept"):
+        run(torch.zeros(2, 3, 64, 96))
+
+
+@pytest.mark.slow
+def test_int8_leaves_depthwise_convolutions_in_float_on_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = create_model("hardnet39ds", weights="FASHION_MNIST").eval(), torch.randn(4, 3, 64, 64)
+    counts = []
+    for amx in (False, True):
+        monkeypatch.setattr(openvino, "cpu_has_amx_int8", lambda amx=amx: amx)
+        before = set(artifacts_dir().glob("*"))
+        found = accelerate(model, engine="openvino", precision="int8", calibration=[x])(x)
+        assert isinstance(found, Tensor)
+        with torch.no_grad():
+            assert same(found, model(x), 0.2)
+        [made] = set(artifacts_dir().glob("*")) - before
+        operators = openvino.core().read_model(made / "model.xml").get_ops()
+        depthwise = [op for op in operators if op.get_type_name() == "GroupConvolution"]
+        counts.append(sum(op.input_value(0).get_node().get_type_name() == "FakeQuantize" for op in depthwise))
+        assert (made / "shape-4x3x64x64.txt").exists() is amx
+    assert counts[0] > 10
+    assert counts[1] == 0
+
+
 INTERRUPTED = """
 import gc, signal, torch, hardnet
 
@@ -91,6 +128,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_openvino() -> None:
     """Two runtimes of OpenVINO that are deleted in this order leave no valid stack for signal handlers."""
     command = [sys.executable, "-c", INTERRUPTED]
@@ -153,20 +191,20 @@ def test_feature_pyramids(engine: str, golden_fill: Fill) -> None:
     assert fast.feature_info == model.feature_info
 
 
-def test_half_precision_is_close_and_gives_single() -> None:
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_half_precision_is_close_and_gives_single(engine: str) -> None:
     if not cpu_has_bf16():
         with pytest.raises(ValueError, match="does not compute in bf16"):
             accelerate(create_model("hardnet39ds"), engine="torch", precision="bf16")
         return
     model = create_model("hardnet39ds", weights="FASHION_MNIST").eval()
     x = torch.randn(2, 3, 64, 64)
-    for engine in ("torch", "openvino"):
-        found = accelerate(model, engine=engine, precision="bf16")(x)
-        assert isinstance(found, Tensor)
-        assert found.dtype == torch.float32
-        with torch.no_grad():
-            assert not same(found, model(x), 1e-5)  # it was in fact computed in bf16
-            assert same(found, model(x), 0.05)
+    found = accelerate(model, engine=engine, precision="bf16")(x)
+    assert isinstance(found, Tensor)
+    assert found.dtype == torch.float32
+    with torch.no_grad():
+        assert not same(found, model(x), 1e-5)  # it was in fact computed in bf16
+        assert same(found, model(x), 0.05)
 
 
 def test_auto_takes_the_preferred_one_and_says_so(
@@ -246,6 +284,7 @@ def test_a_conversion_is_kept_and_a_damaged_one_is_made_anew(caplog: pytest.LogC
     assert fingerprint(model, "openvino") != before
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_kept_it_works_all_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -448,6 +487,7 @@ print((sizes[-1] - sizes[1]) / sum(4 * p.numel() for p in model.parameters()))
 
 
 @needs_onednn
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_graphs_go_with_the_engine() -> None:
     """What torch.jit.trace makes stays until the process ends."""

@@ -66,8 +66,8 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
         with scratch_folder(home, ".unfinished-") as folder:
             build(folder)
             with contextlib.suppress(OSError):  # another process finished first: its folder is equal
-                folder = folder.rename(kept)
-            return use(folder)
+                folder.rename(kept)
+            return use(kept if kept.is_dir() else folder)
     except OSError as error:
         logger.warning("the converted model is not kept: %s", error)
     with tempfile.TemporaryDirectory(prefix="hardnet-") as name:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,7 @@ from torch import Tensor, nn
 from ..models.network import ImageModule
 from ..utils.optional import require
 from .base import Output, Plan, Run, quiet_exporter
-from .cache import fingerprint, from_artifact
+from .cache import artifacts_dir, fingerprint, from_artifact
 from .folding import fold
 
 _LOWEST = "2024.6"
@@ -28,7 +33,9 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     """Convert, or take the conversion from the cache, and compile it for this processor."""
     openvino = require("openvino", _LOWEST, extra="openvino")
     kind = "int8" if plan.precision == "int8" else "float"
-    key = fingerprint(model, "openvino", kind, openvino.__version__, data=calibration)
+    guarded = plan.precision == "int8" and cpu_has_amx_int8()
+    skip_depthwise = guarded and model.config.depthwise
+    key = fingerprint(model, "openvino", kind, openvino.__version__, skip_depthwise, data=calibration)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": plan.threads,
@@ -38,13 +45,76 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     def convert(folder: Path) -> None:
         converted = to_openvino(fold(model).cpu().float(), torch.zeros(1, model.in_chans, 64, 96))
         if plan.precision == "int8":
-            converted = quantize_openvino(converted, calibration)
+            converted = quantize_openvino(converted, calibration, skip_depthwise)
         write_openvino(converted, folder / "model.xml")
 
-    def compile_from(folder: Path) -> Any:
-        return core().compile_model(core().read_model(folder / "model.xml"), "CPU", settings)
+    def compile_from(folder: Path) -> Run:
+        compiled = core().compile_model(core().read_model(folder / "model.xml"), "CPU", settings)
+        run = runner(compiled, several=hasattr(model, "feature_info"))
+        return TriedShapes(run, folder, settings) if guarded else run
 
-    return runner(from_artifact(key, convert, compile_from), several=hasattr(model, "feature_info"))
+    return from_artifact(key, convert, compile_from)
+
+
+def cpu_has_amx_int8() -> bool:
+    """Return whether the processor has the int8 matrix unit of recent Intel Xeons (on Linux; else False)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
+    except OSError:
+        return False
+    return "amx_int8" in flags.split()
+
+
+_TRY = """\
+import json, sys, numpy, openvino
+path, settings, shape = sys.argv[1], *map(json.loads, sys.argv[2:])
+openvino.Core().compile_model(path, "CPU", settings).create_infer_request().infer([numpy.zeros(shape, "float32")])
+"""
+
+
+_CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGABRT, signal.SIGFPE)
+
+
+class TriedShapes:
+    """Run each new shape in a child process first: int8 on processors with AMX has crashed for some shapes.
+
+    The results are kept in the folder of the converted model. Tested with a simulated crash only, not on such a
+    processor.
+
+    Raises:
+        RuntimeError: in a call, the child process died or failed for this shape.
+    """
+
+    def __init__(self, run: Run, folder: Path, settings: dict[str, Any]) -> None:
+        if folder.parent != artifacts_dir():  # it is removed soon: keep a copy as long as this object
+            self._copy = tempfile.TemporaryDirectory(prefix="hardnet-")
+            folder = Path(shutil.copytree(folder, Path(self._copy.name) / folder.name))
+        self._run, self._folder, self._settings = run, folder, settings
+        self._works: dict[torch.Size, bool] = {}
+
+    def __call__(self, x: Tensor) -> Output:
+        """(N, C, H, W) -> output of the model."""
+        if x.shape not in self._works:
+            self._works[x.shape] = self._try(x.shape)
+        if not self._works[x.shape]:
+            raise RuntimeError(
+                f"OpenVINO crashes in int8 on this processor for input of shape {tuple(x.shape)}: use another batch "
+                "size or image size, precision='bf16', or the onnxruntime engine"
+            )
+        return self._run(x)
+
+    def _try(self, shape: torch.Size) -> bool:
+        verdict = self._folder / f"shape-{'x'.join(map(str, shape))}.txt"
+        with contextlib.suppress(OSError):
+            if kept := verdict.read_text():
+                return kept == "works"
+        command = [sys.executable, "-c", _TRY, str(self._folder / "model.xml"), json.dumps(self._settings)]
+        child = subprocess.run([*command, json.dumps(shape)], capture_output=True, text=True)  # noqa: S603
+        if child.returncode and -child.returncode not in _CRASHES:  # such as too little memory: not kept
+            raise RuntimeError(f"OpenVINO fails for input of shape {tuple(shape)}: {child.stderr.strip()[-500:]}")
+        with contextlib.suppress(OSError):
+            verdict.write_text("crashes" if child.returncode else "works")
+        return not child.returncode
 
 
 @functools.cache
@@ -97,8 +167,14 @@ def write_openvino(converted: Any, path: Path) -> None:
         raise OSError(f"OpenVINO could not write the file; the disk may be full ({error})") from error
 
 
-def quantize_openvino(converted: Any, calibration: list[Tensor]) -> Any:
+def quantize_openvino(converted: Any, calibration: list[Tensor], skip_depthwise: bool = False) -> Any:
     """Return the int8 form of a converted model, by NNCF.
+
+    Args:
+        converted: see :func:`to_openvino`.
+        calibration: batches of typical input.
+        skip_depthwise: leave the depthwise convolutions in float32. On processors with AMX, OpenVINO's int8 ones crash
+            on small maps (seen with 2026.4.1 on an Intel Xeon). It takes about 1.2 times as long on hardnet39ds.
 
     Raises:
         ImportError: NNCF is missing.
@@ -108,5 +184,12 @@ def quantize_openvino(converted: Any, calibration: list[Tensor]) -> Any:
     dataset = nncf.Dataset(images, lambda image: image.numpy())
     # NNCF draws progress bars on standard output, where the command line prints its results.
     bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
+    scope = nncf.IgnoredScope(types=["GroupConvolution"]) if skip_depthwise else None
     with quiet_exporter(), bars:
-        return nncf.quantize(converted, dataset, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
+        return nncf.quantize(
+            converted,
+            dataset,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            ignored_scope=scope,
+        )
