@@ -1,12 +1,6 @@
-"""How fast the models are on this machine: ``hardnet benchmark``.
+"""Measure the models on this machine against other networks: ``python -m benchmarks``.
 
-    rows ─▶ candidates, one worker process each ─▶ interleaved rounds ─▶ figures ─▶ table, JSON, picture
+    rows ─▶ one worker process each ─▶ interleaved rounds ─▶ results (JSON) ─▶ tables and pictures
 
-Every row (a model, an engine, a precision, a batch size, a resolution) is built in a process of its own. Then the
-processes take turns, so that what slows the machine down for a while meets all rows alike.
+``hardnet benchmark`` in the wheel is the short form, without other networks and in one process.
 """
-
-from benchmarks.rounds import Outcome, Protocol, measure
-from benchmarks.rows import Row, plan
-
-__all__ = ["Outcome", "Protocol", "Row", "measure", "plan"]

@@ -1,4 +1,4 @@
-"""The verb ``benchmark``: its arguments, and what it prints."""
+"""The command ``python -m benchmarks``: measure, and write tables and pictures from the committed results."""
 
 from __future__ import annotations
 
@@ -6,184 +6,142 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks import tables
+from benchmarks.end_to_end import measure_folder
+from benchmarks.photographs import find_photographs, write_jpegs
+from benchmarks.results import as_results, surroundings_of, write_json
 from benchmarks.rounds import Outcome, Protocol, measure
-from benchmarks.rows import OURS, PEER_ENGINES, Row, plan
-from hardnet.cli.arguments import image_size
+from benchmarks.rows import OURS, PEER_ENGINES, plan
+from hardnet.cli.arguments import image_size, positive
+from hardnet.engines import ENGINES, PRECISIONS
 from hardnet.models.config import CONFIGS
+from hardnet.models.network import MIN_INPUT_SIZE
+from hardnet.utils.devices import usable_device
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    Verbs: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
-
-SOME_FAILED = 1
-ENGINES = ("eager", "torch", "inductor", "onnxruntime", "openvino")
-"""What is measured unless told otherwise."""
-END_TO_END_ENGINES = ("eager", "torch")
+USUAL = {"speed": ["eager", "torch", "inductor", "onnxruntime", "openvino"], "end-to-end": ["eager", "torch"]}
+"""The engines that are measured by default."""
 
 
-def add_benchmark(verbs: Verbs) -> None:
-    """Add the verb with its arguments."""
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit status is 1 if a row failed or a table is stale, 2 for wrong arguments."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except (ImportError, ValueError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     usual = Protocol()
-    parser = verbs.add_parser(
-        "benchmark",
-        help="time models, engines, precisions, batch sizes and resolutions against each other",
-        description="Time the models on this machine, beside other networks, in interleaved rounds. Batch sizes and "
-        "resolutions make groups that are measured one after the other.",
-    )
-    add = parser.add_argument
-    add("models", nargs="*", metavar="MODEL", help="default: all four")
-    add("--engines", nargs="+", metavar="ENGINE", help=f"default: {' '.join(ENGINES)}")
-    add("--precisions", nargs="+", default=["fp32"], metavar="PRECISION", help="fp32, bf16, fp16, int8 (default: fp32)")
-    add("--batch-sizes", nargs="+", type=int, metavar="N", help="default: 1; end to end: 32")
-    add("--sizes", nargs="+", type=image_size, default=[(224, 224)], metavar="H[xW]", help="in pixels (default: 224)")
-    add("--threads", type=int, metavar="N", help="CPU threads of every row (default: each engine's own)")
-    add("--device", default=usual.device, help="cpu, cuda, cuda:1, ... (default: cpu)")
-    add("--rounds", type=int, default=usual.rounds, metavar="N", help="turns of every row (default: %(default)s)")
-    add("--turn-seconds", type=float, default=usual.turn_seconds, metavar="S", help="default: %(default)s")
-    add("--peers", action=argparse.BooleanOptionalAction, default=True, help="measure other networks too")
-    add("--peer-engines", nargs="+", choices=PEER_ENGINES, default=["eager"], help="compile: torch.compile, frozen")
-    add("--photographs", "--calibration", type=Path, metavar="FOLDER", dest="photographs", help=_PHOTOGRAPHS)
-    add("--json", type=Path, metavar="FILE", help="also write the figures and every single time here")
-    add("--plot", type=Path, metavar="FILE", help="draw reported error against measured latency")
-    add("--end-to-end", action="store_true", help="time the classifier on a folder of JPEG files instead")
-    add("--images", type=int, default=2000, metavar="N", help="end to end: JPEG files (default: 2000)")
-    parser.set_defaults(run=run)
+
+    speed = verbs.add_parser("speed", help="time models, engines and other networks in interleaved rounds")
+    speed.set_defaults(run=_speed)
+    speed.add_argument("--sizes", nargs="+", type=image_size, default=[(224, 224)], metavar="H[xW]", help="in pixels")
+    speed.add_argument("--rounds", type=positive, default=usual.rounds, help="default: %(default)s")
+    speed.add_argument("--turn-seconds", type=float, default=usual.turn_seconds, help="default: %(default)s")
+    speed.add_argument("--no-peers", action="store_true", help="measure our models only")
+    speed.add_argument("--peer-engines", nargs="+", choices=PEER_ENGINES, default=["eager"])
+
+    folder = verbs.add_parser("end-to-end", help="time the classifier on a folder of JPEG files")
+    folder.set_defaults(run=_end_to_end)
+    folder.add_argument("--images", type=positive, default=2000, help="JPEG files (default: %(default)s)")
+
+    for verb, name, batch in ((speed, "speed", 1), (folder, "end-to-end", 32)):
+        add = verb.add_argument
+        add("models", nargs="*", metavar="MODEL", help="default: all four")
+        add("--engines", nargs="+", choices=ENGINES, default=USUAL[name], help=f"default: {' '.join(USUAL[name])}")
+        add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], help="default: fp32")
+        add("--batch-sizes", nargs="+", type=positive, default=[batch], metavar="N", help=f"default: {batch}")
+        add("--threads", type=positive, help="CPU threads (default: each engine's own)")
+        add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+        add("--photographs", type=Path, metavar="FOLDER", help="for calibration and JPEG files (default: images/)")
+        add("--json", type=Path, metavar="FILE", help="write the figures and every single time here")
+
+    write = verbs.add_parser("tables", help="write the tables of the documents from the committed results")
+    write.set_defaults(run=_tables)
+    write.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a table is stale")
+    verbs.add_parser("pictures", help="draw the pictures of the documents").set_defaults(run=_pictures)
+    return parser
 
 
-_PHOTOGRAPHS = "to calibrate int8 on, and to cut the JPEG files from (default: images/ of the checkout)"
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run the benchmark; the exit status is 1 where a row failed.
-
-    Raises:
-        ValueError: an argument is out of range, or there is nothing to measure.
-    """
-    _check(arguments)
-    return _end_to_end(arguments) if arguments.end_to_end else _speed(arguments)
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    from benchmarks.photographs import find_photographs
-    from hardnet.engines import ENGINES as KNOWN
-    from hardnet.engines import PRECISIONS
-    from hardnet.models.network import MIN_INPUT_SIZE
-    from hardnet.utils.devices import usable_device
-    from hardnet.utils.text import check_count
-
+def _check(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Refuse wrong arguments before anything is measured, and describe the machine."""
     usable_device(arguments.device)
-    for what, given, known in (
-        ("engine", arguments.engines or (), KNOWN),
-        ("precision", arguments.precisions, PRECISIONS),
-    ):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"there is no {what} {name!r}; known: {', '.join(known)}")
     for name in arguments.models:
         if name not in CONFIGS:
             raise ValueError(f"there is no model {name!r}; known: {', '.join(CONFIGS)}")
-    for number in arguments.batch_sizes or ():
-        check_count("--batch-sizes", number, least=1)
-    check_count("--images", arguments.images, least=1)
-    if min(min(size) for size in arguments.sizes) < MIN_INPUT_SIZE:
-        raise ValueError(f"--sizes must be at least {MIN_INPUT_SIZE} pixels")
-    if arguments.end_to_end or "int8" in arguments.precisions:
-        find_photographs(arguments.photographs)
-    if arguments.plot is not None and not arguments.end_to_end:
-        from benchmarks.plot import require_matplotlib
-
-        require_matplotlib()  # now, not after the long run
+    find_photographs(arguments.photographs)
+    surroundings = surroundings_of(arguments.device)
+    if (surroundings["machine"]["load_before"] or 0) > 0.5:
+        _say(f"the load average is {surroundings['machine']['load_before']}: other programs disturb the measurement")
+    return surroundings
 
 
 def _speed(arguments: argparse.Namespace) -> int:
-    from benchmarks import tables
-    from benchmarks.plot import draw
-    from benchmarks.results import as_results, surroundings_of, write_json
-
-    protocol = Protocol(
-        rounds=arguments.rounds,
-        turn_seconds=arguments.turn_seconds,
-        threads=arguments.threads,
-        device=arguments.device,
-        photographs=arguments.photographs,
-    )
-    surroundings = surroundings_of(arguments.device)
-    _warn_of_load(surroundings["machine"])
+    if min(min(size) for size in arguments.sizes) < MIN_INPUT_SIZE:
+        raise ValueError(f"--sizes must be at least {MIN_INPUT_SIZE} pixels")
+    names = ("rounds", "turn_seconds", "threads", "device", "photographs")
+    protocol = Protocol(**{name: getattr(arguments, name) for name in names})
+    surroundings = _check(arguments)
+    models, peers = arguments.models or list(CONFIGS), () if arguments.no_peers else arguments.peer_engines
     groups: list[list[Outcome]] = []
     results: dict[str, Any] = {}
-    for rows in _plan(arguments):
+    for rows in plan(models, arguments.engines, arguments.precisions, arguments.batch_sizes, arguments.sizes, peers):
         groups.append(measure(rows, protocol, _say))
         results = as_results(groups, protocol, surroundings)
-        if arguments.json is not None:  # after every group: what was measured stays, whatever comes
+        if arguments.json is not None:  # after every group
             write_json(arguments.json, results)
     print(tables.for_terminal(results))
-    if arguments.plot is not None:
-        draw(results, arguments.plot)
-    return SOME_FAILED if results["failed"] else 0
-
-
-def _plan(arguments: argparse.Namespace) -> list[list[Row]]:
-    return plan(
-        arguments.models or list(CONFIGS),
-        arguments.engines or ENGINES,
-        arguments.precisions,
-        arguments.batch_sizes or [1],
-        arguments.sizes,
-        arguments.peer_engines if arguments.peers else (),
-    )
+    return 1 if results["failed"] else 0
 
 
 def _end_to_end(arguments: argparse.Namespace) -> int:
-    from benchmarks.end_to_end import for_terminal, measure_folder
-    from benchmarks.photographs import find_photographs, write_jpegs
-    from benchmarks.results import surroundings_of, write_json
-
-    surroundings = surroundings_of(arguments.device)
-    _warn_of_load(surroundings["machine"])
-    results: dict[str, Any] = {
-        "kind": "end to end",
-        **surroundings,
-        "protocol": {"images": arguments.images, "threads": arguments.threads, "device": arguments.device},
-        "rows": [],
-        "left_out": [],
-    }
+    options = {name: getattr(arguments, name) for name in ("threads", "device", "photographs")}
+    protocol = {name: getattr(arguments, name) for name in ("images", "threads", "device")}
+    results: dict[str, Any] = {"kind": "end to end", **_check(arguments), "protocol": protocol}
+    results |= {"rows": [], "left_out": []}
     with tempfile.TemporaryDirectory(prefix="hardnet-benchmark-") as name:
-        _say(f"writing {arguments.images} JPEG files")
         paths = write_jpegs(Path(name), arguments.images, find_photographs(arguments.photographs))
-        for row in _end_to_end_rows(arguments):
-            _say(f"{row}")
+        models = arguments.models or list(CONFIGS)
+        [*groups] = plan(models, arguments.engines, arguments.precisions, arguments.batch_sizes, [(224, 224)], ())
+        for row in (row for group in groups for row in group if row.source == OURS):
+            _say(str(row))
             try:
-                figures = measure_folder(
-                    row, paths, threads=arguments.threads, device=arguments.device, photographs=arguments.photographs
-                )
+                results["rows"].append(measure_folder(row, paths, **options))
             except (ImportError, NotImplementedError) as error:
                 results["left_out"].append({"row": str(row), "reason": str(error)})
-                continue
-            results["rows"].append(figures)
             if arguments.json is not None:
                 write_json(arguments.json, results)
-    print(for_terminal(results))
+    print(tables.for_terminal(results))
     return 0
 
 
-def _end_to_end_rows(arguments: argparse.Namespace) -> list[Row]:
-    return [
-        Row(OURS, model, engine, precision, batch, 224, 224)
-        for model in arguments.models or list(CONFIGS)
-        for engine in arguments.engines or END_TO_END_ENGINES
-        for precision in (("fp32",) if engine == "eager" else arguments.precisions)
-        for batch in arguments.batch_sizes or [32]
-    ]
+def _tables(arguments: argparse.Namespace) -> int:
+    found = tables.stale(tables.DOCUMENTS, tables.RESULTS)
+    for path, text in found.items():
+        _say(f"{path.name} is stale" if arguments.check else f"{path.name} written")
+        if not arguments.check:
+            path.write_text(text, encoding="utf-8")
+    return 1 if arguments.check and found else 0
 
 
-def _warn_of_load(machine: dict[str, Any]) -> None:
-    load = machine["load_before"]
-    if load is not None and load > 0.5:
-        _say(f"the load average is {load}: other programs are running, and the figures will show it")
+def _pictures(arguments: argparse.Namespace) -> int:
+    from benchmarks.pictures import FOLDER, PICTURES, save
+
+    for name, draw in PICTURES.items():
+        save(draw, FOLDER / name)
+    return 0
 
 
 def _say(text: str) -> None:
-    print(f"hardnet: {text}", file=sys.stderr, flush=True)
+    print(f"benchmarks: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,8 @@
-"""A row ─▶ something that can be run: the networks, their input, and what they cost."""
+"""Build what a row names: the network in its engine, its input, and what it costs."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,57 +10,57 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.photographs import calibration_images
 from benchmarks.rows import BASELINE, FLOOR, OURS, Row
+from hardnet.cli.benchmark import settle
+from hardnet.engines import ENGINES, accelerate, available_engines
 from hardnet.factory import DEFAULT_TAG, create_model
 from hardnet.models.config import CONFIGS
 from hardnet.models.cost import measure_cost
-from hardnet.models.network import HarDNet
 from hardnet.weights.catalog import CATALOG
 
 Step = Callable[[], object]
 """One forward pass, finished when it returns."""
-
-_SETTLING = (4, 224)
-"""Images, and the most pixels of their sides, from which the normalisation statistics are taken."""
+MATRIX_SIDES = {"cpu": (1024, 1536, 2048), "cuda": (2048, 4096, 8192)}
 
 
 def build(row: Row, *, threads: int | None, device: str, photographs: Path | None) -> Step:
-    """Build the network of a row on its engine and return its forward pass on one fixed batch.
+    """Build the network of a row in its engine and return its forward pass on one fixed batch.
 
-    Weights are random (seeded): time does not depend on them, once the statistics of the normalisation layers are
-    set from random images, so that the values stay in the range of a trained network.
+    Weights are random and seeded.
 
     Args:
-        row: what to build; not the floor.
-        threads: of the engine; None leaves it its own default.
+        row: what to build; not the matrix multiplication.
+        threads: CPU threads of the engine; None is the default of the engine.
         device: where to run.
         photographs: a folder of images to calibrate int8 on.
 
     Raises:
         ImportError: a package is missing.
         NotImplementedError: the engine does not have this precision.
-        ValueError: int8 and no photographs to calibrate on.
     """
     model = network(row)
-    settle(model, min(row.height, _SETTLING[1]), min(row.width, _SETTLING[1]))
+    settle(model, row.height, row.width)
     model = model.eval().to(device)
     images = torch.randn(row.batch_size, 3, row.height, row.width, generator=torch.Generator().manual_seed(1))
     images = images.to(device)
     call = accelerated(model, row, images, threads, photographs) if row.source == OURS else _peer(model, row.engine)
+    return partial(_run, call, images)
 
-    def step() -> object:
-        with torch.inference_mode():
-            output = call(images)
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
-        return output
 
-    return step
+def _run(call: Callable[..., Any], *inputs: Tensor) -> Any:
+    with torch.inference_mode():
+        output = call(*inputs)
+    if inputs[0].is_cuda:
+        torch.cuda.synchronize(inputs[0].device)
+    return output
 
 
 def network(row: Row) -> nn.Module:
-    """Return the row's network with random weights.
+    """Return the network of a row with random weights.
 
     Raises:
         ImportError: its package is missing.
@@ -68,68 +69,34 @@ def network(row: Row) -> nn.Module:
     if row.source == OURS:
         return create_model(row.model)
     if row.source == BASELINE:
-        from pytorchcv.model_provider import get_model  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from pytorchcv.model_provider import get_model
 
-        model: nn.Module = get_model(row.model)
-        if (row.height, row.width) != (224, 224):  # its last pooling is made for 224 x 224 pixels alone
+        model = get_model(row.model)
+        if (row.height, row.width) != (224, 224):  # its last pooling is made for 224 x 224 pixels only
             model.get_submodule("features").final_pool = nn.AdaptiveAvgPool2d(1)
         return model
     if row.source == "torchvision":
-        import torchvision  # type: ignore[import-untyped]
+        import torchvision
 
-        peer: nn.Module = torchvision.models.get_model(row.model, weights=None)
-        return peer
+        return torchvision.models.get_model(row.model, weights=None)
     import timm
 
     return timm.create_model(row.model)
 
 
-def settle(model: nn.Module, height: int, width: int) -> None:
-    """Set the statistics of the normalisation layers from random images, on the CPU."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches, here one
-    with torch.no_grad():
-        model.train()(torch.randn(_SETTLING[0], 3, height, width, generator=torch.Generator().manual_seed(0)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
 def accelerated(model: nn.Module, row: Row, images: Tensor, threads: int | None, photographs: Path | None) -> nn.Module:
-    """Return one of our models on the row's engine; see :func:`build` for arguments and errors."""
+    """Return one of our models in the engine of the row; see :func:`build` for arguments and errors."""
     if row.engine == "eager" and row.precision == "fp32":
         return model
-    from hardnet.engines import ENGINES, accelerate, available_engines
-
-    assert isinstance(model, HarDNet)  # noqa: S101  (the row is one of ours; for the type checker)
+    options: dict[str, Any] = {"engine": row.engine, "precision": row.precision, "threads": threads}
     if row.engine in ENGINES and row.engine not in available_engines(images.device, row.precision):
-        _explain_absence(model, row, threads)
-    calibration = None
+        try:
+            accelerate(model, **options, calibration=[images] if row.precision == "int8" else None)
+        except ValueError as error:
+            raise NotImplementedError(str(error)) from None
     if row.precision == "int8":
-        from benchmarks.photographs import calibration_images
-
-        calibration = calibration_images(photographs, row.height, row.width, row.batch_size)
-    return accelerate(
-        model,
-        engine=row.engine,
-        precision=row.precision,
-        example_input=images,
-        threads=threads,
-        calibration=calibration,
-    )
-
-
-def _explain_absence(model: HarDNet, row: Row, threads: int | None) -> None:
-    """Turn what ``accelerate`` says of a precision that this engine has not into a reason to leave the row out."""
-    from hardnet.engines import accelerate
-
-    nothing_yet = [torch.zeros(1, 3, row.height, row.width)] if row.precision == "int8" else None
-    try:
-        accelerate(model, engine=row.engine, precision=row.precision, threads=threads, calibration=nothing_yet)
-    except ValueError as error:
-        raise NotImplementedError(str(error)) from None
+        options["calibration"] = calibration_images(photographs, row.height, row.width, row.batch_size)
+    return accelerate(model, example_input=images, **options)
 
 
 def _peer(model: nn.Module, engine: str) -> Callable[[Tensor], Any]:
@@ -142,20 +109,14 @@ def _peer(model: nn.Module, engine: str) -> Callable[[Tensor], Any]:
 
 
 def macs(row: Row) -> int:
-    """Return the multiply-accumulates of the row's network for one image; nothing is computed.
-
-    Raises:
-        ImportError: its package is missing.
-    """
+    """Return the multiply-accumulates of the network of a row for one image, computed on the meta device."""
     if row.model in CONFIGS:
         return measure_cost(CONFIGS[row.model], height=row.height, width=row.width).total.macs
     return count_macs(partial(network, row), row.height, row.width)
 
 
 def count_macs(make: Callable[[], nn.Module], height: int, width: int) -> int:
-    """Return the multiply-accumulates of any network for one image, as torch counts its operations."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """Return the multiply-accumulates of any network for one image, as counted by torch."""
     with torch.device("meta"), torch.no_grad():
         model = make().eval()
         with FlopCounterMode(display=False) as counter:
@@ -164,10 +125,9 @@ def count_macs(make: Callable[[], nn.Module], height: int, width: int) -> int:
 
 
 def reported_top1_error(row: Row) -> float | None:
-    """Return the top-1 error on ImageNet that is reported for the row's network, in per cent; None where we have none.
+    """Return the reported top-1 error on ImageNet in per cent, None if there is none (int8, timm).
 
-    HarDNet's is the authors' (IMAGENET1K_V1), torchvision's stands in its weights' metadata. int8 has none: what is
-    reported was measured in floating point.
+    HarDNet's is reported by its authors (IMAGENET1K_V1), torchvision's in the metadata of its weights.
     """
     if row.precision == "int8" or row.source == FLOOR:
         return None
@@ -179,3 +139,34 @@ def reported_top1_error(row: Row) -> float | None:
 
     meta = torchvision.models.get_model_weights(row.model)[DEFAULT_TAG].meta
     return round(100 - float(meta["_metrics"]["ImageNet-1K"]["acc@1"]), 2)
+
+
+def fastest_product(device: str, sides: tuple[int, ...] | None = None) -> tuple[Step, dict[str, Any]]:
+    """Return the fastest multiplication of square float32 matrices, and facts about it: the roofline of the tables.
+
+    Tried are several sizes, by ``torch.mm`` and by a 1x1 convolution, which is a matrix multiplication too.
+    """
+    tried: list[tuple[float, str, int, Step]] = []
+    for side in sides or MATRIX_SIDES[torch.device(device).type]:
+        height = next(n for n in range(int(side**0.5), 0, -1) if side % n == 0)
+        pixels = torch.randn(1, side, height, side // height, device=device).to(memory_format=torch.channels_last)
+        kernel = torch.randn(side, side, 1, 1, device=device).to(memory_format=torch.channels_last)
+        first, second, product = (torch.randn(side, side, device=device) for _ in range(3))
+        steps = {
+            "mm": partial(_run, partial(torch.mm, out=product), first, second),
+            "convolution": partial(_run, functional.conv2d, pixels, kernel),
+        }
+        tried += [(2 * side**3 / _best_time(step) / 1e9, how, side, step) for how, step in steps.items()]
+    tried.sort(key=lambda product: product[0])
+    _, how, side, step = tried[-1]
+    best = {how: round(rate, 1) for rate, how, _, _ in tried}
+    return step, {"how": how, "side": side, "operations": 2 * side**3, "best_gflops": best}
+
+
+def _best_time(step: Step) -> float:
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return min(times)

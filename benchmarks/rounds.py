@@ -1,24 +1,30 @@
-"""Interleaved measurement: every row gets a process, and the processes take turns, one at a time."""
+"""Interleaved measurement: every row has a process, and the processes take turns, one at a time."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from typing import Protocol as Interface
 
-from benchmarks.memory import available
-from benchmarks.process import LeftOut, Worker, WorkerError
+from benchmarks.machine import available
 from benchmarks.rows import Row
 
-BUILD_TIMEOUT, TURN_TIMEOUT = 1800.0, 600.0
-"""Seconds after which a silent worker is given up."""
+BUILD_TIMEOUT, TURN_TIMEOUT, EXIT_TIMEOUT = 1800.0, 600.0, 20.0
+"""Seconds to wait for a worker."""
 LEAST_MEMORY = 1500.0
-"""MB that must be available for another worker to be started."""
+"""MB that must be available to start another worker."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,18 @@ class Protocol:
     """How to measure.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
 
     rounds: int = 10
-    """How often each row gets its turn."""
+    """Turns of each row."""
     turn_seconds: float = 0.3
-    """How long a turn lasts: one untimed pass, then as many timed ones as fit, at least one."""
+    """Length of a turn: one untimed pass, then as many timed ones as fit, at least one."""
     pause_seconds: float = 0.03
-    """Between turns, in which the threads of the last row fall asleep."""
+    """Before each turn, so that the threads of the previous row fall asleep."""
     threads: int | None = None
-    """Of every row; None leaves each engine its own default."""
+    """Of every row; None is the default of each engine."""
     device: str = "cpu"
-    """"cpu" or "cuda"."""
     photographs: Path | None = None
     """A folder of images to calibrate int8 on."""
 
@@ -51,15 +56,15 @@ class Protocol:
 
 @dataclass
 class Outcome:
-    """What became of one row."""
+    """The measurements of one row."""
 
     row: Row
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the worker said of it: MACs, memory, ..."""
+    """Reported by the worker: MACs, memory, ..."""
     rounds: list[list[float]] = field(default_factory=list)
     """Seconds of every timed pass, round by round."""
     left_out: str | None = None
-    """Why it is not to be had here: a package is missing, or the engine has no such precision."""
+    """Why it is not available here: a package is missing, or the engine does not have this precision."""
     failed: str | None = None
     """Why it failed."""
 
@@ -69,85 +74,134 @@ class Outcome:
         return self.left_out is None and self.failed is None and bool(self.rounds)
 
 
-class WorkerLike(Interface):
-    """What the rounds need of a worker; see :class:`benchmarks.process.Worker`."""
+class WorkerError(RuntimeError):
+    """A worker died, did not answer, or reported an error; the message says why in one line."""
 
-    def tell(self, command: dict[str, Any]) -> None:
-        """Send a command."""
 
-    def answer(self, timeout: float) -> dict[str, Any]:
-        """Wait for an answer; raises WorkerError."""
+class LeftOut(WorkerError):  # noqa: N818  (not an error)
+    """The row is not available here."""
+
+
+class Worker:
+    """A running worker process.
+
+    Args:
+        row: what it builds.
+        protocol: threads, device and photographs.
+    """
+
+    def __init__(self, row: Row, protocol: Protocol) -> None:
+        photographs = None if protocol.photographs is None else str(protocol.photographs)
+        threads = protocol.threads
+        job = {"row": asdict(row), "threads": threads, "device": protocol.device, "photographs": photographs}
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        if threads is not None:
+            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close())
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", json.dumps(job)],
+            stdin=pipe, stdout=pipe, stderr=self._errors, env=environment, text=True, encoding="utf-8",
+        )  # fmt: skip
+        self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self._answers.put(line)
+        self._answers.put(None)
+
+    def ask(self, command: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
+        """Send a command and wait for the answer; None waits for the answer to the job.
+
+        Raises:
+            LeftOut: the row is not available here.
+            WorkerError: the worker died, failed, or did not answer within ``timeout`` seconds.
+        """
+        if command is not None and self.process.stdin is not None:
+            with contextlib.suppress(OSError):  # a dead worker is reported below
+                self.process.stdin.write(json.dumps(command) + "\n")
+                self.process.stdin.flush()
+        try:
+            line = self._answers.get(timeout=timeout)
+        except queue.Empty:
+            raise WorkerError(f"no answer within {timeout:.0f} seconds") from None
+        if line is None:
+            raise WorkerError(self._cause_of_death())
+        answer: dict[str, Any] = json.loads(line)
+        if "left_out" in answer:
+            raise LeftOut(answer["left_out"])
+        if "failed" in answer:
+            raise WorkerError(answer["failed"])
+        return answer
+
+    def _cause_of_death(self) -> str:
+        status = self.process.wait(EXIT_TIMEOUT)
+        self._errors.seek(0)
+        last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        how = f"ended with status {status}"
+        if status < 0:
+            how = f"killed by {signal.Signals(-status).name}" + (" (out of memory?)" if status == -9 else "")
+        return ": ".join([how, *last])
 
     def close(self) -> None:
-        """End it."""
-
-
-Start = Callable[[Row, Protocol], WorkerLike]
-
-
-def start_worker(row: Row, protocol: Protocol) -> Worker:
-    """Start the process of one row."""
-    return Worker(row, threads=protocol.threads, device=protocol.device, photographs=protocol.photographs)
+        """End the process, by force if necessary."""
+        with contextlib.suppress(OSError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+        try:
+            self.process.wait(EXIT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._errors.close()
 
 
 def measure(
     rows: Sequence[Row],
     protocol: Protocol,
     say: Callable[[str], None] = lambda text: None,
-    start: Start = start_worker,
+    start: Callable[[Row, Protocol], Worker] = Worker,
 ) -> list[Outcome]:
     """Build the rows one after the other, then time them in turns. A row that fails does not stop the others.
+
+    Every second round goes backwards, so that a steady drift of the machine cancels.
 
     Args:
         rows: what to compare.
         protocol: how.
-        say: called with a line on how far it is.
-        start: starts a worker; to be replaced in tests.
+        say: called with a line of progress.
+        start: starts a worker.
     """
     outcomes = [Outcome(row) for row in rows]
-    workers: dict[Row, WorkerLike] = {}
-    with ExitStack() as stack:
+    workers: dict[Row, Worker] = {}
+    with contextlib.ExitStack() as stack:
         for number, outcome in enumerate(outcomes, 1):
             say(f"building {number} of {len(rows)}: {outcome.row}")
             with _failure_belongs_to(outcome):
-                _check_memory()
+                if (left := available()) is not None and left < LEAST_MEMORY:
+                    raise WorkerError(f"only {left:.0f} MB of memory are available: measure fewer rows at once")
                 worker = start(outcome.row, protocol)
                 stack.callback(worker.close)
-                outcome.facts = worker.answer(BUILD_TIMEOUT)
+                outcome.facts = worker.ask(None, BUILD_TIMEOUT)
                 workers[outcome.row] = worker
         for number in range(protocol.rounds):
             say(f"round {number + 1} of {protocol.rounds}")
-            for outcome in turns(outcomes, number):
+            for outcome in outcomes if number % 2 == 0 else reversed(outcomes):
                 if outcome.failed is None and outcome.row in workers:
                     with _failure_belongs_to(outcome):
-                        outcome.rounds.append(_turn(workers[outcome.row], protocol))
+                        time.sleep(protocol.pause_seconds)
+                        answer = workers[outcome.row].ask({"turn": protocol.turn_seconds}, TURN_TIMEOUT)
+                        outcome.rounds.append(answer["times"])
         for outcome in outcomes:
             if outcome.measured:
                 with _failure_belongs_to(outcome):
-                    workers[outcome.row].tell({"finish": True})
-                    outcome.facts |= workers[outcome.row].answer(TURN_TIMEOUT)
+                    outcome.facts |= workers[outcome.row].ask({"finish": True}, TURN_TIMEOUT)
     return outcomes
 
 
-def turns(outcomes: Sequence[Outcome], number: int) -> list[Outcome]:
-    """Return the order of one round: there and back again, so that a steady drift cancels."""
-    return list(outcomes) if number % 2 == 0 else list(reversed(outcomes))
-
-
-def _turn(worker: WorkerLike, protocol: Protocol) -> list[float]:
-    time.sleep(protocol.pause_seconds)
-    worker.tell({"turn": protocol.turn_seconds})
-    times: list[float] = worker.answer(TURN_TIMEOUT)["times"]
-    return times
-
-
-def _check_memory() -> None:
-    left = available()
-    if left is not None and left < LEAST_MEMORY:
-        raise WorkerError(f"only {left:.0f} MB of memory are left: measure fewer rows at once")
-
-
-@contextmanager
+@contextlib.contextmanager
 def _failure_belongs_to(outcome: Outcome) -> Iterator[None]:
     try:
         yield

@@ -3,19 +3,87 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from pictures import one_torch_thread
 from PIL import Image
 
 import hardnet
 from benchmarks import pictures as speed_pictures
+from benchmarks import rounds, tables
+from benchmarks.__main__ import main as benchmarks_main
+from benchmarks.candidates import build, count_macs, fastest_product, macs, network, reported_top1_error
+from benchmarks.end_to_end import measure_folder
+from benchmarks.machine import peak_resident, reset_peak
+from benchmarks.photographs import calibration_images, find_photographs, write_jpegs
+from benchmarks.results import as_results, figures, surroundings_of, write_json
+from benchmarks.rounds import Outcome, Protocol, Worker, WorkerError, measure
+from benchmarks.rows import BASELINE, FLOOR, OURS, PEERS, Row, plan
 from hardnet.cli import main
+from hardnet.cli.benchmark import quartiles, settle
 from hardnet.models.config import CONFIGS, stage_indices
 from hardnet.models.layers import HarDBlock
+from hardnet.utils.errors import ImageError
 from tools import pictures
 
 REPO = Path(__file__).parent.parent
+SHAPE = (1, 224, 224)
+FLOOR_ROW = Row(FLOOR, "matrix product", "torch", "fp32", *SHAPE)
+BASELINE_ROW = Row(BASELINE, "hardnet68", "eager", "fp32", *SHAPE)
+PEER_ROW = Row("torchvision", "resnet50", "eager", "fp32", *SHAPE)
+TORCH_ROW = Row(OURS, "hardnet68", "torch", "fp32", *SHAPE)
+INT8_ROW = Row(OURS, "hardnet68", "openvino", "int8", *SHAPE)
+SECONDS = {FLOOR_ROW: 0.1, BASELINE_ROW: 0.08, PEER_ROW: 0.07, TORCH_ROW: 0.05, INT8_ROW: 0.02}
+ROWS = list(SECONDS)
+QUICK = Protocol(rounds=2, pause_seconds=0)
+
+
+class FakeWorker:
+    """Reports ``SECONDS`` for each pass, and logs what happens to it; dies at the turn numbered ``dies``."""
+
+    def __init__(self, row: Row, log: list[tuple[str, Row]], dies: int | None = None) -> None:
+        self.row, self.log, self.dies, self.turns = row, log, dies, 0
+
+    def ask(self, command: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
+        self.log.append((next(iter(command)) if command else "build", self.row))
+        if self.dies == self.turns:
+            raise WorkerError("killed by SIGSEGV")
+        if command is None:
+            error = None if self.row is INT8_ROW else 23.52
+            facts = {"macs": 4_000_000_000, "reported_top1_error": error, "build_seconds": 1.5}
+            return facts | {"how": "mm", "side": 2048, "operations": 10_000_000_000, "best_gflops": {"mm": 100.0}}
+        if "turn" in command:
+            self.turns += 1
+            return {"times": [SECONDS[self.row] * factor for factor in (1, 1.1, 0.9)]}
+        return {"running_memory_mb": 500, "building_memory_mb": 1700, "cuda_memory_mb": None, "idle_cores": 0.0}
+
+    def close(self) -> None:
+        self.log.append(("close", self.row))
+
+
+def fakes(log: list[tuple[str, Row]], dies: dict[Row, int] | None = None) -> Callable[[Row, Protocol], Any]:
+    return lambda row, protocol: FakeWorker(row, log, (dies or {}).get(row))
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """Results of two groups, 224 x 224 and 1024 x 1024."""
+    first = measure(ROWS, QUICK, start=fakes([]))
+    large = [Outcome(Row(**{**vars(o.row), "height": 1024, "width": 1024}), o.facts, o.rounds) for o in first[:2]]
+    return as_results([first, large], QUICK, surroundings_of("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
 
 
 # hardnet benchmark
@@ -101,3 +169,281 @@ def test_the_confusions_are_those_of_the_reported_error() -> None:
     assert [sum(row) for row in counted["counts"]] == [1000] * 10
     right = sum(row[number] for number, row in enumerate(counted["counts"]))
     assert 100 - right / 100 == pytest.approx(record.top1_error, abs=1e-9)
+
+
+# Rounds
+
+
+def test_all_are_built_before_they_take_turns_there_and_back() -> None:
+    log: list[tuple[str, Row]] = []
+    measure(ROWS, Protocol(rounds=3, pause_seconds=0), start=fakes(log))
+    assert log[: len(ROWS)] == [("build", row) for row in ROWS]
+    assert [row for what, row in log if what == "turn"] == [*ROWS, *reversed(ROWS), *ROWS]
+    assert {row for what, row in log if what == "close"} == set(ROWS)
+
+
+@pytest.mark.parametrize("turn", [0, 1], ids=["while it is built", "in its second turn"])
+def test_a_row_that_dies_is_named_and_the_others_go_on(turn: int) -> None:
+    outcomes = measure(ROWS, QUICK, start=fakes([], {TORCH_ROW: turn}))
+    by_row = {outcome.row: outcome for outcome in outcomes}
+    assert by_row[TORCH_ROW].failed == "killed by SIGSEGV"
+    assert not by_row[TORCH_ROW].measured
+    assert all(len(o.rounds) == 2 and o.measured for row, o in by_row.items() if row != TORCH_ROW)
+    assert [figure["engine"] for figure in figures(outcomes)] == ["eager", "eager", "openvino"]
+
+
+def test_a_worker_process_measures_and_its_death_is_reported() -> None:
+    """The real process: one turn, then SIGKILL."""
+    tiny = Row(OURS, "hardnet39ds", "eager", "fp32", 1, 64, 64)
+    worker = Worker(tiny, Protocol(threads=1))
+    try:
+        facts = worker.ask(None, 300)
+        assert facts["macs"] == macs(tiny)
+        assert facts["reported_top1_error"] == 27.92
+        assert worker.ask({"turn": 0.02}, 300)["times"]
+        memory = worker.ask({"finish": True}, 300)
+        assert 100 < memory["building_memory_mb"] < 5000
+        os.kill(worker.process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            worker.ask({"turn": 0.02}, 300)
+    finally:
+        worker.close()
+
+
+def test_a_precision_that_an_engine_lacks_is_not_a_failure() -> None:
+    row = Row(OURS, "hardnet39ds", "torch", "int8", 1, 64, 64)
+    with pytest.raises(NotImplementedError, match="torch engine has no int8"):
+        build(row, threads=1, device="cpu", photographs=None)
+
+
+def test_a_row_is_not_started_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "available", lambda: 700.0)
+    log: list[tuple[str, Row]] = []
+    [outcome] = measure([TORCH_ROW], QUICK, start=fakes(log))
+    assert "700 MB" in (outcome.failed or "")
+    assert log == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": 0}, {"turn_seconds": float("nan")}, {"pause_seconds": -1}, {"threads": 0}]
+)
+def test_a_protocol_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Protocol(**wrong)
+
+
+def test_the_plan_has_a_group_per_batch_size_and_resolution() -> None:
+    groups = plan(["hardnet68"], ["eager", "openvino"], ["fp32", "int8"], [1, 8], [(224, 224), (480, 640)])
+    assert [(g[0].batch_size, g[0].size) for g in groups] == [(1, "224"), (8, "224"), (1, "480x640"), (8, "480x640")]
+    assert [(row.name, row.engine, row.precision) for row in groups[0]] == [
+        ("floor:matrix product", "torch", "fp32"),
+        ("pytorchcv:hardnet68", "eager", "fp32"),
+        ("torchvision:resnet50", "eager", "fp32"),
+        ("torchvision:mobilenet_v2", "eager", "fp32"),
+        ("timm:ese_vovnet39b", "eager", "fp32"),
+        ("hardnet68", "eager", "fp32"),
+        ("hardnet68", "openvino", "fp32"),
+        ("hardnet68", "openvino", "int8"),
+    ]
+    assert len(plan(["hardnet68"], ["eager"], ["fp32"], [1], [(224, 224)], [])[0]) == 2
+
+
+# Figures and files
+
+
+def test_figures_are_computed_from_the_times() -> None:
+    found = {(f["source"], f["precision"]): f for f in figures(measure(ROWS, QUICK, start=fakes([])))}
+    ours = found["hardnet", "fp32"]
+    assert ours["milliseconds"] == {"median": 50.0, "lower_quartile": 46.25, "upper_quartile": 53.75}
+    assert ours["images_per_second"] == 20.0
+    assert ours["times_baseline"] == 1.6  # 80 ms of pytorchcv over 50 ms
+    assert ours["share_of_floor"] == 1.6  # 8 GFLOP take 80 ms at 10 GFLOP / 0.1 s
+    assert ours["rounds_ms"] == [[50.0, 55.0, 45.0]] * 2
+    assert found["torchvision", "fp32"]["times_baseline"] is None
+    assert len(found) == len(ROWS) - 1  # the matrix multiplication is not a row of the table
+    [alone] = figures(measure([TORCH_ROW], QUICK, start=fakes([])))
+    assert alone["times_baseline"] is alone["share_of_floor"] is None
+
+
+def test_quartiles() -> None:
+    assert quartiles([3.0]) == (3.0, 3.0, 3.0)
+    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2.0, 3.0, 4.0)
+
+
+def test_the_file_is_whole_or_unchanged(results: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    write_json(path, results)
+    assert json.loads(path.read_text()) == results
+    assert "[50.0, 55.0, 45.0]" in path.read_text()  # the passes of a round on one line
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"not": float("nan")})
+    assert json.loads(path.read_text()) == results
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_json(path / "below a file.json", results)
+
+
+def test_tables_show_the_figures(results: dict[str, Any]) -> None:
+    assert tables.speed_table(results).splitlines() == [
+        "| ms, batch 1, 224 x 224 | pytorchcv, eager | torch | OpenVINO int8 |",
+        "|---|---:|---:|---:|",
+        "| `hardnet68` | 80.0 | 50.0 (1.60x) | 20.0 (4.00x) |",
+    ]
+    text = tables.full_table(results)
+    assert "| hardnet68 | torch | fp32 | 1 | 224 | 50.0 | 46.2 to 53.8 | 20.0 | 1.60 | 160% | 500 | 1,700 |" in text
+    assert "| pytorchcv:hardnet68 | eager | fp32 | 1 | 1024 |" in text
+    assert "floor for batch 1, 1024: 100 GFLOP/s" in text
+    failed = [{"row": "hardnet68 torch fp32, batch 1, 224", "reason": "killed by SIGSEGV"}]
+    terminal = tables.for_terminal({**results, "failed": failed})
+    assert "failed: hardnet68 torch fp32, batch 1, 224: killed by SIGSEGV" in terminal
+
+
+def test_a_table_that_differs_from_the_results_is_found(results: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(results))
+    document = tmp_path / "README.md"
+    document.write_text("<!-- generated: speed run.json -->\nold\n<!-- end of generated -->\n\nkept\n")
+    [(path, text)] = tables.stale([document], tmp_path).items()
+    assert "old" not in text
+    assert "50.0 (1.60x)" in text
+    assert text.endswith("kept\n")
+    path.write_text(text)
+    assert tables.stale([document], tmp_path) == {}
+    document.write_text(text.replace("1.60x", "1.61x"))
+    assert tables.stale([document], tmp_path) == {document: text}
+    for wrong in ("speed none.json", "slow x"):
+        with pytest.raises(ValueError, match=wrong.split()[-1 if "none" in wrong else 0]):
+            tables.render(wrong, tmp_path)
+
+
+def test_the_documents_show_the_committed_results() -> None:
+    assert any(tables.BLOCK.search(path.read_text(encoding="utf-8")) for path in tables.DOCUMENTS)
+    stale = [path.name for path in tables.stale(tables.DOCUMENTS, tables.RESULTS)]
+    assert not stale, "run python -m benchmarks tables"
+
+
+# Candidates
+
+
+def test_counts_agree_with_each_other_and_with_the_literature() -> None:
+    """Two counters, one of them torch's; and ResNet-50's known 4.09 G, MobileNetV2's 0.30 G."""
+    row = Row(OURS, "hardnet39ds", "eager", "fp32", *SHAPE)
+    assert macs(row) == count_macs(partial(network, row), 224, 224)
+    known = {"resnet50": 4.09, "mobilenet_v2": 0.30}
+    for source, name in PEERS[:2]:
+        assert macs(Row(source, name, "eager", "fp32", *SHAPE)) / 1e9 == pytest.approx(known[name], abs=0.006)
+
+
+def test_reported_errors_come_from_the_catalogues() -> None:
+    assert reported_top1_error(BASELINE_ROW) == reported_top1_error(TORCH_ROW) == 23.52
+    assert reported_top1_error(PEER_ROW) == 23.87
+    assert reported_top1_error(INT8_ROW) is None
+    assert reported_top1_error(Row(*PEERS[2], "eager", "fp32", *SHAPE)) is None
+
+
+def test_settled_networks_keep_their_values_in_range() -> None:
+    model = hardnet.create_model("hardnet39ds")
+    settle(model, 64, 64)
+    seen: list[float] = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.std().item()))
+    with torch.inference_mode():
+        model.eval()(torch.randn(4, 3, 64, 64))
+    assert len(seen) > 30
+    assert all(0.2 < deviation < 5 for deviation in seen)
+
+
+def test_pytorchcv_accepts_other_sizes() -> None:
+    row = Row(BASELINE, "hardnet39ds", "eager", "fp32", 2, 96, 64)
+    output = build(row, threads=1, device="cpu", photographs=None)()
+    assert isinstance(output, torch.Tensor)
+    assert output.shape == (2, 1000)
+    assert output.isfinite().all()
+
+
+def test_the_roofline_is_a_matrix_multiplication() -> None:
+    step, facts = fastest_product("cpu", (64, 96))
+    assert set(facts["best_gflops"]) == {"mm", "convolution"}
+    assert facts["operations"] == 2 * facts["side"] ** 3
+    output = step()
+    assert isinstance(output, torch.Tensor)
+    assert output.numel() == facts["side"] ** 2
+
+
+def test_the_memory_peak_restarts_at_the_reset() -> None:
+    if not reset_peak():
+        pytest.skip("the system does not reset the peak")
+    before = peak_resident()
+    block = torch.ones(60_000_000 // 4)
+    assert peak_resident() > before + 50
+    del block
+    assert reset_peak()
+    assert peak_resident() < before + 30
+
+
+# Photographs and end-to-end runs
+
+
+def test_photographs_are_cut_reproducibly(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = (write_jpegs(tmp_path / name, 6, find_photographs(None)) for name in "ab")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    sizes = [Image.open(path).size for path in first]
+    assert len(set(sizes)) == 6
+    assert [height > width for width, height in sizes] == [True, False, False] * 2
+
+
+def test_calibration_images_are_normalised_photographs() -> None:
+    batches = calibration_images(None, 256, 192, 3)
+    images = torch.cat(batches)
+    assert [len(batch) for batch in batches[:-1]] == [3] * (len(batches) - 1)
+    assert images.shape[1:] == (3, 256, 192)
+    assert len(images) > 32
+    assert -2.2 < images.min() < -1
+    assert 1 < images.max() < 2.7
+    assert not torch.equal(images[0], images[5])  # another part of the same photograph
+
+
+def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        f"end-to-end hardnet39ds --images 6 --batch-sizes 2 --engines eager --threads 1 --json {tmp_path}/end.json"
+    )
+    assert benchmarks_main(command.split()) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["hardnet39ds", "eager", "fp32", "2"]
+    [figures] = json.loads((tmp_path / "end.json").read_text())["rows"]
+    assert figures["images"] == 6
+    assert figures["images_per_second"] == pytest.approx(1000 / figures["whole"]["wall_ms"], rel=0.01)
+    for part in ("decode", "preprocess", "model_alone"):
+        assert 0.1 < figures[part]["processor_ms"] < figures["whole"]["processor_ms"] * 1.5
+    assert 0 < figures["model_runs"] < 1
+
+
+def test_an_unreadable_file_stops_the_end_to_end_run(tmp_path: Path) -> None:
+    paths = write_jpegs(tmp_path, 2, find_photographs(None))
+    paths[1].write_bytes(b"not a picture")
+    row = Row(OURS, "hardnet39ds", "eager", "fp32", 2, 224, 224)
+    with pytest.raises(ImageError, match=r"00001\.jpg"):
+        measure_folder(row, paths, threads=1, device="cpu", photographs=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("speed hardnet99", "no model 'hardnet99'"),
+        ("speed --sizes 16", "at least 32"),
+        ("speed --turn-seconds 0", "turn_seconds"),
+        ("end-to-end --device cuda:99", "device"),
+        ("end-to-end --photographs no/such/folder", "no/such/folder"),
+    ],
+)
+def test_the_measurements_refuse_wrong_arguments(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks_main(arguments.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_failed_row_makes_the_exit_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.__main__.measure", partial(measure, start=fakes([], {TORCH_ROW: 0})))
+    assert benchmarks_main(["speed", "hardnet68", "--engines", "torch", "--no-peers", "--rounds", "1"]) == 1
+    assert f"failed: {TORCH_ROW}: killed by SIGSEGV" in capsys.readouterr().out

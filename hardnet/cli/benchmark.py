@@ -128,10 +128,11 @@ def timed_passes(step: Step, seconds: float) -> list[float]:
     """Run once untimed, then repeat for about ``seconds``, at least once; return the duration of each in seconds."""
     step()
     times: list[float] = []
-    while not times or sum(times) + times[-1] <= seconds:
-        start = time.perf_counter()
+    first = start = time.perf_counter()
+    while not times or start - first + times[-1] <= seconds:
         step()
         times.append(time.perf_counter() - start)
+        start += times[-1]
     return times
 
 
