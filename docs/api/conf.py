@@ -35,7 +35,10 @@ autodoc_default_options = {"members": True, "undoc-members": True, "exclude-memb
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|PIL|timm|torchvision|collections|pathlib|os|typing)\..*"),  # no network, so no links
-    ("py:class", r"hardnet\.(benchmark\.rounds\.WorkerLike|deploy\.folding\.Model)|WeightsLike"),
+    (
+        "py:class",
+        r"hardnet\.(engines\.folding\.Model|models\.network\.WeightsInfo)|WeightsLike|ImageLike|Transform|nn\.Module",
+    ),
 ]
 
 # Names that some modules import for type checkers only: autodoc evaluates the annotations, wherever they stand.
