@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -21,12 +22,12 @@ from training_data import make_folder, options
 
 import hardnet
 from hardnet.training import Outcome, TrainOptions, train
-from hardnet.training.checkpoint_file import CHECKPOINT
+from hardnet.training.checkpoint import CHECKPOINT
 from hardnet.training.distributed import Ranks
-from hardnet.training.errors import DataError, TrainingError
 from hardnet.training.loop import BEST, FINAL, Trainer
 from hardnet.training.metrics import read_metrics
-from hardnet.training.signals import StopRequest
+from hardnet.training.steps import StopRequest
+from hardnet.utils.errors import DataError, TrainingError
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -180,6 +181,14 @@ sys.exit(0 if train(TrainOptions(**eval(sys.argv[1]))).finished else 17)
 """
 
 
+UNIGNORED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from hardnet.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def start(wanted: TrainOptions) -> subprocess.Popen[bytes]:
     values = {name: value for name, value in vars(wanted).items() if value is not None}
     folder = str(Path(hardnet.__file__).parents[1])
@@ -188,7 +197,7 @@ def start(wanted: TrainOptions) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": folder})
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
     while not path.exists():
         assert process.poll() is None, f"ended with {process.returncode} before {path.name} was there"
         time.sleep(0.005)
@@ -224,15 +233,44 @@ def test_sigterm_saves_and_exits_in_good_order(tmp_path: Path, data: Path) -> No
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
-def test_signals_are_caught_in_training_only() -> None:
+def test_signals_are_caught_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         assert stop.requested
-        with pytest.raises(KeyboardInterrupt):  # the first signal was polite; Ctrl-C after it means now
+        with pytest.raises(KeyboardInterrupt):  # Ctrl-C after a first signal interrupts at once
             signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # a third signal does not interrupt the clean-up
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_torchrun_forwards_the_ctrl_c_that_the_ranks_have_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
+    with StopRequest() as stop:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT] * 3, [signal.SIGTERM, signal.SIGINT, signal.SIGTERM]])
+def test_three_signals_in_a_row_leave_no_traceback(tmp_path: Path, data: Path, signals: list[int]) -> None:
+    command = ["train", data, "--output", tmp_path / "run", "--workers", 2, "--batch-size", 2, "--size", 32]
+    with subprocess.Popen(
+        [sys.executable, "-c", UNIGNORED, *map(str, command), "--epochs", "1000", "--device", "cpu"],
+        env={**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        wait_for(tmp_path / "run" / "metrics.jsonl", process)
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.02)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in errors
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path, data: Path) -> None:
@@ -260,7 +298,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, data: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
-    assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.tmp"))
+    assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.part"))
     train(wanted)
     train(options(data, tmp_path / "whole", epochs=2, save_every=1))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -280,6 +318,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
     make_folder(tmp_path / "more", images=9)
     refused("was made with 24 training images, this run has 27", where=tmp_path / "more")
     refused("was made with 4 images per global batch, this run has 8", batch_size=8)
+    torch.save(hardnet.create_model("hardnet39ds", num_classes=3).state_dict(), tmp_path / "other.pth")
+    refused(r"was made with weights None \(now '\S+other.pth'\)", weights=str(tmp_path / "other.pth"))
     refused(r"was made with epochs 2 \(now 3\), lr 0.05 \(now 0.1\)", epochs=3, lr=0.1)
     refused("holds a run already: go on with --resume auto", resume="")
     refused("no such checkpoint", output="new", resume=str(tmp_path / "nothing.pt"))
@@ -288,6 +328,83 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
     refused("is no checkpoint of a training run", output="new", resume=str(final))
     path.write_bytes(path.read_bytes()[:100_000])
     refused("is damaged, or no checkpoint")
+
+
+def change(content: dict[str, Any], change: str) -> None:
+    name, _, value = change.partition("=")
+    *path, last = name.split(".")
+    for key in path:
+        content = content[key]
+    if value:
+        content[last] = eval(value)  # noqa: S307  of the test's own list
+    else:
+        del content[last]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "progress", "facts", "options", "scheduler", "facts.classes", "progress.best", "optimizer={}", "scheduler={}",
+        "model_ema=None", "model={}", "extra=1", "progress.extra=1", "progress.step=999", "progress.epoch=-1",
+        "progress.epoch=2", "progress.step=1.5", "progress=[]", "progress.loss_sum=float('nan')",
+        "optimizer.param_groups=[]", "optimizer.state=3", "scheduler.last_epoch=5",
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_the_wrong_structure_is_refused(run_to_go_on: TrainOptions, tmp_path: Path, what: str) -> None:
+    content = read(Path(run_to_go_on.output) / CHECKPOINT)
+    change(content, what)
+    torch.save(content, tmp_path / "changed.pt")
+    wanted = dataclasses.replace(run_to_go_on, output=str(tmp_path / "new"), resume=str(tmp_path / "changed.pt"))
+    with pytest.raises(TrainingError, match=r"is not a valid training checkpoint|was made with None classes"):
+        Trainer(wanted, ONE)
+
+
+@pytest.fixture(scope="module")
+def run_to_go_on(tmp_path_factory: pytest.TempPathFactory, data: Path) -> TrainOptions:
+    """A run that was stopped after its first step."""
+    wanted = options(data, tmp_path_factory.mktemp("run"), ema=0.5)
+    Trainer(wanted, ONE, StopAfter(0)).run()
+    return wanted
+
+
+def test_the_checkpoint_of_a_run_is_usable_as_weights_with_labels(run_to_go_on: TrainOptions) -> None:
+    content = read(Path(run_to_go_on.output) / CHECKPOINT)
+    assert content["classes"] == ["class_0", "class_1", "class_2"]
+    assert content["preprocessing"] == {
+        "resize": 32,
+        "crop": 32,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+
+
+CRASH = """
+import sys
+from hardnet.cli import main
+from hardnet.training.steps import Stepper
+
+def fail(self, batch):
+    raise RuntimeError("out of memory")
+
+Stepper._loss = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_an_unforeseen_exception_ends_the_process(tmp_path: Path, data: Path, workers: int) -> None:
+    """Data workers ignore SIGTERM, and Python waits for them at exit unless they were ended before."""
+    command = ["train", data, "--output", tmp_path / "run", "--workers", workers, "--batch-size", 2, "--size", 32]
+    ended = subprocess.run(
+        [sys.executable, "-c", CRASH, *map(str, command), "--device", "cpu"],
+        env={**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "RuntimeError: out of memory" in ended.stderr
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, data: Path) -> None:
@@ -324,7 +441,7 @@ def test_the_average_is_the_exponential_one(tmp_path: Path, data: Path) -> None:
 def one_step(wanted: TrainOptions, batches: int = 1) -> Trainer:
     trainer = Trainer(wanted, ONE)
     source = trainer._batches()
-    from hardnet.training.optim import set_training_mode
+    from hardnet.training.build import set_training_mode
 
     set_training_mode(trainer.parts.model, wanted)
     trainer._train_step([next(source) for _ in range(batches)])
@@ -363,7 +480,8 @@ def test_bfloat16_takes_nearly_the_same_step(tmp_path: Path, data: Path) -> None
 
 
 def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, data: Path) -> None:
-    trainer = Trainer(options(data, tmp_path, amp="fp16", clip=1.0), ONE)
+    wanted = options(data, tmp_path, amp="fp16", clip=1.0, epochs=4, resume="auto")
+    trainer = Trainer(wanted, ONE)
     batch = next(trainer._batches())
     trainer.parts.model.train()
     start = parameters(trainer)
@@ -374,8 +492,9 @@ def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, data: P
         assert skipped < 16
     assert parameters(trainer).isfinite().all()
     assert trainer.parts.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
+    trainer.position.epoch, trainer.position.step = divmod(skipped, trainer.steps_per_epoch)
     trainer._save()
-    resumed = Trainer(options(data, tmp_path, amp="fp16", clip=1.0, resume="auto"), ONE)
+    resumed = Trainer(wanted, ONE)
     assert resumed.parts.scaler.state_dict() == trainer.parts.scaler.state_dict()
     assert resumed.parts.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
 

@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..models.config import CONFIGS
-from ..training.errors import TrainingError
-from ..training.options import CHOICES, HELP
+from ..training.options import FIELDS
+from ..utils.errors import TrainingError
 from ..utils.text import table
 from .arguments import FAILED, Verbs, add_engine_arguments, add_threads, first_rank, prepare_process
 
 if TYPE_CHECKING:
-    from ..training.comparison import Row
+    from ..training.evaluation import Row
+
+
+def _help(option: str) -> str:
+    """Return the help text of a training option that has the same meaning here."""
+    return str(FIELDS[option].metadata["help"])
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -37,15 +42,17 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help='a folder with val/CLASS/image or CLASS/image, or "fashion-mnist" (its test images)',
     )
-    parser.add_argument("--dataset", choices=CHOICES["dataset"], default="auto", help=HELP["dataset"])
+    parser.add_argument(
+        "--dataset", choices=FIELDS["dataset"].metadata["choices"], default="auto", help=_help("dataset")
+    )
     parser.add_argument("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
     parser.add_argument("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
     parser.add_argument("--weights", help="a tag of the catalogue, or a file (default: all of the catalogue)")
     parser.add_argument("--size", type=int, help="side of the centre crop in pixels (default: the weights' own)")
     parser.add_argument("--crop-ratio", type=float, help="crop over resized side (default: the weights' own)")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help=HELP["workers"] + " (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help=HELP["device"])
+    parser.add_argument("--workers", type=int, default=0, help=_help("workers") + " (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help=_help("device"))
     add_engine_arguments(parser)
     parser.add_argument(
         "--calibration",
@@ -53,9 +60,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="images on which int8 is calibrated, a folder as DATA (default: the train split of DATA)",
     )
     parser.add_argument(
-        "--channels-last", action=argparse.BooleanOptionalAction, default=True, help=HELP["channels_last"]
+        "--channels-last", action=argparse.BooleanOptionalAction, default=True, help=_help("channels_last")
     )
-    parser.add_argument("--skip-bad-images", action="store_true", help=HELP["skip_bad_images"])
+    parser.add_argument("--skip-bad-images", action="store_true", help=_help("skip_bad_images"))
     parser.add_argument(
         "--expect",
         type=float,
@@ -70,9 +77,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Evaluate as the arguments say and print the table; return the exit status."""
-    from ..training.comparison import EvaluateOptions, choose, compare
     from ..training.data import open_evaluation
     from ..training.distributed import connect
+    from ..training.evaluation import EvaluateOptions, choose, compare
 
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})

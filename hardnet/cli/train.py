@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 from ..models.config import CONFIGS
-from ..training.errors import TrainingError
-from ..training.options import CHOICES, HELP, TrainOptions
-from .arguments import FAILED, Verbs, add_threads, first_rank, prepare_process
-
-_TYPES: dict[str, Callable[[str], Any]] = {"num_classes": int, "drop_rate": float, "eval_size": int}
-_THREE_NUMBERS = ("mean", "std")
+from ..training.options import FIELDS, TrainOptions
+from ..utils.errors import TrainingError
+from .arguments import FAILED, INTERRUPTED, Verbs, add_threads, first_rank, prepare_process
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -25,30 +22,32 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``train``: DATA, and a flag for every field of TrainOptions."""
+    """Add the arguments of ``train``: DATA, and a flag for every other field of TrainOptions.
+
+    Flags that are not given are absent from the namespace, so that the defaults are those of TrainOptions.
+    """
     parser.description = (
         "Train a model. The defaults are the authors' recipe for ImageNet. For several processes or machines, start "
         "the same command with torchrun: torchrun --nproc-per-node 2 -m hardnet train ..."
     )
-    parser.add_argument(
-        "data", metavar="DATA", help='a folder with train/CLASS/image and val/CLASS/image, or "fashion-mnist"'
-    )
-    for field in dataclasses.fields(TrainOptions):
-        if field.name == "data":
+    types = get_type_hints(TrainOptions)
+    for name, field in FIELDS.items():
+        flag, text, default = "--" + name.replace("_", "-"), field.metadata["help"], field.default
+        if name == "data":
+            parser.add_argument("data", metavar="DATA", help=text)
             continue
-        flag, text = "--" + field.name.replace("_", "-"), HELP[field.name]
-        required = field.default is dataclasses.MISSING
-        default = None if required else field.default
-        if default not in (None, "", False, True):
+        if default not in (None, "", False, True, dataclasses.MISSING):
             text += f" (default: {default})"
-        if isinstance(default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-        elif field.name in _THREE_NUMBERS:
-            parser.add_argument(flag, type=float, nargs=3, metavar=("R", "G", "B"), help=text)
+        common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+        if types[name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        elif name in ("mean", "std"):
+            parser.add_argument(flag, type=float, nargs=3, metavar=("R", "G", "B"), **common)
         else:
-            choices = sorted(CONFIGS) if field.name == "model" else CHOICES.get(field.name)
-            kind = _TYPES.get(field.name, str if default is None else type(default))
-            parser.add_argument(flag, type=kind, default=default, choices=choices, required=required, help=text)
+            choices = sorted(CONFIGS) if name == "model" else field.metadata["choices"] or None
+            kind = next(kind for kind in (int, float, str) if types[name] in (kind, kind | None))
+            required = default is dataclasses.MISSING
+            parser.add_argument(flag, type=kind, choices=choices, required=required, **common)
     add_threads(parser)
 
 
@@ -56,15 +55,19 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Train as the arguments say and print a line per epoch; return the exit status."""
     from ..training.loop import train
 
-    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainOptions)}
-    for name in _THREE_NUMBERS:
-        values[name] = None if values[name] is None else tuple(values[name])
+    values = {name: value for name, value in vars(arguments).items() if name in FIELDS}
+    values |= {name: tuple(values[name]) for name in ("mean", "std") if name in values}
     prepare_process(arguments)
     try:
         outcome = train(TrainOptions(**values), _print_epoch)
     except TrainingError as error:
         print(f"hardnet: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        _ignore_signals()
+        return INTERRUPTED
+    if not outcome.finished:
+        _ignore_signals()
     if first_rank():
         if outcome.finished:
             print(f"trained {outcome.epochs} epochs: {outcome.folder}")
@@ -74,6 +77,12 @@ def run_train(arguments: argparse.Namespace) -> int:
                 "--resume auto"
             )
     return 0
+
+
+def _ignore_signals() -> None:
+    """Let the process, which is about to end, do so without a traceback when more signals arrive."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _print_epoch(numbers: dict[str, Any]) -> None:

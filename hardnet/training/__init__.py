@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError, TrainingError
+from ..utils.errors import DataError, TrainingError
 from .options import TrainOptions
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _LATE = {"Evaluation": "evaluation", "Outcome": "loop", "evaluate": "evaluation"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what brings torch.distributed along on first use: the command line needs only the options at first."""
+    """Import what needs torch.distributed on first use: the command line needs only the options at first."""
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_LATE[name]}", __name__), name)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import struct
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from .errors import DataError
-from .idx import read_idx
+from ..images.preprocess import Preprocessing
+from ..utils.errors import DataError
+from ..weights.catalog import CATALOG
 from .seeds import permutation
 
 if TYPE_CHECKING:
@@ -18,22 +23,10 @@ if TYPE_CHECKING:
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-
+_UINT8 = 0x08  # the type code of unsigned bytes in an IDX header
 _IDX_NAMES = {"train": "train", "test": "t10k"}
-_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_FASHION_MNIST_STATISTICS = ((0.286, 0.286, 0.286), (0.353, 0.353, 0.353))
+_FASHION_MNIST = CATALOG["hardnet39ds", "FASHION_MNIST"]
+_IMAGENET = Preprocessing()
 
 
 class ImageSource(Protocol):
@@ -58,9 +51,9 @@ class Splits:
 
     train: ImageSource
     val: ImageSource | None
-    mean: tuple[float, ...] = field(default=_IMAGENET_STATISTICS[0])
+    mean: tuple[float, ...] = _IMAGENET.mean
     """Of each colour, in [0, 1]."""
-    std: tuple[float, ...] = field(default=_IMAGENET_STATISTICS[1])
+    std: tuple[float, ...] = _IMAGENET.std
     """Likewise."""
 
 
@@ -72,7 +65,7 @@ class FolderSource:
 
         if not root.is_dir():
             there = "is not a folder" if root.exists() else "no such folder"
-            raise DataError(f"{root}: {there}; a folder with one subfolder of images per class is wanted")
+            raise DataError(f"{root}: {there}; expected a folder with one subfolder of images per class")
         if not any(entry.is_dir() for entry in os.scandir(root)):
             raise DataError(
                 f"{root}: holds no subfolders; the images are expected in one subfolder per class, as in "
@@ -104,14 +97,13 @@ class FashionMNISTSource:
         split: "train" (60,000 images) or "test" (10,000 images).
     """
 
-    classes: Sequence[str] = FASHION_MNIST_CLASSES
-
     def __init__(self, folder: Path, split: str) -> None:
+        self.classes: Sequence[str] = tuple(_FASHION_MNIST.categories)
         images, labels = (_find_idx(folder, f"{_IDX_NAMES[split]}-{what}") for what in ("images-idx3", "labels-idx1"))
         shape, self._pixels = read_idx(images)
         label_shape, self._labels = read_idx(labels)
         if len(shape) != 3 or len(label_shape) != 1 or shape[0] != label_shape[0]:
-            raise DataError(f"{images} holds {shape} values, {labels} {label_shape}: (N, H, W) and (N,) are wanted")
+            raise DataError(f"{images} holds {shape} values, {labels} {label_shape}: expected (N, H, W) and (N,)")
         if max(self._labels, default=0) >= len(self.classes):
             raise DataError(f"{labels}: class {max(self._labels)} is none of the {len(self.classes)} of Fashion-MNIST")
         self._count, self._height, self._width = shape
@@ -179,9 +171,10 @@ def open_splits(data: str, dataset: str = "auto", *, held_out: int = 0, seed: in
     """
     if is_fashion_mnist(data, dataset):
         train: ImageSource = FashionMNISTSource(_fashion_mnist_folder(data), "train")
+        statistics = _FASHION_MNIST.preprocessing.mean, _FASHION_MNIST.preprocessing.std
         if not held_out:
-            return Splits(train, None, *_FASHION_MNIST_STATISTICS)
-        return Splits(*hold_out(train, held_out, seed), *_FASHION_MNIST_STATISTICS)
+            return Splits(train, None, *statistics)
+        return Splits(*hold_out(train, held_out, seed), *statistics)
     root = _existing_folder(data)
     train = FolderSource(root / "train")
     if held_out:
@@ -219,7 +212,7 @@ def _existing_folder(data: str) -> Path:
     root = Path(data).expanduser()
     if not root.is_dir():
         there = "is not a folder" if root.exists() else "no such folder"
-        raise DataError(f"{data}: {there}; a folder with train/CLASS/image and val/CLASS/image is wanted")
+        raise DataError(f"{data}: {there}; expected a folder with train/CLASS/image and val/CLASS/image")
     return root
 
 
@@ -245,3 +238,31 @@ def _find_idx(folder: Path, stem: str) -> Path:
     if not found:
         raise DataError(f"{folder}: holds no {stem}-ubyte.gz (nor {stem}-ubyte, here or in FashionMNIST/raw)")
     return found[0]
+
+
+def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
+    """Read an IDX file of unsigned bytes, plain or gzipped: its dimensions and its values in row-major order.
+
+    Format: http://yann.lecun.com/exdb/mnist.
+
+    Raises:
+        DataError: the file cannot be read, is no IDX file of unsigned bytes, or its length does not match its header.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if len(data) < 4 or data[:2] != b"\0\0":
+        raise DataError(f"{path}: is not an IDX file (it does not begin with two zero bytes)")
+    kind, dimensions = data[2], data[3]
+    if kind != _UINT8 or dimensions < 1:
+        raise DataError(f"{path}: must be an IDX file of unsigned bytes (type 0x08), got type {kind:#04x}")
+    start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise DataError(f"{path}: the IDX header is cut off")
+    shape = struct.unpack(f">{dimensions}I", data[4:start])
+    if len(data) - start != prod(shape):
+        raise DataError(f"{path}: {prod(shape)} values are announced ({shape}), {len(data) - start} are there")
+    return shape, data[start:]

@@ -1,4 +1,4 @@
-"""The ranks that torchrun starts: joining them, and the few words they exchange beside the gradients."""
+"""Processes started by torchrun: connect them and exchange small values (sums, flags, texts)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..utils.devices import usable_device
+
 
 @dataclass
 class Ranks:
@@ -24,7 +26,7 @@ class Ranks:
     device: torch.device
     """Where this process computes."""
     _group: Any = None
-    """A gloo group for words between hosts, so that they neither wait for the GPU nor mix with its gradients."""
+    """A gloo group for values on the CPU, separate from the gradients on the GPU."""
 
     @property
     def first(self) -> bool:
@@ -89,7 +91,7 @@ def connect(device: str = "auto") -> Iterator[Ranks]:
         ValueError: there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else 0)
     if size == 1:
         yield Ranks(0, 1, chosen)
         return
@@ -101,29 +103,19 @@ def connect(device: str = "auto") -> Iterator[Ranks]:
     ranks = Ranks(rank, size, chosen, dist.new_group(backend="gloo"))
     try:
         yield ranks
-        ranks.wait()  # no rank hangs up while another still listens
+        ranks.wait()  # no rank closes its connections while another still uses them
     finally:
-        # Whoever keeps `ranks` must not keep the group: its threads are joined when it goes, and one that outlives the
-        # interpreter, with a tensor in hand, aborts the process.
+        # The group joins its threads when it is deleted. If a reference to `ranks` kept it until the interpreter ends,
+        # such a thread would abort the process.
         ranks._group = None
         if not joined_before:
             dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int | None) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r}: {error}") from None
+def _device(name: str, local_rank: int) -> torch.device:
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
+    device = usable_device(name)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {name!r}")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {name!r}: there is no CUDA device here")
-        if device.index is None:
-            device = torch.device("cuda", local_rank or 0)
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device {device}: there are {torch.cuda.device_count()} CUDA devices here")
     return device

@@ -1,8 +1,11 @@
-"""From labelled images to batches: augmentation with a seed per image, orders that can be resumed, bad images."""
+"""Batches for training and evaluation: augmentation seeded per image, resumable order, unreadable images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,6 @@ from ..utils.errors import ImageError
 from .data import ImageSource
 from .options import TrainOptions
 from .seeds import permutation, seeded
-from .signals import ignore_in_worker
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -175,18 +177,49 @@ def _loader(images: _Images, batches: Sequence[list[int]], workers: int, pin_mem
         collate_fn=_collate,
         num_workers=min(workers, len(batches)),
         pin_memory=pin_memory,
-        worker_init_fn=ignore_in_worker,
+        worker_init_fn=_ignore_signals,
     )
 
 
-def iterate(loader: DataLoader[_Sample], *, skip_bad_images: bool) -> Iterator[Batch]:
-    """Yield the batches of a loader.
+def iterate(loader: DataLoader[_Sample], *, skip_bad_images: bool) -> Generator[Batch, None, None]:
+    """Yield the batches of a loader. Close the generator (``contextlib.closing``) to end its worker processes.
 
     Raises:
-        ImageError: an image cannot be read, and bad ones are not to be skipped.
+        ImageError: an image cannot be read, and ``skip_bad_images`` is false.
     """
-    batch: Batch
-    for batch in loader:
-        if batch.bad and not skip_bad_images:
-            raise ImageError(batch.bad[0])
-        yield batch
+    with _deferred_interrupt():
+        batches: Any = iter(loader)
+    try:
+        for batch in batches:
+            if batch.bad and not skip_bad_images:
+                raise ImageError(batch.bad[0])
+            yield batch
+    finally:
+        # A traceback keeps the iterator alive, and at exit Python would send its workers SIGTERM, which they ignore,
+        # and wait for them without end.
+        if hasattr(batches, "_shutdown_workers"):
+            batches._shutdown_workers()
+            for worker in batches._workers:
+                worker.kill()
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ignore signals that go to the whole process group in a data worker: the training process ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[None]:
+    """Handle a Ctrl-C after the block: torch prints a traceback when the start of its workers is interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous, received = signal.getsignal(signal.SIGINT), []
+    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if received and callable(previous):
+            previous(*received[0])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,21 +17,28 @@ import torch
 from torch import nn
 
 from ..images.preprocess import Preprocessing
+from ..utils.errors import DataError, TrainingError
 from ..utils.progress import ProgressBar
-from . import build as setup
-from . import optim
-from .checkpoint import Parts, Position, checkpoint_content, final_content, find_checkpoint, restore
-from .checkpoint_file import CHECKPOINT, save_atomically
-from .data import ImageSource, open_splits
+from . import build
+from .checkpoint import (
+    CHECKPOINT,
+    Facts,
+    Parts,
+    Position,
+    checkpoint_content,
+    final_content,
+    find_checkpoint,
+    restore,
+    save_atomically,
+)
+from .data import ImageSource, Splits, open_splits
 from .distributed import Ranks, connect
-from .errors import DataError, TrainingError
 from .evaluation import evaluate
 from .loading import Batch, iterate, training_batches, training_loader, training_transform
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
 from .seeds import derive_seed
-from .signals import StopRequest
-from .steps import Stepper
+from .steps import Stepper, StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +76,14 @@ def train(options: TrainOptions, report: Report | None = None) -> Outcome:
         WeightsError: the weights to start from cannot be had or do not fit.
         ValueError: options that exclude each other, or no such device.
     """
-    with connect(options.device) as ranks, StopRequest() as stop:
+    with StopRequest() as stop, connect(options.device) as ranks:
         devices = [ranks.device] if ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             return Trainer(options, ranks, stop, report).run()
 
 
 class Trainer:
-    """A run on one rank: what it has reached, and how it gets on."""
+    """A training run on one rank: its parts, its position, and the loop over epochs and steps."""
 
     def __init__(
         self, options: TrainOptions, ranks: Ranks, stop: StopRequest | None = None, report: Report | None = None
@@ -96,10 +105,12 @@ class Trainer:
                 f"{options.data}: {images} training images do not fill one global batch of {global_batch} "
                 "(batch size x accumulation x ranks)"
             )
-        self._facts = {"classes": classes, "training images": images, "images per global batch": global_batch}
-        model, ema = setup.build_model(options, classes, ranks)
-        optimizer = optim.make_optimizer(model, options, ranks.size)
-        scheduler = optim.make_scheduler(optimizer, options, self.steps_per_epoch)
+        self._facts = Facts(
+            self._data.train.classes, _preprocessing(options, self._data), images, global_batch, self.steps_per_epoch
+        )
+        model, ema = build.build_model(options, classes, ranks)
+        optimizer = build.make_optimizer(model, options, ranks.size)
+        scheduler = build.make_scheduler(optimizer, options, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
         self.parts = Parts(model, ema, optimizer, scheduler, scaler)
         self.position = Position()
@@ -131,12 +142,12 @@ class Trainer:
 
     def _train_epoch(self) -> bool:
         """Do the steps that are left in this epoch; return False where a signal ended the run."""
-        optim.set_training_mode(self.parts.model, self.options)
+        build.set_training_mode(self.parts.model, self.options)
         position, save_every = self.position, self.options.save_every
-        batches = self._batches()
         label = f"epoch {position.epoch + 1}/{self.options.epochs}"
         started = time.monotonic()
-        with ProgressBar(self.steps_per_epoch, label, unit="steps", enabled=self.ranks.first) as bar:
+        bar = ProgressBar(self.steps_per_epoch, label, unit="steps", enabled=self.ranks.first)
+        with closing(self._batches()) as batches, bar:
             bar.update(position.step)
             while position.step < self.steps_per_epoch:
                 stop = self._train_step(list(islice(batches, self.options.accumulate)))
@@ -149,7 +160,7 @@ class Trainer:
                     return False
         return True
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         options, epoch = self.options, self.position.epoch
         batches = training_batches(
             len(self._data.train),
@@ -159,7 +170,7 @@ class Trainer:
             ranks=self.ranks.size,
             first_step=self.position.step,
         )
-        mean, std = self.preprocessing.mean, self.preprocessing.std
+        mean, std = self._facts.preprocessing.mean, self._facts.preprocessing.std
         transform = training_transform(options, options.size_at(epoch), mean, std)
         pin_memory = self.ranks.device.type == "cuda"
         loader = training_loader(self._data.train, transform, options, epoch, batches, pin_memory)
@@ -192,7 +203,7 @@ class Trainer:
     def _finish_epoch(self, recorder: Recorder | None) -> dict[str, Any]:
         """Validate, record and save; return the epoch's numbers."""
         position, options = self.position, self.options
-        images = self.steps_per_epoch * self._facts["images per global batch"]
+        images = self.steps_per_epoch * self._facts.global_batch
         last = position.epoch + 1 == options.epochs
         numbers: dict[str, Any] = {
             "epoch": position.epoch + 1,
@@ -225,7 +236,7 @@ class Trainer:
             result = evaluate(
                 model.eval(),
                 source,
-                self.preprocessing,
+                self._facts.preprocessing,
                 self.ranks,
                 batch_size=self.options.batch_size,
                 workers=self.options.workers,
@@ -238,14 +249,6 @@ class Trainer:
             numbers[f"{prefix}val_top5_error"] = result.top5_error
         return numbers
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How images are prepared for the trained model."""
-        options, data = self.options, self._data
-        crop = options.eval_size or options.size
-        mean, std = ((x[0], x[1], x[2]) for x in (options.mean or data.mean, options.std or data.std))
-        return Preprocessing(resize=round(crop / options.crop_ratio), crop=crop, mean=mean, std=std)
-
     def _keep_weights(self, numbers: dict[str, Any], last: bool) -> None:
         error = numbers.get("ema_val_top1_error", numbers.get("val_top1_error"))
         best = error is not None and (self.position.best is None or error < self.position.best)
@@ -253,15 +256,24 @@ class Trainer:
             self.position.best = error
         if not self.ranks.first or not (last or best):
             return
-        content = final_content(self.parts, self.options, self._data.train.classes, self.preprocessing, numbers)
+        content = final_content(self.parts, self.options, self._facts, numbers)
         for wanted, name in ((last, FINAL), (best, BEST)):
             if wanted:
                 save_atomically(content, self._folder / name)
 
     def _save(self) -> None:
-        classes = self._data.train.classes
-        content = checkpoint_content(
-            self.parts, self.position, self.options, self._facts, self.ranks, classes, self.preprocessing
+        """Write the checkpoint on rank 0, with sums over all ranks; every rank must call this."""
+        position, ranks = self.position, self.ranks
+        total = dataclasses.replace(
+            position, loss_sum=ranks.sum(position.loss_sum), skipped=ranks.sum_counts([position.skipped])[0]
         )
-        if self.ranks.first:
+        if ranks.first:
+            content = checkpoint_content(self.parts, total, self.options, self._facts)
             save_atomically(content, self._folder / CHECKPOINT)
+
+
+def _preprocessing(options: TrainOptions, data: Splits) -> Preprocessing:
+    """Return how images are prepared for the trained model."""
+    crop = options.eval_size or options.size
+    mean, std = ((x[0], x[1], x[2]) for x in (options.mean or data.mean, options.std or data.std))
+    return Preprocessing(resize=round(crop / options.crop_ratio), crop=crop, mean=mean, std=std)

@@ -1,14 +1,14 @@
-"""What a run leaves for people: metrics.jsonl, TensorBoard where it is installed, a picture of the curves."""
+"""Record a run: metrics.jsonl, TensorBoard where it is installed, a plot of the curves."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from .errors import TrainingError
+from ..utils.errors import TrainingError
+from ..utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +48,11 @@ class Recorder:
 
     def _keep(self, epochs: int) -> None:
         kept = [numbers for numbers in read_metrics(self._path) if numbers["epoch"] <= epochs]
-        temporary = self._path.with_name(f".{METRICS}.{os.getpid()}.tmp")
         try:
-            temporary.write_text("".join(json.dumps(numbers) + "\n" for numbers in kept), encoding="utf-8")
-            temporary.replace(self._path)
+            with write_atomically(self._path) as file:
+                file.write("".join(json.dumps(numbers) + "\n" for numbers in kept).encode())
         except OSError as error:
             raise TrainingError(f"{self._path} could not be written: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,23 +1,63 @@
-"""One step of the optimiser: forward, loss, agreement among the ranks, backward, update."""
+"""One step of the optimiser (forward, loss, backward, update), and graceful stopping on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import build as setup
+from .build import autocast, make_mix, parallelise
 from .checkpoint import Parts
 from .distributed import Ranks
 from .loading import Batch
 from .options import TrainOptions
-from .signals import StopRequest
+
+
+class StopRequest:
+    """Stop gracefully: within this context SIGTERM and SIGINT set ``requested``, which is read between two steps.
+
+    A second SIGINT raises KeyboardInterrupt, later ones are ignored. Under torchrun, which forwards a Ctrl-C that the
+    ranks have received already, no SIGINT interrupts: torchrun itself ends ranks that do not stop.
+    Outside the main thread, where Python allows no handlers, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._interrupts = "TORCHELASTIC_RUN_ID" not in os.environ
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data worker that has not yet set its own handlers
+            return
+        interrupt = self.requested and number == signal.SIGINT and self._interrupts
+        self.requested = True
+        if interrupt:
+            self._interrupts = False
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -39,9 +79,9 @@ class Stepper:
         self._parts = parts
         self._options = options
         self._ranks = ranks
-        self._forward = setup.parallelise(parts.model, options, ranks)
+        self._forward = parallelise(parts.model, options, ranks)
         self._criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
-        self._mix = setup.make_mix(options, classes)
+        self._mix = make_mix(options, classes)
 
     def take(self, batches: Sequence[Batch], stop: StopRequest) -> StepResult:
         """Do one step with the average gradient over the batches; on every rank at the same time."""
@@ -68,7 +108,7 @@ class Stepper:
         labels = batch.labels.to(device, non_blocking=True)
         if self._mix is not None:
             images, labels = self._mix(images, labels)
-        with setup.autocast(options, device):
+        with autocast(options, device):
             loss: Tensor = self._criterion(self._forward(images), labels)
         return loss
 

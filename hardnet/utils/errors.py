@@ -11,3 +11,11 @@ class ImageError(ValueError):
 
 class ExportError(RuntimeError):
     """An exported file does not compute what its model computes, and was not kept."""
+
+
+class DataError(ValueError):
+    """A data set is missing or malformed; the message names the file or folder and what was expected there."""
+
+
+class TrainingError(RuntimeError):
+    """A training run cannot go on: loss not finite, or a checkpoint that cannot be written or does not fit."""

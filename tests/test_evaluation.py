@@ -1,19 +1,15 @@
-"""The verbs ``train`` and ``evaluate``: what they print, their exit status, measured beside reported."""
+"""Evaluation: exact counts, the verb ``evaluate``, measured next to reported errors."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from matplotlib.axes import Axes
-from PIL import Image
 from training_data import make_folder
 
 import hardnet
@@ -21,15 +17,12 @@ from hardnet.cli import main
 from hardnet.cli.evaluate import add_evaluate_arguments, run_evaluate
 from hardnet.cli.train import add_train_arguments, run_train
 from hardnet.images.preprocess import Preprocessing
-from hardnet.training.comparison import EvaluateOptions, choose
 from hardnet.training.data import FolderSource
 from hardnet.training.distributed import Ranks
-from hardnet.training.errors import DataError
-from hardnet.training.evaluation import evaluate
+from hardnet.training.evaluation import EvaluateOptions, choose, evaluate
 from hardnet.training.loop import FINAL
-from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
-from hardnet.training.options import TrainOptions
-from hardnet.utils.errors import WeightsError
+from hardnet.training.metrics import METRICS, read_metrics
+from hardnet.utils.errors import DataError, WeightsError
 from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
 
 TINY = [
@@ -62,17 +55,6 @@ def run_evaluation(*arguments: object) -> int:
     return run_evaluate(parser.parse_args([str(argument) for argument in arguments]))
 
 
-def test_every_switch_switches() -> None:
-    """argparse takes a flag that begins with --no- for the negation of one without."""
-    parser = argparse.ArgumentParser()
-    add_train_arguments(parser)
-    for field in dataclasses.fields(TrainOptions):
-        if isinstance(field.default, bool):
-            flag = field.name.replace("_", "-")
-            on, off = (parser.parse_args(["d", "--output", "o", f"--{prefix}{flag}"]) for prefix in ("", "no-"))
-            assert (getattr(on, field.name), getattr(off, field.name)) == (True, False), flag
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
@@ -99,32 +81,13 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsRecord:
         top1_error=66.67,
         top5_error=0.0,
         reported_by="the tests",
-        num_classes=3,
+        classes=("class_0", "class_1", "class_2"),
         preprocessing=Preprocessing(40, 32),
     )
     monkeypatch.setenv("HARDNET_MIRROR", str(path.parent))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setitem(CATALOG, (made.model, made.tag), made)
     return made
-
-
-def test_training_prints_an_epoch_and_says_where_the_run_is(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_training(data, "--output", tmp_path / "run", *TINY, "--mean", 0.1, 0.2, 0.3) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("epoch 1, size 32, loss ")
-    assert "validation top-1 / top-5 error " in first
-    assert second == f"trained 1 epochs: {tmp_path / 'run'}"
-    final = torch.load(tmp_path / "run" / FINAL, weights_only=True)
-    assert final["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
-    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in final["options"].items()}
-    wanted = TrainOptions(**stored)
-    assert (wanted.mean, wanted.epochs, wanted.crop, wanted.lr) == ((0.1, 0.2, 0.3), 1, "pad", 0.05)
-    assert run_training(data, "--output", tmp_path / "run", *TINY) == 1
-    assert "holds a run already: go on with --resume auto" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="--threads must be at least 1"):
-        run_training(data, "--output", tmp_path / "new", *TINY, "--threads", 0)
 
 
 def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
@@ -228,39 +191,3 @@ def test_the_errors_are_counted_as_they_are_defined(data: Path) -> None:
     assert result.loss == pytest.approx(float(expected))
     with pytest.raises(hardnet.training.TrainingError, match="not finite"):
         evaluate(lambda x: scores.expand(len(x), 7) / 0, source, lambda image: torch.zeros(3, 2, 2), ranks)
-
-
-def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, 0)
-    for epoch in (1, 2, 3):
-        recorder.write({"epoch": epoch, "train_loss": 1.0 / epoch, "lr": 0.1, "size": 32})
-    recorder.close()
-    with (tmp_path / METRICS).open("a") as file:
-        file.write('{"epoch": 4, "train')  # a crash in the middle of a line
-    assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2, 3]
-    Recorder(tmp_path, 2).close()
-    assert (tmp_path / METRICS).read_text().count("\n") == 2
-    assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2]
-
-
-def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder(tmp_path, 0)
-    for epoch in (1, 2):
-        recorder.write({"epoch": epoch, "train_loss": 3.0 - epoch, "lr": 0.1, "size": 32})
-    plotted = []
-    plot = Axes.plot
-
-    def record(self: Axes, *values: Any, **style: Any) -> Any:
-        plotted.append(values)
-        return plot(self, *values, **style)
-
-    monkeypatch.setattr(Axes, "plot", record)
-    assert draw_curves(tmp_path) == tmp_path / CURVES
-    assert plotted == [((1, 2), (2.0, 1.0)), ((1, 2), (0.1, 0.1)), ((1, 2), (32, 32))]
-    with Image.open(tmp_path / CURVES) as picture:
-        assert picture.size == (1080, 720)
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    (tmp_path / CURVES).unlink()
-    assert draw_curves(tmp_path) is None
-    assert not (tmp_path / CURVES).exists()

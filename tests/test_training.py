@@ -1,22 +1,124 @@
-"""The options of a run, the optimiser and the curve of the learning rate that follow from them."""
+"""The options of a run, what follows from them, the verb ``train``, and its records."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.axes import Axes
+from PIL import Image
 from torch import nn
-from training_data import options
+from training_data import make_folder, options
 
 from hardnet import create_model
-from hardnet.cli.train import add_train_arguments
-from hardnet.training.optim import freeze_backbone, make_optimizer, make_scheduler, scaled_lr, set_training_mode
+from hardnet.cli.train import add_train_arguments, run_train
+from hardnet.training.build import freeze_backbone, make_optimizer, make_scheduler, scaled_lr, set_training_mode
+from hardnet.training.loop import FINAL
+from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
 from hardnet.training.options import TrainOptions, parse_size_schedule
+
+TINY = [
+    "--epochs",
+    "1",
+    "--batch-size",
+    "4",
+    "--size",
+    "32",
+    "--crop",
+    "pad",
+    "--crop-ratio",
+    "1",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
+
+
+def run_training(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    return run_train(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_every_switch_switches() -> None:
+    """argparse takes a flag that begins with --no- for the negation of one without."""
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    for field in dataclasses.fields(TrainOptions):
+        if isinstance(field.default, bool):
+            flag = field.name.replace("_", "-")
+            on, off = (parser.parse_args(["d", "--output", "o", f"--{prefix}{flag}"]) for prefix in ("", "no-"))
+            assert (getattr(on, field.name), getattr(off, field.name)) == (True, False), flag
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_folder(root, images=4)
+    make_folder(root, images=3, split="val")
+    return root
+
+
+def test_training_prints_an_epoch_and_says_where_the_run_is(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_training(data, "--output", tmp_path / "run", *TINY, "--mean", 0.1, 0.2, 0.3) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1, size 32, loss ")
+    assert "validation top-1 / top-5 error " in first
+    assert second == f"trained 1 epochs: {tmp_path / 'run'}"
+    final = torch.load(tmp_path / "run" / FINAL, weights_only=True)
+    assert final["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
+    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in final["options"].items()}
+    wanted = TrainOptions(**stored)
+    assert (wanted.mean, wanted.epochs, wanted.crop, wanted.lr) == ((0.1, 0.2, 0.3), 1, "pad", 0.05)
+    assert run_training(data, "--output", tmp_path / "run", *TINY) == 1
+    assert "holds a run already: go on with --resume auto" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--threads must be at least 1"):
+        run_training(data, "--output", tmp_path / "new", *TINY, "--threads", 0)
+
+
+def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, 0)
+    for epoch in (1, 2, 3):
+        recorder.write({"epoch": epoch, "train_loss": 1.0 / epoch, "lr": 0.1, "size": 32})
+    recorder.close()
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"epoch": 4, "train')  # a crash in the middle of a line
+    assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2, 3]
+    Recorder(tmp_path, 2).close()
+    assert (tmp_path / METRICS).read_text().count("\n") == 2
+    assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2]
+
+
+def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(tmp_path, 0)
+    for epoch in (1, 2):
+        recorder.write({"epoch": epoch, "train_loss": 3.0 - epoch, "lr": 0.1, "size": 32})
+    plotted = []
+    plot = Axes.plot
+
+    def record(self: Axes, *values: Any, **style: Any) -> Any:
+        plotted.append(values)
+        return plot(self, *values, **style)
+
+    monkeypatch.setattr(Axes, "plot", record)
+    assert draw_curves(tmp_path) == tmp_path / CURVES
+    assert plotted == [((1, 2), (2.0, 1.0)), ((1, 2), (0.1, 0.1)), ((1, 2), (32, 32))]
+    with Image.open(tmp_path / CURVES) as picture:
+        assert picture.size == (1080, 720)
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (tmp_path / CURVES).unlink()
+    assert draw_curves(tmp_path) is None
+    assert not (tmp_path / CURVES).exists()
 
 
 def test_the_defaults_are_the_recipe_for_imagenet() -> None:
@@ -27,14 +129,13 @@ def test_the_defaults_are_the_recipe_for_imagenet() -> None:
     assert (wanted.min_lr, wanted.warmup, wanted.ema, wanted.amp, wanted.label_smoothing) == (0, 0, 0, "none", 0)
 
 
-def test_every_option_is_a_flag_with_the_same_default() -> None:
+def test_every_option_is_a_flag() -> None:
     parser = argparse.ArgumentParser()
     add_train_arguments(parser)
     arguments = vars(parser.parse_args(["somewhere", "--output", "o"]))
-    assert TrainOptions(**{name: arguments[name] for name in vars(TrainOptions("somewhere", "o"))}) == TrainOptions(
-        data="somewhere", output="o"
-    )
-    assert set(arguments) == {field.name for field in dataclasses.fields(TrainOptions)} | {"threads"}
+    assert arguments == {"data": "somewhere", "output": "o", "threads": None}  # the defaults are those of TrainOptions
+    flags = {action.dest for action in parser._actions}
+    assert flags == {"help", "threads", *(field.name for field in dataclasses.fields(TrainOptions))}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +149,7 @@ def test_every_option_is_a_flag_with_the_same_default() -> None:
         ({"amp": "fp8"}, "amp must be one of none, bf16, fp16"),
         ({"mean": (1.0, 2.0)}, "mean takes three numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "std takes three numbers"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be less than 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing must lie between 0 and 0.999"),
         ({"size_schedule": "40"}, "SIZE@EPOCH"),
         ({"size_schedule": "16@0"}, "SIZE@EPOCH"),
         ({"size_schedule": "40@2,48@2"}, "must rise"),
