@@ -7,17 +7,14 @@ import errno
 import hashlib
 import io
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO
 
 import filelock
 import pytest
@@ -37,10 +34,8 @@ from http_server import (
 )
 
 import hardnet
-from hardnet.utils import files
 from hardnet.utils.errors import WeightsError
 from hardnet.weights import download, transfer
-from hardnet.weights.archive import ArchiveError, unpack_archive
 from hardnet.weights.catalog import Digest, DigestScheme, Source, WeightsRecord
 from hardnet.weights.download import Policy, VerifiedFile, cache_dir, fetch, find_cached
 from hardnet.weights.transfer import redact
@@ -220,7 +215,6 @@ ARCHIVES = {
     "unknown compression method": packed(("w.pth", GOOD), method=zipfile.ZIP_LZMA),
     f"larger than {MAX_BYTES} bytes": packed(("w.pth", bytes(3 * MAX_BYTES))),
     "not a zip archive": b"\x80\x02" + GOOD,
-    "too many members": b"PK\x03\x04" + b"PK\x01\x02" * 100_001,
     "expected one .pth file": GOOD,
 }
 
@@ -237,20 +231,6 @@ def test_archive(server: ScriptedServer, says: str) -> None:
             fetch(record, policy=POLICY)
         assert says in str(caught.value)
         assert cached_names() == []
-
-
-def test_any_damage_of_an_archive_is_an_archive_error() -> None:
-    archive = packed(("w.pth", GOOD[:100]))
-    for position in range(len(archive)):
-        damaged = bytearray(archive)
-        damaged[position] ^= 0xFF
-        try:
-            assert unpack_archive(bytes(damaged), max_bytes=MAX_BYTES) == GOOD[:100]
-        except ArchiveError:
-            continue
-    for length in range(len(archive)):
-        with pytest.raises(ArchiveError):
-            unpack_archive(archive[:length])
 
 
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -367,6 +347,9 @@ def test_certificates(
 
 
 def test_a_proxy_of_the_environment_is_used(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="unknown url type: socks5"):
+        fetch(record_of("http://weights.invalid/w.pth"), policy=POLICY)
     monkeypatch.setenv("http_proxy", server.url)
     server.on("http://weights.invalid/w.pth", serve(GOOD))
     assert fetch(record_of("http://weights.invalid/w.pth"), policy=POLICY).content == GOOD
@@ -462,10 +445,9 @@ def test_a_mirror_folder_comes_first(
     assert f"{mirror / 'b.pth.zip'}: the file cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("value", ["1", "true", "YES", " on "])
-def test_offline_mode(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, mirror: Path, value: str) -> None:
+def test_offline_mode(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, mirror: Path) -> None:
     record = record_of(server.on("/a.pth", serve(GOOD)))
-    monkeypatch.setenv("HARDNET_OFFLINE", value)
+    monkeypatch.setenv("HARDNET_OFFLINE", " YES ")
     monkeypatch.setenv("HARDNET_MIRROR", server.url + "/mirror")
     with pytest.raises(WeightsError, match=r"Offline mode is on \(HARDNET_OFFLINE\)") as caught:
         fetch(record, policy=POLICY)
@@ -474,12 +456,8 @@ def test_offline_mode(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, m
     monkeypatch.setenv("HARDNET_MIRROR", str(mirror))
     assert fetch(record, policy=POLICY).content == GOOD
     monkeypatch.delenv("HARDNET_MIRROR")
-    assert fetch(record, policy=POLICY).content == GOOD  # from the cache
+    fetch(record, policy=POLICY).path.unlink()  # from the cache
     assert server.seen == []
-
-
-def test_offline_mode_must_be_yes_or_no(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = record_of(server.on("/a.pth", serve(GOOD)))
     monkeypatch.setenv("HARDNET_OFFLINE", "maybe")
     with pytest.raises(WeightsError, match="HARDNET_OFFLINE is 'maybe', expected one of 1, true"):
         fetch(record, policy=POLICY)
@@ -491,7 +469,7 @@ def test_a_damaged_file_of_the_package_is_refused(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(download, "__file__", str(tmp_path / "weights" / "download.py"))
-    for content, says in ((None, "no such file"), (OTHER, WRONG)):
+    for content, says in ((None, "No such file"), (OTHER, WRONG)):
         if content is not None:
             (tmp_path / "tiny.pth").write_bytes(content)
         with pytest.raises(WeightsError, match=f"tiny.pth: .*{says}"):
@@ -537,68 +515,18 @@ def test_a_read_only_cache_is_used_for_what_it_holds(
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def __init__(self, file: BinaryIO) -> None:
-            self.file = file
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        def write(self, _: bytes) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.file, name)
-
-        def __enter__(self) -> Full:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-    real = files._create_part
-    monkeypatch.setattr(files, "_create_part", lambda target: (lambda part, file: (part, Full(file)))(*real(target)))
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WeightsError, match="No space left on device"):
         fetch(record_of(server.on("/a.pth", serve(GOOD)), server.on("/b.pth", serve(GOOD))), policy=POLICY)
     assert cached_names() == []
     assert server.hits("/b.pth") == 0  # the next source would fail likewise
 
 
-def test_a_held_lock_delays_only(server: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
-    cache_dir().mkdir(parents=True)
-    with filelock.FileLock(str(cache_dir() / "hardnet-hardnet68-test_v1.lock")):
-        policy = dataclasses.replace(POLICY, lock_timeout=0.1)
-        found: list[VerifiedFile] = []
-        record = record_of(server.on("/w.pth", serve(GOOD)))
-        thread = threading.Thread(target=lambda: found.append(fetch(record, policy=policy)))
-        thread.start()
-        thread.join()
-    assert found[0].content == GOOD
-    assert "continuing without a lock" in caplog.text
-
-
-@pytest.mark.skipif(os.name != "posix", reason="a signal that interrupts a wait is a POSIX feature")
-def test_ctrl_c_leaves_nothing(server: ScriptedServer) -> None:
-    record = record_of(server.on("/a.pth", serve(GOOD, sent=HALF, pause=3), serve(GOOD)))
-
-    def interrupt() -> None:
-        while not list(cache_dir().glob(".*.part")) or not server.hits("/a.pth"):
-            time.sleep(0.02)
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored: background jobs of a shell
-    thread = threading.Thread(target=interrupt, daemon=True)
-    thread.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            fetch(record, policy=POLICY)
-    finally:
-        thread.join()
-        signal.signal(signal.SIGINT, before)
-    assert list(cache_dir().glob(".*.part")) == []
-    assert fetch(record, policy=POLICY).content == GOOD
-
-
 WORKERS = """
-import os, signal, sys, time
+import os, sys
 from hardnet.weights.catalog import Digest, Source, WeightsRecord
 from hardnet.weights.download import cache_dir, fetch
 
@@ -607,18 +535,11 @@ record = WeightsRecord("hardnet68", "TEST_V1", (Source(url, Digest("sha256", val
 cache_dir()
 
 def start():
-    pid = os.fork()
+    pid = os.fork()  # after the imports, so that all start at once
     if pid == 0:
-        found = fetch(record)
-        os._exit(0 if found.content == found.path.read_bytes() else 3)
+        os._exit(fetch(record).path.read_bytes() != fetch(record).content)
     return pid
 
-killed = start()
-while not list(cache_dir().glob(".*.part")):
-    time.sleep(0.01)
-os.kill(killed, signal.SIGKILL)
-os.waitpid(killed, 0)
-assert len(list(cache_dir().glob(".*.part"))) == 1
 print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in [start() for _ in range(8)]])
 """
 
@@ -630,34 +551,11 @@ def slowly(handler: Handler) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks, a POSIX feature")
-def test_after_a_kill_eight_processes_download_once_and_clean_up(server: ScriptedServer) -> None:
+def test_eight_processes_download_once(server: ScriptedServer) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1])}
     command = [sys.executable, "-c", WORKERS, server.on("/w.pth", slowly), DIGESTS["sha256"]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str([0] * 8)
-    assert server.hits("/w.pth") <= 2  # the killed one may have been too early for a request
-    assert len(cached_names()) == 1
-
-
-def test_without_locks_each_process_downloads(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: object, **__: object) -> None:
-        raise NotImplementedError("no locks here")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", none)
-    gate = threading.Barrier(3, timeout=20)
-
-    def together(handler: Handler) -> None:
-        gate.wait()
-        serve(GOOD)(handler)
-
-    record = record_of(server.on("/w.pth", together))
-    contents: list[bytes] = []
-    call: Callable[[], None] = lambda: contents.append(fetch(record, policy=POLICY).content)  # noqa: E731
-    threads = [threading.Thread(target=call) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert contents == [GOOD] * 3
+    assert server.hits("/w.pth") == 1
     assert len(cached_names()) == 1

@@ -93,10 +93,9 @@ def _create_part(target: Path) -> tuple[Path, BinaryIO]:
     while True:
         part = target.parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
         file = part.open("x+b")  # not tempfile, whose files only their owner can read
-        _lock(file.fileno())
-        if part.exists():
+        if _lock(file.fileno()) is not False and part.exists():
             return part, file
-        file.close()  # another writer removed it as an orphan before it was locked
+        file.close()  # another writer took it for an orphan before it was locked
 
 
 def _remove_orphans(folder: Path, prefix: str) -> None:
@@ -140,22 +139,3 @@ def _lock(descriptor: int) -> bool | None:
 
 def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-# The three below go when their last users have moved to write_atomically.
-
-
-def create_part(folder: Path, prefix: str) -> tuple[Path, BinaryIO]:
-    """Create a locked temporary file whose name begins with ``prefix``."""
-    path = folder / f"{prefix}{uuid.uuid4().hex[:12]}.part"
-    file = path.open("x+b")
-    _lock(file.fileno())
-    return path, file
-
-
-def hidden_prefix(target: Path) -> str:
-    """Return how the names of temporary files for ``target`` begin."""
-    return f".{target.name[:50]}."
-
-
-remove_orphans = _remove_orphans

@@ -12,11 +12,6 @@ from ..utils.errors import WeightsError
 MAX_BYTES = 512 * 1024 * 1024
 """Default size limit of a checkpoint in bytes."""
 
-_MAX_ENTRIES = 100_000  # zipfile builds an object for each entry; a stored torch file has some hundreds of its own
-_ENTRY_SIGNATURE = b"PK\x01\x02"
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_CHUNK = 1 << 20
-
 
 class ArchiveError(WeightsError):
     """An archive is damaged, or its content is not a single ``.pth`` file."""
@@ -29,14 +24,17 @@ def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
         ArchiveError: the archive is damaged, does not hold exactly one ``.pth`` file, or the file is larger than
             ``max_bytes``.
     """
-    if archive.count(_ENTRY_SIGNATURE) > _MAX_ENTRIES:
-        raise ArchiveError("the archive has too many members, expected one .pth file")
     content = bytearray()
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-            member = _single_member(opened.infolist())
-            with opened.open(member) as file:
-                while chunk := file.read(_CHUNK):  # in chunks: the declared size may be wrong
+            members = opened.infolist()
+            if len(members) != 1 or not members[0].filename.endswith(".pth"):
+                names = ", ".join(repr(member.filename[:100]) for member in members[:3])
+                raise ArchiveError(f"the archive has {len(members)} members ({names}), expected one .pth file")
+            if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ArchiveError("the archive uses an unknown compression method, expected deflate")
+            with opened.open(members[0]) as file:
+                while chunk := file.read(1 << 20):  # in chunks: the declared size may be wrong
                     content += chunk
                     if len(content) > max_bytes:
                         raise ArchiveError(f"the file in the archive is larger than {max_bytes} bytes")
@@ -44,15 +42,6 @@ def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
         raise
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OSError) as error:
         raise ArchiveError(f"the archive is damaged: {str(error)[:200]}") from error
-    if len(content) != member.file_size:
-        raise ArchiveError(f"the file in the archive ends after {len(content)} of {member.file_size} bytes")
+    if len(content) != members[0].file_size:
+        raise ArchiveError(f"the file in the archive ends after {len(content)} of {members[0].file_size} bytes")
     return bytes(content)
-
-
-def _single_member(members: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:
-    if len(members) != 1 or not members[0].filename.endswith(".pth"):
-        names = ", ".join(repr(member.filename[:100]) for member in members[:3])
-        raise ArchiveError(f"the archive has {len(members)} members ({names}), expected one .pth file")
-    if members[0].compress_type not in _METHODS:
-        raise ArchiveError("the archive uses an unknown compression method, expected deflate")
-    return members[0]

@@ -67,8 +67,8 @@ def fetch(record: WeightsRecord, *, progress: bool = True, policy: Policy = _DEF
         return found
     places, offline = _places(record), _offline()
     with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock", policy.lock_timeout):
-        found = find_cached(record, policy=policy)  # another process may have downloaded it meanwhile
-        return found if found is not None else _fetch_first(record, places, offline, progress, policy)
+        # Look again: another process may have downloaded it meanwhile.
+        return find_cached(record, policy=policy) or _fetch_first(record, places, offline, progress, policy)
 
 
 def find_cached(record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile | None:
@@ -119,14 +119,10 @@ def _places(record: WeightsRecord) -> list[_Place]:
     if is_valid(mirror) and not {"?", "#"} & set(mirror):
         base = mirror.rstrip("/") + "/"
         return [*((source, base + urllib.parse.quote(source.filename)) for source in remote), *own]
-    try:
-        parts = urllib.parse.urlsplit(mirror)
-        local = parts.scheme == "file" and parts.netloc in ("", "localhost")
-        folder = Path(urllib.request.url2pathname(parts.path)) if local else expand_user(mirror)
-        valid = folder.is_dir()
-    except ValueError:
-        valid = False
-    if not valid:  # without its value, which may hold a password or a token
+    local = mirror.removeprefix("file://localhost").removeprefix("file://")
+    folder = expand_user(mirror) if local == mirror else Path(urllib.request.url2pathname(local))
+    if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises an error if the name is too long
+        # The message does not show the value, which may hold a password or a token.
         raise WeightsError(
             "HARDNET_MIRROR is not valid; expected an existing folder, a file:// address, or an http(s):// address "
             "without a query. Percent-encode special characters in a password"
@@ -235,10 +231,8 @@ def _read_file(path: Path, source: Source, policy: Policy) -> bytes:
     try:
         with open_regular(path) as file:
             content = file.read(policy.max_bytes + 1)
-    except FileNotFoundError:
-        raise TransferError("no such file") from None
     except OSError as error:
-        raise TransferError(f"the file cannot be read: {error}") from error
+        raise TransferError(f"the file cannot be read: {error.strerror}") from error
     return _checked(content, source, policy)
 
 

@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 256 * 1024
 _PROGRESS = 1024 * 1024  # bytes: an attempt that received as many more than all before restarts the count of attempts
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/")
-_REDIRECTS = (301, 302, 303, 307, 308)
-_RETRIED = (408, 425, 429)
+_REDIRECTS, _RETRIED = (301, 302, 303, 307, 308), (408, 425, 429)
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HIDDEN = "an address that is not valid"
 
@@ -92,10 +91,8 @@ class Transfer:
 
     def __init__(self, url: str, policy: Policy, bar: ProgressBar, resume: bool) -> None:
         self.url, self.policy, self.bar, self.resume = url, policy, bar, resume
-        self.buffer = io.BytesIO()
-        self.size = 0
+        self.buffer, self.size, self.resumed = io.BytesIO(), 0, False
         self.validator: str | None = None
-        self.resumed = False
         self.deadline = time.monotonic() + policy.total_timeout
 
     def run(self) -> bytes:
@@ -109,6 +106,7 @@ class Transfer:
         while True:
             try:
                 self._attempt()
+                return self.buffer.getvalue()
             except TransferError as error:
                 failures = 1 if self.size >= most + _PROGRESS else failures + 1
                 most = max(most, self.size)
@@ -119,17 +117,13 @@ class Transfer:
                 wait = max(self.policy.backoff * 2 ** (failures - 1), min(error.wait, self.policy.retry_after_cap))
                 logger.info("%s: %s; trying again in %.1f seconds", redact(self.url), error, wait)
                 time.sleep(wait)
-            else:
-                return self.buffer.getvalue()
 
     def _attempt(self) -> None:
         headers = {"User-Agent": f"hardnet/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
-        if self.size and not self.resume:
+        if not self.resume:
             self._restart()
         if self.size:
-            headers["Range"] = f"bytes={self.size}-"
-            if self.validator is not None:
-                headers["If-Range"] = self.validator
+            headers |= {"Range": f"bytes={self.size}-"} | ({"If-Range": self.validator} if self.validator else {})
         try:
             with _open(self.url, headers, self.policy) as response:
                 self._receive(response, self._accept(response))
@@ -151,11 +145,10 @@ class Transfer:
         else:
             retry = response.status in _RETRIED or response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
             wait = response.headers.get("Retry-After", "").strip()
-            seconds = float(wait) if wait.isdecimal() else 0.0
-            raise TransferError(f"HTTP {response.status} {response.reason}".rstrip(), retry=retry, wait=seconds)
-        end = None if response.length is None else self.size + response.length
+            text = f"HTTP {response.status} {response.reason}".rstrip()
+            raise TransferError(text, retry=retry, wait=float(wait) if wait.isdecimal() else 0.0)
+        end = self.bar.total = None if response.length is None else self.size + response.length
         self._check_size(end or 0)
-        self.bar.total = end
         return end
 
     def _receive(self, response: http.client.HTTPResponse, end: int | None) -> None:
@@ -193,9 +186,10 @@ def _open(url: str, headers: dict[str, str], policy: Policy) -> http.client.HTTP
     origin = urllib.parse.urlsplit(address)[:2]
     # Without the handlers of build_opener for redirects, HTTP errors, files and ftp.
     opener = urllib.request.OpenerDirector()
-    https = urllib.request.HTTPSHandler(context=_trusted_certificates())
-    for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), https):
-        opener.add_handler(handler)
+    opener.add_handler(urllib.request.ProxyHandler())
+    opener.add_handler(urllib.request.HTTPHandler())
+    opener.add_handler(urllib.request.HTTPSHandler(context=_trusted_certificates()))
+    opener.add_handler(urllib.request.UnknownHandler())  # for a proxy of another kind
     for _ in range(policy.max_redirects + 1):
         request = urllib.request.Request(address, headers=headers)  # noqa: S310  http and https only
         if authorization is not None and urllib.parse.urlsplit(address)[:2] == origin:
@@ -231,12 +225,10 @@ def _split_credentials(url: str) -> tuple[str, str | None]:
 
 def _trusted_certificates() -> ssl.SSLContext:
     """Trust the system's certificates, or those in the bundle that the environment names."""
-    variable = next((name for name in _BUNDLES if os.environ.get(name)), None)
-    if variable is None:
-        return ssl.create_default_context()
-    bundle = expand_user(os.environ[variable])
+    variable = next((name for name in _BUNDLES if os.environ.get(name)), "")
+    bundle = str(expand_user(os.environ[variable])) if variable else None
     try:
-        return ssl.create_default_context(cafile=str(bundle))
+        return ssl.create_default_context(cafile=bundle)
     except OSError as error:
         raise WeightsError(f"{variable}: the certificate bundle {bundle} cannot be loaded: {error}") from error
 
@@ -244,10 +236,7 @@ def _trusted_certificates() -> ssl.SSLContext:
 def _as_transfer_error(error: Exception, policy: Policy) -> TransferError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return TransferError(
-            f"the server's certificate is not trusted: {reason.verify_message}. If a proxy replaces certificates, set "
-            "SSL_CERT_FILE to its certificate bundle"
-        )
+        return TransferError(f"the server's certificate is not trusted: {reason.verify_message} (see SSL_CERT_FILE)")
     if isinstance(reason, TimeoutError):
         return TransferError(f"no data for {policy.timeout:g} seconds", retry=True)
     if isinstance(error, (http.client.InvalidURL, ValueError)):
