@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import browser, complaints, requested
+from offline_copy import python_of, read_page
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +70,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE)
     assert not list(folder.glob("hardnet-demo-*"))  # it takes its pictures along
+
+
+def test_a_space_serves_the_page(tmp_path: Path) -> None:
+    """app.py of docs/demo.md, started as a Hugging Face Space starts it."""
+    [code] = python_of(read_page("docs/demo.md"))
+    (tmp_path / "app.py").write_text(code)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "SPACE_HOST": "a.hf.space"}
+    more = {"PYTHONPATH": str(REPO), "HARDNET_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "app.py"]
+    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | variables | more, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == f"hardnet: http://127.0.0.1:{port} (Ctrl-C ends)\n".encode()
+            request = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": "a.hf.space"})
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310  (http)
+                assert b"HarDNet" in response.read()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE)
 
 
 @pytest.fixture(params=[(1280, 1000), (390, 844)], ids=["desk", "telephone"])
