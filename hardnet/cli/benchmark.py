@@ -20,12 +20,11 @@ from ..factory import create_model, list_models
 from ..utils.devices import usable_device
 from ..utils.files import write_atomically
 from ..utils.text import table
-from .arguments import SOME_FAILED, Verbs, image_size, positive
+from .arguments import SOME_FAILED, OutputError, Verbs, image_size, positive
 
 USUAL_ENGINES = ("eager", "torch", "onnxruntime", "openvino")  # need no compiler; the installed ones are the default
 PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
-
-
+PROTOCOL = ("batch_size", "size", "device", "rounds", "turn_seconds")
 Key: TypeAlias = tuple[str, str, str]  # model, engine, precision
 Step: TypeAlias = Callable[[], object]  # one forward pass
 
@@ -69,14 +68,13 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     for reason in left_out:
         _say(f"left out: {reason}")
     if arguments.json is not None:
-        names = ("batch_size", "size", "device", "rounds", "turn_seconds")
-        protocol = {name: getattr(arguments, name) for name in names} | {"threads": torch.get_num_threads()}
-        content = {"torch": torch.__version__, **protocol, "rows": rows, "left_out": left_out}
+        content = {name: getattr(arguments, name) for name in PROTOCOL} | {"threads": torch.get_num_threads()}
+        content |= {"torch": torch.__version__, "rows": rows, "left_out": left_out}
         try:
             with write_atomically(arguments.json) as file:
                 file.write(json.dumps(content, indent=1).encode() + b"\n")
         except OSError as error:
-            raise ValueError(f"{arguments.json} cannot be written: {error.strerror}") from None
+            raise OutputError(f"{arguments.json} cannot be written: {error.strerror}") from None
     return 0 if rows else SOME_FAILED
 
 
@@ -128,17 +126,19 @@ def timed_passes(step: Step, seconds: float) -> list[float]:
     """Run once untimed, then repeat for about ``seconds``, at least once; return the duration of each in seconds."""
     step()
     times: list[float] = []
-    first = start = time.perf_counter()
-    while not times or start - first + times[-1] <= seconds:
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() + times[-1] <= end:
+        start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-        start += times[-1]
     return times
 
 
 def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
     """Return lower quartile, median and upper quartile (linear interpolation) of at least one number."""
-    lower, median, upper = statistics.quantiles([*sample] * (2 if len(sample) == 1 else 1), n=4, method="inclusive")
+    if len(sample) == 1:
+        return sample[0], sample[0], sample[0]
+    lower, median, upper = statistics.quantiles(sample, n=4, method="inclusive")
     return lower, median, upper
 
 
@@ -147,11 +147,10 @@ def _figures(seconds: dict[Key, list[float]], batch_size: int) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for (model, engine, precision), spread in spreads.items():
         eager = spreads.get((model, "eager", "fp32"))
-        row: dict[str, Any] = {"model": model, "engine": engine, "precision": precision}
-        row |= zip(
-            ("lower_quartile_ms", "median_ms", "upper_quartile_ms"), (round(1000 * s, 2) for s in spread), strict=True
-        )
-        row["images_per_second"] = round(batch_size / spread[1], 1)
+        lower, median, upper = (round(1000 * seconds, 2) for seconds in spread)
+        row = {"model": model, "engine": engine, "precision": precision, "median_ms": median}
+        row |= {"lower_quartile_ms": lower, "upper_quartile_ms": upper}
+        row |= {"images_per_second": round(batch_size / spread[1], 1)}
         rows.append(row | {"times_eager": eager and round(eager[1] / spread[1], 2)})
     return rows
 
