@@ -21,11 +21,12 @@ if TYPE_CHECKING:
         list_weights,
     )
     from .images import load_image
-    from .inference import Classifier, Embedding, Extractor, ImageResult, Prediction
+    from .inference import Classifier, Extractor
     from .models.config import HarDNetConfig
     from .models.features import HarDNetFeatures
     from .models.layers import HarDBlock
     from .models.network import HarDNet
+    from .results import Embedding, ImageResult, Prediction
     from .utils.errors import ExportError, ImageError, WeightsError
     from .weights.catalog import WeightsRecord
 
@@ -71,11 +72,12 @@ _MODULES = {
         "list_weights",
     ),
     "images": ("load_image",),
-    "inference": ("Classifier", "Embedding", "Extractor", "ImageResult", "Prediction"),
+    "inference": ("Classifier", "Extractor"),
     "models.config": ("HarDNetConfig",),
     "models.features": ("HarDNetFeatures",),
     "models.layers": ("HarDBlock",),
     "models.network": ("HarDNet",),
+    "results": ("Embedding", "ImageResult", "Prediction"),
     "utils.errors": ("ExportError", "ImageError", "WeightsError"),
     "weights.catalog": ("WeightsRecord",),
 }

@@ -1,26 +1,87 @@
-"""Where a class is seen: Grad-CAM over a picture, and the picture as the network saw it.
+"""Explain a classification: Grad-CAM maps of any class at any resolution, as tensors and as pictures.
 
-Grad-CAM (Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391) is computed by captum:
-``pip install "hardnet[demo]"``.
+Grad-CAM: Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .images.batches import ImageLike, prepare_each
 from .images.preprocess import Preprocessing
+from .inference import Classifier
 from .models.config import FeatureLevel, feature_levels
 from .models.network import HarDNet
+from .results import Prediction
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MIN_MAP = 4
-"""Pixels a side: coarser feature maps say next to nothing about where."""
+"""Pixels a side: coarser feature maps say little about the position."""
+
+# Polynomials in 1, x, ..., x^5 for red, green and blue of the colour map "turbo", by Anton Mikhailov (Google, 2019,
+# Apache 2.0), https://research.google/blog/turbo-an-improved-rainbow-colormap-for-visualization/
+_TURBO = (
+    (0.13572138, 4.61539260, -42.66032258, 132.13108234, -152.94239396, 59.28637943),
+    (0.09140261, 2.19418839, 4.84296658, -14.18503333, 4.27729857, 2.82956604),
+    (0.10667330, 12.64194608, -60.58204836, 110.36276771, -89.90310912, 27.34824973),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The Grad-CAM map of one class on one image."""
+
+    prediction: Prediction
+    """The class and its probability."""
+    activation: Tensor
+    """(H, W) from 0 to 1, on the CPU: 1 at the position that speaks most for the class."""
+    picture: Image.Image
+    """The image as the model got it, W x H pixels."""
+
+    def overlay(self, opacity: float = 0.5) -> Image.Image:
+        """Return the picture with the map over it, from blue (0) to red (1)."""
+        return overlay(self.picture, self.activation, opacity)
+
+
+def explain(
+    classifier: Classifier, image: ImageLike, *, label: str | int | None = None, stride: int | None = None
+) -> Explanation:
+    """Compute the Grad-CAM map of one class on one image.
+
+    Args:
+        classifier: with a :class:`hardnet.HarDNet` as its model, with any head; the engine must be "eager".
+        image: one image, as for :meth:`hardnet.Classifier.stream`.
+        label: the name or the index of the class; None is the most probable class.
+        stride: image pixels per pixel of the feature map: 2, 4, 8, 16 or 32. None takes the deepest map of at least
+            4 x 4 pixels.
+
+    Raises:
+        TypeError: the classifier's model is not a HarDNet.
+        ValueError: there is no such class or no map of that stride, or ``image`` is not one image.
+        ImageError: the image is unusable.
+    """
+    model = classifier.model
+    if not isinstance(model, HarDNet):
+        raise TypeError(f'Grad-CAM requires a HarDNet with the engine "eager", got {type(model).__name__}')
+    tensors = list(prepare_each(image, classifier.transform, model))
+    if len(tensors) != 1:
+        raise ValueError(f"expected one image, got {len(tensors)}")
+    [tensor] = tensors[0]
+    [result] = classifier.predict([tensor], topk=10**6)
+    chosen = [p for p in result.predictions if label is None or label in (p.label, p.index)]
+    if not chosen:
+        raise ValueError(f"there is no class {label!r} among the {len(result.predictions)} of the model")
+    level = None if stride is None else _level_of(model, stride)
+    activation = class_activation(model, tensor, chosen[0].index, level)
+    fitting = classifier.transform if isinstance(classifier.transform, Preprocessing) else Preprocessing()
+    return Explanation(chosen[0], activation, seen_picture(tensor, fitting))
 
 
 def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:
@@ -33,37 +94,34 @@ def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:
     return large[-1] if large else levels[0]
 
 
-def class_activation(model: HarDNet, image: Tensor, index: int) -> Tensor:
+def class_activation(model: HarDNet, image: Tensor, index: int, level: FeatureLevel | None = None) -> Tensor:
     """Grad-CAM of one class: (in_chans, H, W), prepared for the model -> (H, W) from 0 to 1, on the CPU.
 
-    1 is where the class was seen most; all is 0 where nothing speaks for it. The model must be in evaluation mode; its
-    parameters and their gradients are left as they are.
+    1 is the position that speaks most for the class; all is 0 if none does. The model must be in evaluation mode; its
+    parameters and their gradients are not changed.
 
     Raises:
-        ImportError: captum is not installed.
         ValueError: there is no such class, or the image does not fit the model.
     """
-    try:
-        from captum.attr import LayerGradCam  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except ImportError:
-        raise ImportError('class activation maps need captum: pip install "hardnet[demo]"') from None
-    if not 0 <= index < model.num_classes:
-        raise ValueError(f"class must lie between 0 and {model.num_classes - 1}, got {index}")
     weight = next(model.parameters())
-    batch = image[None].to(weight.device, weight.dtype)
-    level = activation_level(model, *image.shape[1:])
-    with torch.enable_grad():
-        # The gradient's way to the layer must be there for a frozen model, too: it starts at the input.
-        coarse = LayerGradCam(model, model.base[level.module_index]).attribute(
-            batch.clone().requires_grad_(), target=index, relu_attributions=True
-        )
-    fine = functional.interpolate(coarse.detach().float(), size=image.shape[1:], mode="bilinear", align_corners=False)
-    activation = fine[0, 0].cpu()
-    return activation / activation.max().clamp_min(torch.finfo(torch.float32).tiny)
+    level = level or activation_level(model, *image.shape[1:])
+    outputs: list[Tensor] = []
+    hook = model.base[level.module_index].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        with torch.enable_grad():  # from the input on, so that it works for a frozen model, too
+            logits = model(image[None].to(weight.device, weight.dtype).clone().requires_grad_())
+            if not 0 <= index < logits.shape[1]:
+                raise ValueError(f"class must lie between 0 and {logits.shape[1] - 1}, got {index}")
+            [gradient] = torch.autograd.grad(logits[0, index], outputs[0])
+    finally:
+        hook.remove()
+    coarse = (gradient.mean((2, 3), keepdim=True) * outputs[0].detach()).sum(1, keepdim=True).relu().float()
+    fine = functional.interpolate(coarse, size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0].cpu()
+    return fine / fine.max().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def seen_picture(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """Undo the normalisation: what a prepared tensor (3, H, W) shows, as an RGB picture."""
+    """Undo the normalisation of a prepared tensor (1 or 3, H, W) and return it as an RGB picture."""
     from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
 
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
@@ -72,16 +130,17 @@ def seen_picture(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
 
 
 def overlay(picture: Image.Image, activation: Tensor, opacity: float = 0.5) -> Image.Image:
-    """Lay an activation (H, W) from 0 to 1 over an RGB picture of that size, from blue (0) to red (1).
-
-    Raises:
-        ImportError: matplotlib, which has the colours, is not installed.
-    """
-    try:
-        from matplotlib import colormaps  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise ImportError('the colours of the overlay need matplotlib: pip install "hardnet[demo]"') from None
+    """Lay an activation (H, W) from 0 to 1 over an RGB picture of that size, from blue (0) to red (1)."""
     from PIL import Image
+    from torchvision.transforms.functional import to_pil_image
 
-    heat = Image.fromarray(colormaps["turbo"](activation.numpy(), bytes=True)[..., :3])
-    return Image.blend(picture, heat, opacity)
+    powers = torch.stack([activation**exponent for exponent in range(6)])
+    colours = torch.einsum("ce,ehw->chw", torch.tensor(_TURBO), powers).clamp(0, 1)
+    return Image.blend(picture, to_pil_image(colours.mul(255).round().byte()), opacity)
+
+
+def _level_of(model: HarDNet, stride: int) -> FeatureLevel:
+    levels = {level.stride: level for level in feature_levels(model.config)}
+    if stride not in levels:
+        raise ValueError(f"stride must be one of {', '.join(map(str, levels))}, got {stride}")
+    return levels[stride]

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from .factory import DEFAULT_TAG, WeightsLike, create_model
 from .images.batches import ImageLike, Item, Transform, expand, prepare_batches, prepare_each
 from .images.preprocess import Preprocessing
 from .models.network import HarDNet, ImageModule
+from .results import Embedding, ImageResult, Prediction
 from .utils.devices import usable_device
 from .utils.errors import ImageError
 from .utils.text import check_count, printable
@@ -25,43 +25,6 @@ from .weights.catalog import WeightsRecord, read_categories
 logger = logging.getLogger(__name__)
 
 IMAGENET_CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class with its probability."""
-
-    label: str
-    """The name of the class."""
-    index: int
-    """Of the class, among the logits."""
-    probability: float
-    """From 0 to 1: the softmax over all classes."""
-    source: str
-    """The image: its path as given, or ``<image 3>``, ``<tensor 3>`` by its position among the results."""
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """The predictions for one image, the most probable first, or an error."""
-
-    source: str
-    """As in :class:`Prediction`."""
-    predictions: tuple[Prediction, ...]
-    """Of falling probability; empty where there is an error."""
-    error: str | None = None
-    """Why there are no predictions; it names the source."""
-
-    @property
-    def top(self) -> Prediction:
-        """The most probable class.
-
-        Raises:
-            ImageError: the image could not be classified; the message is ``error``.
-        """
-        if not self.predictions:
-            raise ImageError(self.error or f"{printable(self.source)}: there are no predictions")
-        return self.predictions[0]
 
 
 class _Runner:
@@ -176,6 +139,11 @@ class Classifier(_Runner):
                 calibration=None if calibration is None else prepare_each(calibration, self.transform, self.model),
             )
 
+    def __repr__(self) -> str:
+        classes = "unknown" if self.labels is None else len(self.labels)
+        name = str(self._record) if self._record else type(self.model).__name__
+        return f"Classifier({name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
+
     def predict(
         self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32
     ) -> list[ImageResult]:
@@ -257,18 +225,6 @@ def _read_labels(labels: Sequence[str] | str | os.PathLike[str]) -> tuple[str, .
         if not name.strip():
             raise ValueError(f"the label of class {position} is blank")
     return names
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """The vector of one image, or an error."""
-
-    source: str
-    """The image: its path as given, or ``<image 3>``, ``<tensor 3>`` by the position among the results."""
-    vector: Tensor | None
-    """(num_features,) in float32, on the CPU."""
-    error: str | None = None
-    """Why there is no vector; it names the source."""
 
 
 class Extractor(_Runner):

@@ -23,7 +23,7 @@ from PIL import Image
 import hardnet
 from hardnet.cli import main
 from hardnet.cli.predict import _report as predictions
-from hardnet.inference import ImageResult, Prediction
+from hardnet.results import ImageResult, Prediction
 from hardnet.utils.progress import ProgressBar
 from hardnet.weights import download
 from hardnet.weights.catalog import CATALOG
@@ -74,6 +74,17 @@ def test_csv(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
         (str(path), rank) for path in PHOTOGRAPHS[:2] for rank in ("1", "2")
     ]
     assert all(0 <= float(row["probability"]) <= 1 and row["label"] and not row["error"] for row in rows)
+
+
+def test_classes_below_the_threshold_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", str(GARMENTS), "--format", "jsonl", "--threshold"]
+    assert main([*arguments, "0.3"]) == 0
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(p["probability"] >= 0.3 for entry in entries for p in entry["predictions"])
+    assert {len(entry["predictions"]) for entry in entries} >= {1}
+    assert main([*arguments, "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(entries)
+    assert main([*arguments, "1.5"]) == 2
 
 
 def test_names_of_several_lines() -> None:

@@ -232,7 +232,7 @@ def test_every_answer_keeps_the_browser_at_home(client: Any) -> None:
 # The command.
 
 
-@pytest.mark.parametrize("module", ["gradio", "captum"])
+@pytest.mark.parametrize("module", ["gradio"])
 def test_what_is_missing_is_named(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -419,6 +419,25 @@ def test_results_are_plain_frozen_values(device: str) -> None:
         result.source = "other"
 
 
+def test_results_show_themselves(tmp_path: Path) -> None:
+    classifier = colour_classifier()
+    plain("green").save(tmp_path / "a&b.png")
+    (tmp_path / "c.png").write_bytes(b"")
+    fine, broken = classifier.predict(tmp_path, topk=1)
+    [top] = fine.predictions
+    assert fine.to_dict() == {
+        "source": str(tmp_path / "a&b.png"),
+        "predictions": [{"label": "green", "index": 1, "probability": top.probability}],
+    }
+    assert broken.to_dict() == {"source": str(tmp_path / "c.png"), "error": broken.error}
+    assert f"green {top.probability:.1%}" in repr(fine)
+    assert broken.error in repr(broken)
+    assert "<img src='data:image/png;base64," in fine._repr_html_()
+    assert "a&amp;b.png" in fine._repr_html_()
+    assert "<img" not in broken._repr_html_()
+    assert repr(classifier).startswith("Classifier(MainColour, classes=3, device='cpu', transform=Preprocessing(")
+
+
 def test_as_many_predictions_as_asked_for_or_as_there_are_classes() -> None:
     classifier = colour_classifier()
     for topk, expected in ((1, 1), (3, 3), (100, 3)):

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TypeAlias
 
+from ..factory import DEFAULT_TAG, list_models
+
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 SOME_FAILED, WRONG_USE, NO_WEIGHTS, NO_OUTPUT, INTERRUPTED = 1, 2, 3, 4, 130
@@ -25,6 +27,32 @@ def status_of_images(failed: int, total: int, what: str) -> int:
     if failed:
         print(f"hardnet: {failed} of {total} images could not be {what}", file=sys.stderr)
     return 0 if not failed else SOME_FAILED if failed < total else WRONG_USE
+
+
+PACKAGED_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
+"""The defaults of `predict` and `explain`: they need no download."""
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, ``--weights``, ``--labels`` and ``--device``."""
+    parser.add_argument("--model", choices=list_models(), help=f"default: {PACKAGED_MODEL}")
+    parser.add_argument(
+        "--weights",
+        help=f"a tag or a file; default: {DEFAULT_TAG} with --model, else {PACKAGED_TAG}, which needs no download",
+    )
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: cuda if available)")
+
+
+def chosen_model(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return the name and the weights; print on standard error if these are the packaged defaults."""
+    if arguments.model is None and arguments.weights is None:
+        note = "ten kinds of garments; for photographs of other things"
+        print(
+            f"hardnet: {PACKAGED_MODEL} {PACKAGED_TAG}, {note}: --weights {DEFAULT_TAG} (a download)", file=sys.stderr
+        )
+        return PACKAGED_MODEL, PACKAGED_TAG
+    return arguments.model or PACKAGED_MODEL, arguments.weights or DEFAULT_TAG
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:

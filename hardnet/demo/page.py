@@ -51,7 +51,7 @@ def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequenc
             ``SPACE_HOST``, which a Hugging Face Space sets, are always allowed.
 
     Raises:
-        ImportError: gradio or captum is not installed.
+        ImportError: gradio is not installed.
         ValueError: it is not possible to listen there.
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or HOST
@@ -80,7 +80,7 @@ def build_app(
         max_pixels: pictures of more pixels are refused before they are decoded.
 
     Raises:
-        ImportError: gradio or captum is not installed.
+        ImportError: gradio is not installed.
     """
     gr = _gradio()
     import fastapi  # type: ignore[import-not-found,unused-ignore]
@@ -189,7 +189,6 @@ def _upload_class(gr: Any) -> Any:
 def _gradio() -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    require("captum", "0.8", extra="demo")
     return require("gradio", "6.31", extra="demo")
 
 

@@ -1,0 +1,45 @@
+"""The verb ``explain``: draw which parts of an image speak for a class (Grad-CAM)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..utils.files import write_atomically
+from ..utils.text import printable
+from .arguments import OutputError, Verbs, add_model_arguments, chosen_model
+
+
+def add_verb(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("explain", help="draw which parts of an image speak for a class (Grad-CAM)")
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the picture: .png, .jpg, .webp, ...")
+    add_model_arguments(parser)
+    parser.add_argument("--label", metavar="CLASS", help="name or index of the class (default: the most probable)")
+    parser.add_argument("--stride", type=int, help="of the feature map, 2 to 32 (default: the deepest of 4 x 4 pixels)")
+    parser.add_argument("--opacity", type=float, default=0.5, help="of the map over the image (default: 0.5)")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from ..explain import explain
+    from ..inference import Classifier
+
+    path = Path(arguments.output)
+    form = Image.registered_extensions().get(path.suffix.lower())
+    if form not in Image.SAVE:
+        raise ValueError(f"{printable(str(path))}: Pillow writes no pictures with the extension {path.suffix!r}")
+    model, weights = chosen_model(arguments)
+    label = int(arguments.label) if (arguments.label or "").isdecimal() else arguments.label
+    classifier = Classifier(model, weights=weights, device=arguments.device, labels=arguments.labels)
+    explanation = explain(classifier, arguments.image, label=label, stride=arguments.stride)
+    try:
+        with write_atomically(path) as file:
+            explanation.overlay(arguments.opacity).save(file, form)
+    except OSError as error:
+        raise OutputError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from None
+    print(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}")
+    return 0
