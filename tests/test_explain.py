@@ -51,7 +51,7 @@ def test_there_is_no_such_class() -> None:
 
 def test_any_class_stride_and_head(device: str) -> None:
     torch.manual_seed(0)
-    model = hardnet.create_model("hardnet39ds", num_classes=3)
+    model = hardnet.create_model("hardnet39ds", num_classes=5)
     model.base[-1] = nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 5)
     )
