@@ -21,7 +21,7 @@ from hardnet.cli.train import add_train_arguments, run_train
 from hardnet.training.build import freeze_backbone, make_optimizer, make_scheduler, scaled_lr, set_training_mode
 from hardnet.training.loop import FINAL
 from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
-from hardnet.training.options import TrainOptions, parse_size_schedule
+from hardnet.training.options import TrainOptions, parse_size_schedule, read_recipe
 
 TINY = [
     "--epochs",
@@ -133,9 +133,14 @@ def test_every_option_is_a_flag() -> None:
     parser = argparse.ArgumentParser()
     add_train_arguments(parser)
     arguments = vars(parser.parse_args(["somewhere", "--output", "o"]))
-    assert arguments == {"data": "somewhere", "output": "o", "threads": None}  # the defaults are those of TrainOptions
+    assert arguments == {
+        "data": "somewhere",
+        "output": "o",
+        "recipe": None,
+        "threads": None,
+    }  # the defaults are those of TrainOptions
     flags = {action.dest for action in parser._actions}
-    assert flags == {"help", "threads", *(field.name for field in dataclasses.fields(TrainOptions))}
+    assert flags == {"help", "recipe", "threads", *(field.name for field in dataclasses.fields(TrainOptions))}
 
 
 @pytest.mark.parametrize(
@@ -241,3 +246,21 @@ def test_what_is_frozen_stays_out_of_training() -> None:
     set_training_mode(model, options(Path("d"), Path("o"), freeze_bn=True))
     for module in model.modules():
         assert module.training is not isinstance(module, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("recipe", ["imagenet", "fashion-mnist-39ds"])
+def test_a_recipe_is_a_set_of_options(recipe: str) -> None:
+    wanted = TrainOptions("d", "o", **read_recipe(recipe))
+    assert (wanted == TrainOptions("d", "o")) is (recipe == "imagenet")  # whose values are the defaults
+
+
+def test_flags_override_a_recipe(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "own.json").write_text('{"epochs": 7, "lr": 0.25, "mean": [0.1, 0.2, 0.3]}')
+    run_training(data, "--output", tmp_path / "run", "--recipe", tmp_path / "own.json", *TINY)
+    stored = torch.load(tmp_path / "run" / FINAL, weights_only=True)["options"]
+    assert (stored["epochs"], stored["lr"], stored["mean"]) == (1, 0.25, [0.1, 0.2, 0.3])
+    (tmp_path / "own.json").write_text('{"epoch": 7}')
+    with pytest.raises(ValueError, match="unknown options: epoch"):
+        read_recipe(str(tmp_path / "own.json"))
+    with pytest.raises(ValueError, match="neither a file nor one of fashion-mnist-39ds, imagenet"):
+        read_recipe("cifar")

@@ -540,3 +540,24 @@ def test_bad_images_are_skipped_and_counted_in_the_metrics(tmp_path: Path) -> No
         train(options(tmp_path / "data", tmp_path / "run", epochs=1))
     train(options(tmp_path / "data", tmp_path / "run", epochs=1, skip_bad_images=True))
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["skipped_images"] == 2
+
+
+def test_a_student_learns_the_probabilities_of_its_teacher(tmp_path: Path, data: Path) -> None:
+    train(options(data, tmp_path / "teacher", epochs=1))
+    teacher = str(tmp_path / "teacher" / FINAL)
+    wanted = options(data, tmp_path / "run", teacher=teacher, teacher_share=0.75, temperature=2.0)
+    trainer = Trainer(wanted, ONE)
+    batch = next(trainer._batches())
+    trainer.parts.model.eval()
+    logits = trainer.parts.model(batch.images)
+    model = hardnet.create_model("hardnet39ds", weights=teacher).eval()
+    soft = (model(batch.images).detach() / 2).softmax(1)
+    hard_loss = torch.nn.functional.cross_entropy(logits, batch.labels)
+    soft_loss = -(soft * (logits / 2).log_softmax(1)).sum(1).mean() * 4
+    torch.testing.assert_close(trainer._stepper._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
+    assert train(dataclasses.replace(wanted, teacher=f"hardnet39ds:{teacher}", epochs=1)).finished
+    make_folder(tmp_path / "two", classes=2, images=12)
+    with pytest.raises(ValueError, match="was trained on other classes"):
+        Trainer(options(tmp_path / "two", tmp_path / "new", teacher=teacher), ONE)
+    with pytest.raises(ValueError, match="has no weights of 3 classes"):
+        Trainer(options(data, tmp_path / "new", teacher="hardnet68"), ONE)

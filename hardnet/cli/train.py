@@ -9,7 +9,7 @@ import sys
 from typing import Any, get_type_hints
 
 from ..models.config import CONFIGS
-from ..training.options import FIELDS, TrainOptions
+from ..training.options import FIELDS, TrainOptions, read_recipe
 from ..utils.errors import TrainingError
 from .arguments import FAILED, INTERRUPTED, Verbs, add_threads, first_rank, prepare_process
 
@@ -29,6 +29,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a model. The defaults are the authors' recipe for ImageNet. For several processes or machines, start "
         "the same command with torchrun: torchrun --nproc-per-node 2 -m hardnet train ..."
+    )
+    parser.add_argument(
+        "--recipe",
+        help="options from a file: imagenet, fashion-mnist-39ds, or the path of a JSON file; flags override it",
     )
     types = get_type_hints(TrainOptions)
     for name, field in FIELDS.items():
@@ -55,8 +59,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Train as the arguments say and print a line per epoch; return the exit status."""
     from ..training.loop import train
 
-    values = {name: value for name, value in vars(arguments).items() if name in FIELDS}
-    values |= {name: tuple(values[name]) for name in ("mean", "std") if name in values}
+    values = {} if arguments.recipe is None else read_recipe(arguments.recipe)
+    values |= {name: value for name, value in vars(arguments).items() if name in FIELDS}
+    values |= {name: tuple(values[name]) for name in ("mean", "std") if values.get(name)}
     prepare_process(arguments)
     try:
         outcome = train(TrainOptions(**values), _print_epoch)

@@ -12,8 +12,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..factory import create_model
+from ..models.config import CONFIGS
 from ..models.network import HarDNet
 from ..utils.errors import TrainingError
+from ..weights.catalog import CATALOG
+from ..weights.reading import read_file, read_pickled
+from .checkpoint import Facts
 from .distributed import Ranks
 from .options import TrainOptions
 from .seeds import seeded
@@ -51,6 +55,45 @@ def build_model(options: TrainOptions, num_classes: int, ranks: Ranks) -> tuple[
     if options.compile:
         model.compile()  # in place: the names of the parameters stay
     return model, ema
+
+
+def build_teacher(options: TrainOptions, facts: Facts, ranks: Ranks) -> HarDNet | None:
+    """Return the model from whose probabilities the student learns, frozen, on the rank's device; None without one.
+
+    Raises:
+        ValueError: it is unknown, or has other classes or another normalisation than the data.
+        WeightsError: its weights cannot be loaded.
+    """
+    if options.teacher is None:
+        return None
+    name, _, weights = options.teacher.partition(":")
+    if name not in CONFIGS:  # the file of a run, which names its architecture
+        content = read_pickled(read_file(options.teacher), options.teacher)
+        name, weights = str(content.get("architecture") if isinstance(content, dict) else None), options.teacher
+        if name not in CONFIGS:
+            raise ValueError(f"teacher {options.teacher} does not name its architecture: write MODEL:{options.teacher}")
+    if not weights:
+        known = [record for record in CATALOG.values() if record.model == name]
+        fitting = [record.tag for record in known if record.num_classes == len(facts.classes)]
+        if not fitting:
+            raise ValueError(f"teacher {name} has no weights of {len(facts.classes)} classes: write {name}:FILE")
+        weights = fitting[0]
+    teacher = create_model(name, weights=weights, progress=ranks.first)
+    record = teacher.weights_record
+    own = record is not None and not getattr(record, "sources", ())  # of a run, whose classes are folder names
+    if record is not None and own and list(record.categories) != list(facts.classes):
+        raise ValueError(f"teacher {options.teacher} was trained on other classes than those of the data set")
+    if teacher.num_classes != len(facts.classes):
+        raise ValueError(f"teacher {options.teacher} has {teacher.num_classes} classes, not {len(facts.classes)}")
+    used = facts.preprocessing
+    if record is not None and (record.preprocessing.mean, record.preprocessing.std) != (used.mean, used.std):
+        raise ValueError(
+            f"teacher {options.teacher} needs --mean {record.preprocessing.mean} --std {record.preprocessing.std}"
+        )
+    teacher = teacher.eval().requires_grad_(False).to(ranks.device)
+    if options.channels_last:
+        teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+    return teacher
 
 
 def parallelise(model: HarDNet, options: TrainOptions, ranks: Ranks) -> nn.Module:

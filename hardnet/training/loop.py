@@ -118,7 +118,7 @@ class Trainer:
         if found is not None:
             self.position = restore(found, self.parts, options, self._facts, ranks)
             logger.info("going on from %s: epoch %d, step %d", found, self.position.epoch + 1, self.position.step)
-        self._stepper = Stepper(self.parts, options, ranks, classes)
+        self._stepper = Stepper(self.parts, options, ranks, self._facts)
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal stops the run."""

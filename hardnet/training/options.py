@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -67,6 +69,12 @@ class TrainOptions:
     )
     cutmix: float = _option("alpha of CutMix, 0 for none", 0.0, low=0, high=100)
     label_smoothing: float = _option("share of the target spread over all classes", 0.0, low=0, high=0.999)
+    teacher: str | None = _option(
+        "a trained model whose probabilities are learned as well: MODEL, MODEL:TAG, MODEL:FILE, or a run's model.pt",
+        None,
+    )
+    teacher_share: float = _option("share of the teacher's probabilities in the loss", 0.5, low=0, high=1)
+    temperature: float = _option("by which both models' logits are divided for --teacher", 1.0, low=0.1, high=100)
     mean: tuple[float, ...] | None = _option("of each colour in [0, 1] (default: the data set's)", None)
     std: tuple[float, ...] | None = _option("of each colour in [0, 1] (default: the data set's)", None)
     eval_size: int | None = _option(
@@ -131,6 +139,32 @@ class TrainOptions:
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
 """The fields by name; ``metadata`` has "help", "range" and "choices"."""
+
+
+RECIPES = Path(__file__).with_name("recipes")
+"""The folder of the recipes that come with the library: JSON files with some of the fields of TrainOptions."""
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """Return the options of a recipe, given by its name in the library or by the path of a JSON file.
+
+    Raises:
+        ValueError: there is no such recipe, it is no JSON object, or it has an unknown option.
+    """
+    path = RECIPES / f"{recipe}.json"
+    if not path.is_file():
+        path = Path(recipe).expanduser()
+    if not path.is_file():
+        names = ", ".join(sorted(known.stem for known in RECIPES.glob("*.json")))
+        raise ValueError(f"recipe {recipe!r} is neither a file nor one of {names}")
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"recipe {path} is not JSON: {error}") from None
+    unknown = sorted(set(options) - set(FIELDS)) if isinstance(options, dict) else ["not a JSON object"]
+    if unknown:
+        raise ValueError(f"recipe {path} has unknown options: {', '.join(unknown)}")
+    return dict(options)
 
 
 def parse_size_schedule(text: str) -> list[tuple[int, int]]:

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from .build import autocast, make_mix, parallelise
-from .checkpoint import Parts
+from .build import autocast, build_teacher, make_mix, parallelise
+from .checkpoint import Facts, Parts
 from .distributed import Ranks
 from .loading import Batch
 from .options import TrainOptions
@@ -75,13 +76,14 @@ class StepResult:
 class Stepper:
     """Takes steps with the parts of a run."""
 
-    def __init__(self, parts: Parts, options: TrainOptions, ranks: Ranks, classes: int) -> None:
+    def __init__(self, parts: Parts, options: TrainOptions, ranks: Ranks, facts: Facts) -> None:
         self._parts = parts
         self._options = options
         self._ranks = ranks
         self._forward = parallelise(parts.model, options, ranks)
         self._criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
-        self._mix = make_mix(options, classes)
+        self._mix = make_mix(options, len(facts.classes))
+        self._teacher = build_teacher(options, facts, ranks)
 
     def take(self, batches: Sequence[Batch], stop: StopRequest) -> StepResult:
         """Do one step with the average gradient over the batches; on every rank at the same time."""
@@ -109,8 +111,19 @@ class Stepper:
         if self._mix is not None:
             images, labels = self._mix(images, labels)
         with autocast(options, device):
-            loss: Tensor = self._criterion(self._forward(images), labels)
+            logits = self._forward(images)
+            loss: Tensor = self._criterion(logits, labels)
+            if self._teacher is not None:
+                loss = torch.lerp(loss, self._distillation(logits, images), options.teacher_share)
         return loss
+
+    def _distillation(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return the cross-entropy with the teacher's probabilities (Hinton et al. 2015), (N, classes) -> ()."""
+        assert self._teacher is not None  # noqa: S101
+        temperature = self._options.temperature
+        with torch.no_grad():
+            probabilities = (self._teacher(images).float() / temperature).softmax(1)
+        return functional.cross_entropy(logits.float() / temperature, probabilities) * temperature**2
 
     def _update(self) -> None:
         parts = self._parts
