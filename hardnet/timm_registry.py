@@ -7,24 +7,178 @@
 catalogue in lower case (``hardnet85.imagenet1k_v2``), and ``pretrained_cfg_overlay={"file": ...}`` a file of your own.
 """
 
-from __future__ import annotations
+# Annotations must not be strings here: torch.jit.script cannot read them in a graph of torch.fx.
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .factory import WeightsLike, create_model
 from .models.config import CONFIGS, HarDNetConfig, feature_levels, head_index
-from .timm_model import TimmHarDNet, take_levels, timm
+from .models.features import OUTPUT_STRIDES, checked_indices
+from .models.network import HarDNet, body
+from .utils.optional import require
 from .weights.catalog import CATALOG, WeightsRecord
 
+LOWEST_TIMM = "1.0.3"
+
+timm = require("timm", LOWEST_TIMM, extra="timm")
+take_indices = timm.models._features.feature_take_indices  # as a global, so that TorchScript finds it
+
 _SCHEME = "hardnet:"
-"""In the place of an address, so that timm knows that there are weights but cannot fetch them unverified."""
+"""In place of a URL, so that timm knows that there are weights but cannot fetch them unverified."""
+_LOCAL_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What ``timm.models.save_for_hf`` writes."""
+GLOBAL_POOLS = ("avg", "max", "avgmax", "")
+
+
+class TimmHarDNet(HarDNet):
+    """:class:`hardnet.HarDNet` with what timm asks of a model beyond it. State dict and results are the same.
+
+    Args:
+        config: the variant.
+        num_classes: width of the logits; 0 leaves the linear layer out.
+        in_chans: channels of the input image.
+        drop_rate: probability of dropout before the linear layer; None takes the variant's own.
+        global_pool: "avg", "max", "avgmax", or "" for none, which goes with ``num_classes=0``.
+        output_stride: 32, 16 or 8; below 32, dilation in place of the last downsamplings.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        config: HarDNetConfig,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float | None = None,
+        global_pool: str = "avg",
+        output_stride: int = 32,
+    ) -> None:
+        super().__init__(config, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate)
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
+        if output_stride != OUTPUT_STRIDES[0]:
+            self.base = nn.Sequential(*body(config, in_chans, output_stride), self.base[-1])
+        self.drop_rate = config.drop_rate if drop_rate is None else drop_rate
+        self.head_hidden_size = self.num_features
+        self.feature_info = [
+            {
+                "num_chs": level.channels,
+                "reduction": min(level.stride, output_stride),
+                "module": f"base.{level.module_index}",
+            }
+            for level in feature_levels(config)
+        ]
+        self._levels = [level.module_index for level in feature_levels(config)]
+        self._set_pool(global_pool)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """(N, in_chans, H, W) -> the last feature map and the chosen levels, or the latter alone.
+
+        Args:
+            x: images.
+            indices: levels 0 to 4, or how many of the last ones; None means all.
+            norm: has no effect, there is no norm after the last stage.
+            stop_early: run nothing after the last chosen level.
+            output_fmt: only "NCHW".
+            intermediates_only: leave out the last feature map.
+
+        Raises:
+            ValueError: another ``output_fmt``, or an input that the model refuses.
+            AssertionError: a level does not exist.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt}")
+        if not torch.jit.is_scripting():
+            self._check_input(x)
+        chosen, highest = take_indices(len(self._levels), indices)
+        taps = [self._levels[level] for level in chosen]
+        last = self._levels[highest] if stop_early else len(self.base) - 2
+        found: list[Tensor] = []
+        for index, module in enumerate(self.base):
+            if index <= last:
+                x = module(x)
+                if index in taps:
+                    found.append(x)
+        if intermediates_only:
+            return found
+        return x, found
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop everything after the last chosen level, and the head; return the levels, counted from the start.
+
+        Args:
+            indices: as in :meth:`forward_intermediates`.
+            prune_norm: has no effect, there is no norm after the last stage.
+            prune_head: replace the linear layer and the pooling, as ``reset_classifier(0, "")`` does.
+
+        Raises:
+            AssertionError: a level does not exist.
+        """
+        chosen, highest = take_indices(len(self._levels), indices)
+        stop = self._levels[highest] + 1
+        pruned = stop < len(self.base) - 1
+        if pruned:
+            self.base = nn.Sequential(*self.base[:stop], self.base[-1])
+            self._levels = self._levels[: highest + 1]
+            self.num_features = self.head_hidden_size = feature_levels(self.config)[highest].channels
+        if pruned or prune_head:
+            self.reset_classifier(0, "")
+        return list(chosen)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the linear layer, as :meth:`hardnet.HarDNet.reset_classifier`, and the pooling.
+
+        Args:
+            num_classes: width of the logits; 0 leaves the linear layer out.
+            global_pool: as on construction; None keeps the pooling, or sets "avg" where classes need one.
+
+        Raises:
+            ValueError: a number below 0, an unknown pooling, or classes without pooling.
+        """
+        pool = global_pool if global_pool is not None else self.global_pool or ("avg" if num_classes else "")
+        _check_pool(pool, num_classes)
+        super().reset_classifier(num_classes)
+        self._set_pool(pool)
+
+    def _set_pool(self, global_pool: str) -> None:
+        _check_pool(global_pool, self.num_classes)
+        head = self.base[-1]
+        assert isinstance(head, nn.Sequential)  # noqa: S101 (for the type checker)
+        if global_pool in ("avg", ""):
+            head[0] = nn.AdaptiveAvgPool2d(1) if global_pool else nn.Identity()
+        else:
+            head[0] = timm.layers.SelectAdaptivePool2d(pool_type=global_pool)
+        head[1] = nn.Flatten() if global_pool else nn.Identity()
+        for module in head[:2]:
+            module.train(self.training)
+        self.global_pool = global_pool
+
+
+def _check_pool(global_pool: str, num_classes: int) -> None:
+    if global_pool not in GLOBAL_POOLS:
+        raise ValueError(f"global_pool must be one of {GLOBAL_POOLS}, got {global_pool!r}")
+    if not global_pool and num_classes:
+        raise ValueError(f"global_pool='' goes with num_classes=0, got {num_classes}: the classes need pooled features")
 
 
 def _pretrained_cfg(record: WeightsRecord) -> Any:
@@ -70,16 +224,16 @@ def _create(
     cfg = timm.models.resolve_pretrained_cfg(
         name, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=pretrained_cfg_overlay
     )
-    features: dict[str, Any] = {"flatten_sequential": True}
     if keywords.get("features_only"):
-        count = len(feature_levels(CONFIGS[name]))
-        features["out_indices"] = tuple(take_levels(keywords.pop("out_indices", None), count))
+        wanted = keywords.get("out_indices")
+        levels = take_indices(5, wanted)[0] if wanted is None or isinstance(wanted, int) else checked_indices(wanted, 5)
+        keywords["out_indices"] = tuple(levels)
     model: nn.Module = timm.models.build_model_with_cfg(
         partial(_build, CONFIGS[name], cfg, pretrained),
         name,
         pretrained=False,  # what timm does with it is done in _build
         pretrained_cfg=cfg.to_dict(),
-        feature_cfg=features,
+        feature_cfg={"flatten_sequential": True},
         **keywords,
     )
     return model.to(device, dtype)
@@ -105,7 +259,10 @@ def _record(name: str, cfg: Any) -> WeightsRecord | None:
 
 
 def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> WeightsLike:
-    """Return what ``pretrained=True`` means: a file that was named, or the tag's record."""
+    """Return what ``pretrained=True`` means: a file, the file in a folder of ``save_for_hf``, or the tag's record."""
+    if cfg.source == "local-dir":
+        paths = [Path(cfg.file) / file for file in _LOCAL_FILES]
+        return next((path for path in paths if path.exists()), paths[0])
     if cfg.file:
         return str(cfg.file)
     foreign = cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME)

@@ -7,21 +7,22 @@ Weights come through this library's verified loader. Of a model's weights, ``DEF
 with the lowest reported top-1 error, as everywhere in torchvision.
 """
 
-from __future__ import annotations
+# Annotations must not be strings here: torch.jit.script cannot read them.
 
-import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .factory import _known, create_model
 from .images.preprocess import Preprocessing
 from .models.config import CONFIGS
+from .models.cost import StageCost, measure_cost
 from .models.features import HarDNetFeatures
-from .models.network import MIN_INPUT_SIZE, HarDNet
+from .models.network import MIN_INPUT_SIZE
 from .utils.optional import require
 from .weights.catalog import CATALOG, IMAGENET, WeightsRecord
 
@@ -30,10 +31,54 @@ LOWEST_TORCHVISION = "0.21"
 _METRICS_OF = {IMAGENET: "ImageNet-1K"}
 """What torchvision calls a set of images."""
 
+_RECIPES = {
+    "PingoLH": "https://github.com/PingoLH/Pytorch-HarDNet",
+    "imgclsmob": "https://github.com/osmr/imgclsmob",
+}
+"""Who trained the weights, by a part of their provenance."""
+
 require("torchvision", LOWEST_TORCHVISION)
 
 # The public part of torchvision lists and builds models; what registers them lies here, and its own models use it.
 from torchvision.models import _api  # type: ignore[import-untyped]  # noqa: E402  (after the check of the version)
+from torchvision.transforms._presets import ImageClassification  # type: ignore[import-untyped]  # noqa: E402
+
+
+class HarDNetTransform(nn.Module):
+    """The preprocessing of weights, as torchvision's presets are: a module for images and tensors, scriptable.
+
+    Takes a Pillow image, which goes through ``hardnet.images.preprocess``, or a tensor (C, H, W) or (N, C, H, W), uint8
+    or floating point in [0, 1], which goes through ``torchvision.transforms._presets.ImageClassification``. The two
+    differ by what torchvision's resizing of images and of tensors differs.
+
+    Args:
+        preprocessing: sizes, mean and standard deviation.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.preset = ImageClassification(
+            crop_size=preprocessing.crop,
+            resize_size=preprocessing.resize,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        )
+
+    def forward(self, img: Tensor) -> Tensor:
+        """Pillow image or tensor ([N,] C, H, W) -> float32 tensor ([N,] C, crop, crop)."""
+        if not torch.jit.is_scripting() and not isinstance(img, Tensor):
+            return self._from_pillow(img)
+        transformed: Tensor = self.preset(img)
+        return transformed
+
+    @torch.jit.unused
+    def _from_pillow(self, img: Any) -> Tensor:
+        return self.preprocessing(img)
+
+    def describe(self) -> str:
+        """Return torchvision's description of the transform."""
+        return str(self.preset.describe())
 
 
 class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has no types
@@ -77,9 +122,7 @@ def _weights_enum(name: str) -> Any:
     records = {tag: record for (model, tag), record in CATALOG.items() if model == name}
     members = {
         # A partial and not record.transforms: torchvision knows how to compare the former when it unpickles a member.
-        tag: _api.Weights(
-            record.sources[0].url, partial(Preprocessing, **dataclasses.asdict(record.preprocessing)), _meta(record)
-        )
+        tag: _api.Weights(record.sources[0].url, partial(HarDNetTransform, record.preprocessing), _meta(record))
         for tag, record in records.items()
     }
     comparable = [tag for tag, record in records.items() if record.evaluated_on == IMAGENET]
@@ -90,21 +133,36 @@ def _weights_enum(name: str) -> Any:
 
 
 def _meta(record: WeightsRecord) -> dict[str, Any]:
-    with torch.device("meta"):
-        model = HarDNet(CONFIGS[record.model], num_classes=record.num_classes)
+    cost = _cost(record.model, record.preprocessing.crop, record.num_classes)
     return {
         **record.meta,
         "record": record,
-        "num_params": sum(parameter.numel() for parameter in model.parameters()),
+        "num_params": cost.params,
         "min_size": (MIN_INPUT_SIZE, MIN_INPUT_SIZE),
+        "recipe": next((url for name, url in _RECIPES.items() if name in record.provenance), "docs/training.md"),
         "_metrics": {
             _METRICS_OF.get(record.evaluated_on, record.evaluated_on): {
                 "acc@1": 100 - record.top1_error,
                 "acc@5": 100 - record.top5_error,
             }
         },
+        "_ops": round(cost.macs / 1e9, 3),
+        "_file_size": round(_file_size(record) / 2**20, 1),
         "_docs": f"{record.provenance}; the errors are those reported by {record.reported_by}",
     }
+
+
+@cache
+def _cost(model: str, size: int, num_classes: int) -> StageCost:
+    return measure_cost(CONFIGS[model], height=size, width=size, num_classes=num_classes).total
+
+
+def _file_size(record: WeightsRecord) -> int:
+    """Return bytes: of a file that ships with the library, or of the parameters in float32, which is slightly less."""
+    url = record.sources[0].url
+    if url.startswith("package:"):
+        return (Path(__file__).parent / url.removeprefix("package:")).stat().st_size
+    return 4 * _cost(record.model, record.preprocessing.crop, record.num_classes).params
 
 
 def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:

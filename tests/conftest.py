@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import zlib
@@ -41,6 +42,11 @@ def golden_value(key: str, shape: tuple[int, ...]) -> Tensor:
 
 def golden_state(name: str) -> dict[str, Tensor]:
     """A state dict as the original implementation would have saved it."""
+    return dict(_golden_state(name))
+
+
+@functools.cache
+def _golden_state(name: str) -> dict[str, Tensor]:
     entries = json.loads((GOLDEN / f"{name}.keys.json").read_text())
     return {key: golden_value(key, tuple(shape)) for key, shape in entries}
 

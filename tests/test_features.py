@@ -1,4 +1,4 @@
-"""The backbone: levels, dilation, weights, the classifier's parts, and groups of parameters by depth."""
+"""The feature pyramid: levels, dilation, weights; and the parts of the classifier."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from conftest import GOLDEN, MODELS, golden_input, golden_state
 from torch import fx, nn
 
 import hardnet
-from hardnet import HarDNet, HarDNetFeatures, WeightsError, create_model
+from hardnet import WeightsError, create_model
 from hardnet.models.config import CONFIGS, feature_levels
-from hardnet.models.finetune import layerwise_groups
 
 TAPS = {
     "hardnet39ds": (1, 4, 7, 10, 13),
@@ -169,6 +168,7 @@ def test_reset_classifier(tmp_path: Path) -> None:
     assert model(x).shape == (2, 4)
     assert model.num_classes == 4
     assert not model.get_classifier().bias.any()
+    assert not model.get_classifier().training
     assert [key for key, value in model.state_dict().items() if not torch.equal(value, before.get(key, value))] == [
         "base.14.3.weight",
         "base.14.3.bias",
@@ -188,36 +188,3 @@ def test_no_head_with_weights(checkpoints: Callable[[str], Path], caplog: pytest
     assert "the head is left out" in caplog.text
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1024)
     assert "base.14.3.weight" not in model.state_dict()
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: create_model("hardnet85"), lambda: create_model("hardnet39ds", num_classes=0)]
-)
-def test_groups_by_depth_hold_every_parameter_once(make: Callable[[], HarDNet]) -> None:
-    model = make()
-    groups = layerwise_groups(model, lr=0.1, layer_decay=0.5, weight_decay=1e-4)
-    held = [id(parameter) for group in groups for parameter in group["params"]]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(parameter) for parameter in model.parameters()}
-    assert all(group["weight_decay"] == (1e-4 if "weights" in group["name"] else 0) for group in groups)
-    assert all(p.dim() > 1 for group in groups for p in group["params"] if group["weight_decay"])
-    depth = len(model.config.block_layers)
-    rates = {group["name"].split(":")[0]: group["lr"] for group in groups}
-    assert rates["stem"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
-    assert rates[f"stage {depth}"] == pytest.approx(0.05)
-    assert rates.get("head", 0.1) == 0.1
-    by_id = {id(parameter): key for key, parameter in model.named_parameters()}
-    stage_1 = [by_id[id(p)] for group in groups if group["name"].startswith("stage 1:") for p in group["params"]]
-    assert {key.split(".")[1] for key in stage_1} <= {"3", "4", "5"}
-    torch.optim.SGD(groups, lr=1.0).step()
-
-
-def test_groups_of_a_pyramid() -> None:
-    model = create_model("hardnet68", features_only=True, out_indices=(2,))
-    assert isinstance(model, HarDNetFeatures)
-    groups = layerwise_groups(model, lr=0.1, layer_decay=1.0)
-    assert [group["name"].split(":")[0] for group in groups[::2]] == ["stem", "stage 1", "stage 2", "stage 3"]
-    assert {group["lr"] for group in groups} == {0.1}
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    with pytest.raises(ValueError, match=r"\(0, 1\], got 0"):
-        layerwise_groups(model, lr=0.1, layer_decay=0)

@@ -1,4 +1,4 @@
-"""What a network costs, computed from the network itself: parameters, multiply-accumulates and CIO.
+"""Cost of a network, computed from the modules themselves: parameters, multiply-accumulates and CIO.
 
 CIO, convolutional input/output, is the paper's measure of memory traffic: the sum over all convolutions of
 the elements of their input and output feature maps (Chao et al., 2019, section 3.2).
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import HarDNetConfig, head_index, stage_indices
-from .network import HarDNet
+from .network import HarDNet, check_images
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Cost:
 def measure_cost(
     config: HarDNetConfig, *, height: int = 224, width: int = 224, num_classes: int = 1000, in_chans: int = 3
 ) -> Cost:
-    """Compute what one image (in_chans, height, width) costs, without allocating or computing anything.
+    """Compute what one image (in_chans, height, width) costs, on the meta device.
 
     Args:
         config: the variant, a row of ``hardnet.models.config.CONFIGS`` or one of your own.
@@ -81,7 +81,7 @@ def measure_cost(
     with torch.device("meta"):
         model = HarDNet(config, num_classes=num_classes, in_chans=in_chans).eval()
         x = torch.empty(1, in_chans, height, width)
-        model(x)  # refuses what the network would refuse
+    check_images(x, config.name, in_chans)
     stages = []
     for name, first, stop, layers in _runs(config):
         run = model.base[first:stop]

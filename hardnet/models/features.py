@@ -1,7 +1,5 @@
 """The feature pyramid: a HarDNet without its head, as a backbone for detection and segmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -60,7 +58,7 @@ class HarDNetFeatures(ImageModule):
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
         levels = feature_levels(config)
-        chosen = [levels[index] for index in _checked_indices(out_indices, len(levels))]
+        chosen = [levels[index] for index in checked_indices(out_indices, len(levels))]
         self.out_indices = tuple(levels.index(level) for level in chosen)
         self.output_stride = output_stride
         self.feature_info = tuple(
@@ -86,7 +84,7 @@ class HarDNetFeatures(ImageModule):
         return f"name={self.config.name}, out_indices={self.out_indices}, output_stride={self.output_stride}"
 
 
-def _checked_indices(out_indices: Sequence[int], count: int) -> list[int]:
+def checked_indices(out_indices: Sequence[int], count: int) -> list[int]:
     """Return the indices counted from the start."""
     wanted = f"levels 0 to {count - 1} or -{count} to -1, rising"
     try:

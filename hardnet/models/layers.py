@@ -3,10 +3,10 @@
 Module names are those of the authors' released code, so that its checkpoints load strictly.
 """
 
-from __future__ import annotations
+# Annotations must not be strings here and in the network: torch.jit.script cannot read them in a graph of torch.fx.
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,10 @@ class HarDBlock(nn.Module):
         super().__init__()
         numbers = range(1, n_layers + 1)
         widths = [in_channels, *(layer_width(n, growth_rate, growth_multiplier) for n in numbers)]
+        self.in_channels = in_channels
+        self.growth_rate = growth_rate
+        self.growth_multiplier = self.grmul = growth_multiplier  # grmul: the released code's name
+        self.n_layers = n_layers
         # Lists of lists, not tuples: TorchScript takes only these as constants of a module.
         self.links = [list(harmonic_links(n)) for n in numbers]
         self.kept = list(kept_layers(n_layers))
@@ -139,15 +143,16 @@ class HarDBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
         if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
-            return self._checkpointed(x)
+            output: Tensor = self._checkpointed(x)
+            return output
         return self._run(x)
 
     @torch.jit.unused
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # backend "eager" would count the statistics twice
     def _checkpointed(self, x: Tensor) -> Tensor:
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _keep_statistics(self)
-
-        output: Tensor = checkpoint(self._run, x, use_reentrant=False, context_fn=contexts)
+        output: Tensor = checkpoint(
+            self._run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _keep_statistics(self))
+        )
         return output
 
     def _run(self, x: Tensor) -> Tensor:

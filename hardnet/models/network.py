@@ -4,8 +4,6 @@ The numbering of ``HarDNet.base`` is that of the authors' released code, so that
 that takes ``model.base`` apart keeps working.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..utils.text import check_count
-from .config import HarDNetConfig
+from .config import HarDNetConfig, stage_indices
 from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
 
 MIN_INPUT_SIZE = 32
@@ -57,7 +55,8 @@ class ImageModule(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep no activations within the HarDBlocks, compute them twice.
 
-        Gradients and running statistics stay what they are without it.
+        Gradients and running statistics stay what they are without it. Under ``torch.compile`` the HarDBlocks then
+        run uncompiled.
         """
         for module in self.modules():
             if isinstance(module, HarDBlock):
@@ -141,8 +140,20 @@ class HarDNet(ImageModule):
         """
         check_count("num_classes", num_classes, least=0)
         reference = next(self.base[0].parameters())
-        _head_of(self)[-1] = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
+        classifier = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
+        _head_of(self)[-1] = classifier.train(self.training)
         self.num_classes = num_classes
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return name patterns for ``timm.optim.param_groups_layer_decay``: stem, stages; the rest is the head."""
+        starts = [stage.block for stage in stage_indices(self.config)]
+        ends = [*starts[1:], len(self.base) - 1]
+        stages = [
+            (rf"^base\.(?:{'|'.join(map(str, range(start, end)))})\.", (number,))
+            for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+            if start < end
+        ]
+        return {"stem": r"^base\.[0-2]\.", "blocks": stages}
 
     def extra_repr(self) -> str:
         """The line that ``print(model)`` shows of the model itself."""

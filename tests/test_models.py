@@ -1,8 +1,10 @@
-"""The networks against golden vectors of the original implementation, and what users do with a module."""
+"""The networks against golden vectors of the original implementation, the harmonic rule, and torch's tools."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import io
 import json
 import logging
@@ -15,11 +17,19 @@ import torch
 from conftest import GOLDEN, MODELS, golden_input, golden_state
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from hardnet import HarDNet, create_model
-from hardnet.models.config import CONFIGS
-
-Fill = Callable[[nn.Module], nn.Module]
+from hardnet.models.config import (
+    CONFIGS,
+    HarDNetConfig,
+    harmonic_links,
+    head_index,
+    kept_layers,
+    layer_width,
+    stage_indices,
+)
+from hardnet.models.layers import ConvLayer, DWConvLayer, HarDBlock
 
 INPUTS = {"square": (1, (2, 3, 224, 224)), "wide": (2, (1, 3, 256, 320))}
 STORED = 2**-23
@@ -31,15 +41,25 @@ def taps_of(name: str) -> tuple[int, ...]:
     return TAPS.get(name, (1, 4, 9, 12, 15))
 
 
-def filled(name: str, dtype: torch.dtype = torch.float32) -> HarDNet:
+@functools.cache
+def golden_model(name: str) -> HarDNet:
     model = create_model(name)
     model.load_state_dict(golden_state(name), strict=True)
-    return model.to(dtype).eval()
+    return model.eval()
 
 
-def small(name: str = "hardnet39ds", **options: int) -> HarDNet:
+def filled(name: str, dtype: torch.dtype = torch.float32) -> HarDNet:
+    return copy.deepcopy(golden_model(name)).to(dtype)
+
+
+@functools.cache
+def small_model(name: str) -> HarDNet:
     torch.manual_seed(0)
-    return create_model(name, num_classes=10, **options).eval()
+    return create_model(name, num_classes=10).eval()
+
+
+def small(name: str = "hardnet39ds") -> HarDNet:
+    return copy.deepcopy(small_model(name))
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -261,6 +281,25 @@ def test_fx(name: str) -> None:
     assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_module", "call_function", "output"}
 
 
+@pytest.mark.parametrize("part", ["classifier", "pyramid", "block", "torchvision's extractor"])
+def test_graphs_of_fx_can_be_scripted(part: str) -> None:
+    module: nn.Module = small()
+    x = torch.rand(1, 3, 64, 64)
+    if part == "pyramid":
+        module = create_model("hardnet39ds", features_only=True).eval()
+    elif part == "block":
+        module, x = module.base[3], torch.rand(1, 48, 8, 8)
+    graph = create_feature_extractor(module, ["base.4"]) if "extractor" in part else fx.symbolic_trace(module)
+    with torch.jit.optimized_execution(False):
+        torch.testing.assert_close(torch.jit.script(graph)(x), graph(x))
+
+
+def test_a_block_has_the_attributes_of_the_released_code() -> None:
+    block = small().base[3]
+    assert (block.in_channels, block.growth_rate, block.n_layers) == (48, 16, 4)
+    assert block.grmul == block.growth_multiplier == 1.6
+
+
 def test_compile() -> None:
     torch.compiler.reset()
     model = small()
@@ -272,10 +311,8 @@ def test_compile() -> None:
         torch.compile(model, backend="eager")(torch.rand(1, 3, 16, 16))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param("hardnet39ds", marks=pytest.mark.slow), pytest.param("hardnet68", marks=pytest.mark.slower)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hardnet39ds", "hardnet68"])
 def test_compile_with_inductor(name: str, device: str) -> None:
     model = small(name).to(device)
     compiled = torch.compile(model, fullgraph=True)
@@ -366,6 +403,20 @@ def test_gradient_checkpointing_gives_the_same_for_less_memory(sample: str, devi
     assert less < 0.5 * all_of_it
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_gradient_checkpointing(backend: str) -> None:
+    torch.compiler.reset()
+    model = create_model("hardnet39ds", num_classes=3, drop_rate=0.0).double()
+    other = copy.deepcopy(model)
+    other.set_grad_checkpointing()
+    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    for run in (model, torch.compile(other, backend=backend)):
+        run(x).square().sum().backward()
+    for (key, got), want in zip(other.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, want.grad, rtol=1e-8, atol=1e-8, msg=key)
+    torch.testing.assert_close(dict(other.named_buffers()), dict(model.named_buffers()))
+
+
 def test_hardnet85_extra_dropout_takes_an_index() -> None:
     base = create_model("hardnet85").base
     assert isinstance(base[17], nn.Dropout)
@@ -388,3 +439,82 @@ def test_the_rows_own_dropout_is_used() -> None:
     for name, config in CONFIGS.items():
         assert create_model(name).base[-1][2].p == config.drop_rate
         assert create_model(name, drop_rate=0.4).base[-1][2].p == 0.4
+
+
+# Figure 1 of the paper, read off by hand: each layer's inputs, nearest first.
+LINKS = {
+    1: (0,),
+    2: (1, 0),
+    3: (2,),
+    4: (3, 2, 0),
+    5: (4,),
+    6: (5, 4),
+    7: (6,),
+    8: (7, 6, 4, 0),
+    12: (11, 10, 8),
+    16: (15, 14, 12, 8, 0),
+}
+
+
+@pytest.mark.parametrize(("layer", "links"), LINKS.items())
+def test_links_follow_the_harmonic_pattern(layer: int, links: tuple[int, ...]) -> None:
+    assert harmonic_links(layer) == links
+
+
+def test_every_link_is_a_power_of_two_that_divides_the_layer() -> None:
+    for layer in range(1, 200):
+        expected = [layer - step for step in (1, 2, 4, 8, 16, 32, 64, 128) if layer % step == 0]
+        assert list(harmonic_links(layer)) == expected
+
+
+def test_widths_by_hand() -> None:
+    # k = 16, m = 1.6: 16; 16 * 1.6 = 25.6 -> 26; 25.6 * 1.6 = 40.96 -> 41 -> 40
+    assert [layer_width(n, 16, 1.6) for n in (1, 2, 3, 4)] == [16, 26, 16, 40]
+    # k = 14, m = 1.7: 14; 23.8 -> 24; 40.46 -> 41 -> 40; 68.782 -> 69 -> 68
+    assert [layer_width(n, 14, 1.7) for n in range(1, 9)] == [14, 24, 14, 40, 14, 24, 14, 68]
+    # five links: 20 * 1.6**4 = 131.072 -> 132
+    assert layer_width(16, 20, 1.6) == 132
+
+
+def test_widths_are_even() -> None:
+    assert all(layer_width(n, k, m) % 2 == 0 for n in range(1, 33) for k in (13, 14, 16) for m in (1.5, 1.6, 1.7))
+
+
+def test_kept_layers_are_the_odd_ones_and_the_last() -> None:
+    assert kept_layers(4) == (1, 3, 4)
+    assert kept_layers(8) == (1, 3, 5, 7, 8)
+    assert kept_layers(5) == (1, 3, 5)
+    assert kept_layers(1) == (1,)
+
+
+def test_block_output_by_hand() -> None:
+    # hardnet68's first block: 14 for each of layers 1, 3, 5, 7 and 68 for layer 8
+    assert HarDBlock(64, 14, 1.7, 8).out_channels == 4 * 14 + 68
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="from 1, got 0"):
+        harmonic_links(0)
+    with pytest.raises(ValueError, match="at least one layer, got 0"):
+        kept_layers(0)
+    row = CONFIGS["hardnet68"]
+    with pytest.raises(ValueError, match="differ in length"):
+        dataclasses.replace(row, growth_rates=row.growth_rates[:-1])
+
+
+def test_rows_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIGS["hardnet68"].drop_rate = 0.5  # type: ignore[misc]  # that it cannot be assigned is the point
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+def test_indices_point_at_the_right_modules(config: HarDNetConfig) -> None:
+    base = HarDNet(config).base
+    assert head_index(config) == len(base) - 1 == {"hardnet39ds": 14, "hardnet85": 19}.get(config.name, 16)
+    stages = stage_indices(config)
+    assert [i for i, module in enumerate(base) if isinstance(module, HarDBlock)] == [s.block for s in stages]
+    for stage, downsample in zip(stages, config.downsample, strict=True):
+        assert isinstance(base[stage.transition], ConvLayer)
+        assert (stage.downsample is not None) == downsample
+        if stage.downsample is not None:
+            assert isinstance(base[stage.downsample], DWConvLayer) == config.depthwise

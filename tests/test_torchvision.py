@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODELS
+from PIL import Image
 from published import publish
 from torch import Tensor
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.transforms.functional import pil_to_tensor
 
 import hardnet
 import hardnet.torchvision_registry
@@ -26,6 +28,9 @@ from hardnet.torchvision_registry import return_layers
 from hardnet.weights.catalog import CATALOG
 
 SMALL = "hardnet39ds"
+IMAGES = Path(__file__).parent.parent / "images"
+OPS = {"hardnet39ds": 0.429, "hardnet68ds": 0.775, "hardnet68": 4.246, "hardnet85": 9.074}
+SIZES = {"hardnet39ds": 13.3, "hardnet68ds": 15.9, "hardnet68": 67.0, "hardnet85": 139.9}
 
 
 def images(*shape: int) -> Tensor:
@@ -45,11 +50,14 @@ def test_weights_are_the_catalogues(name: str) -> None:
     assert [member.name for member in weights] == hardnet.list_weights(name)
     for member in weights:
         record = CATALOG[name, member.name]
+        dataset = "ImageNet-1K" if member.name.startswith("IMAGENET1K") else record.evaluated_on
         assert member.record is record
         assert member.url == record.sources[0].url
-        assert member.transforms() == record.transforms()
+        assert member.transforms().preprocessing == record.transforms()
+        assert member.meta["recipe"]
+        assert member.meta["_ops"] == pytest.approx(OPS[name] if dataset == "ImageNet-1K" else 0.034, abs=6e-4)
+        assert member.meta["_file_size"] == pytest.approx(SIZES[name] if dataset == "ImageNet-1K" else 4.9, abs=0.1)
         assert member.meta["categories"] == list(record.categories)
-        dataset = "ImageNet-1K" if member.name.startswith("IMAGENET1K") else record.evaluated_on
         assert member.meta["_metrics"][dataset]["acc@1"] == pytest.approx(100 - record.top1_error)
         model = hardnet.create_model(name, num_classes=record.num_classes)
         assert member.meta["num_params"] == sum(parameter.numel() for parameter in model.parameters())
@@ -58,6 +66,21 @@ def test_weights_are_the_catalogues(name: str) -> None:
         if dataset == "ImageNet-1K":
             assert weights.DEFAULT.record.top1_error <= record.top1_error
     assert weights.DEFAULT.name.startswith("IMAGENET1K")
+
+
+def test_transforms_take_pictures_and_tensors() -> None:
+    transform = models.get_model_weights("hardnet68").DEFAULT.transforms()
+    preset = models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+    picture = Image.open(IMAGES / "cat.jpg").convert("RGB")
+    want = transform(picture)
+    assert torch.equal(want, hardnet.get_weights("hardnet68", "IMAGENET1K_V1").transforms()(picture))
+    pixels = pil_to_tensor(picture)
+    assert torch.equal(transform(pixels), preset(pixels))
+    # torchvision resizes images and tensors by different code: up to two steps of 1/255, over the smallest deviation
+    assert (transform(pixels) - want).abs().max() < 2.5 / 255 / 0.224
+    assert torch.equal(transform(pixels[None].repeat(2, 1, 1, 1))[1], transform(pixels))
+    assert (transform(pixels / 255) - want).abs().max() < 2.5 / 255 / 0.224
+    assert torch.equal(torch.jit.script(transform)(pixels), transform(pixels))
 
 
 @pytest.mark.parametrize("how", ["tag", "full name", "member"])
