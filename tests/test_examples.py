@@ -62,6 +62,7 @@ def test_shapes_are_segmented(tmp_path: Path) -> None:
     check_picture(tmp_path / "x.png", "masks.png")
 
 
+@pytest.mark.slow
 def test_a_folder_is_learnt(tmp_path: Path) -> None:
     first, everything = finetune_folder.main(["--output", str(tmp_path / "x.png")])
     assert 0.5 < first < everything

@@ -68,12 +68,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(
-    params=[
-        name if name in ("hardnet39ds", "hardnet68") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
-    ]
+    params=[name if name == "hardnet39ds" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
 def sample(request: pytest.FixtureRequest) -> str:
-    """One of each kind for what takes long and depends on the layers, not on their number; slow: the others."""
+    """The smallest for what takes long and depends on the layers, not on their number; slow: the others."""
     return str(request.param)
 
 
