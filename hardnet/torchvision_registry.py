@@ -99,7 +99,7 @@ class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has
 
         Raises:
             ValueError: ``check_hash`` is False.
-            WeightsError: the weights could not be had.
+            WeightsError: the weights could not be downloaded.
         """
         if not check_hash:
             raise ValueError("check_hash=False: the weights of hardnet are never loaded unverified")

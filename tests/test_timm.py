@@ -304,7 +304,7 @@ def test_timms_downloader_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> 
         ({"features_only": True, "out_indices": 6}, AssertionError, "out of range"),
         ({"features_only": True, "out_indices": (3, 1)}, ValueError, "must rise"),
         ({"features_only": True, "output_stride": 4}, ValueError, r"one of \(32, 16, 8\), got 4"),
-        ({"in_chans": 0}, ValueError, "in_chans must be a whole number from 1 up, got 0"),
+        ({"in_chans": 0}, ValueError, "in_chans must be an integer >= 1, got 0"),
         ({"num_classes": -1}, ValueError, "num_classes .* got -1"),
         ({"global_pool": "median"}, ValueError, "global_pool must be one of .* got 'median'"),
         ({"global_pool": ""}, ValueError, "goes with num_classes=0, got 1000"),

@@ -136,7 +136,7 @@ class HarDNet(ImageModule):
         """Replace the linear layer by a new one of ``num_classes``; by an ``nn.Identity`` for 0.
 
         Raises:
-            ValueError: ``num_classes`` is not a whole number from 0 up.
+            ValueError: ``num_classes`` is not an integer >= 0.
         """
         check_count("num_classes", num_classes, least=0)
         reference = next(self.base[0].parameters())
