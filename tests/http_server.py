@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
 
@@ -37,8 +38,7 @@ class Handler(BaseHTTPRequestHandler):
 Step = Callable[[Handler], None]
 
 
-@dataclass
-class Seen:
+class Seen(NamedTuple):
     path: str
     headers: dict[str, str]
 

@@ -80,13 +80,9 @@ def test_a_digest_matches_only_the_right_bytes(digest: Digest) -> None:
         assert not Digest(digest.scheme, wrong).matches(HELLO)
     if digest.scheme != "sha256-prefix":
         assert not Digest(digest.scheme, digest.value[:-1]).matches(HELLO)
-
-
-def test_invalid_digests_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 8 digits"):
-        Digest("sha256-prefix", SHA256[:7]).matches(HELLO)
-    with pytest.raises(ValueError, match="unknown digest scheme 'md5'"):
-        Digest("md5", "0" * 32).matches(HELLO)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(ValueError, match="at least 8 digits"):
+            Digest("sha256-prefix", SHA256[:7]).matches(HELLO)
 
 
 def test_content_is_identified_by_its_strongest_digest() -> None:
