@@ -151,7 +151,7 @@ class Classifier(_Runner):
         return list(self.stream(images, topk, batch_size))
 
     def stream(
-        self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32
+        self, images: ImageLike | Iterable[ImageLike | Item], topk: int = 5, batch_size: int = 32
     ) -> Iterator[ImageResult]:
         """Classify lazily, in bounded memory: an iterator of one result per image, in the order of the input.
 

@@ -87,6 +87,44 @@ def test_classes_below_the_threshold_are_left_out(capsys: pytest.CaptureFixture[
     assert main([*arguments, "1.5"]) == 2
 
 
+def sources_of(path: Path) -> list[str]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line)["source"] for line in path.read_text().splitlines()]
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
+        return [row["source"] for row in csv.DictReader(text)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_run_that_was_killed_is_resumed_wherever_it_stopped(suffix: str, names: list[str], tmp_path: Path) -> None:
+    folder, path = tmp_path / "in", tmp_path / f"x{suffix}"
+    assert main(["predict", str(folder), "--output", str(path)]) == 1
+    whole, all_names = path.read_bytes(), [str(folder / "0.png"), *names]
+    assert sources_of(path) == all_names
+    assert b"is not an image" in whole
+    for length in (0, 1, 300, len(whole) // 2, len(whole) - 1, len(whole)):
+        path.write_bytes(whole[:length])  # as SIGKILL leaves it
+        main(["predict", str(folder), "--output", str(path), "--resume", "--topk", "5"])
+        assert sources_of(path) == all_names, length
+    path.write_bytes(b"[1]\n" * 3)
+    assert main(["predict", str(folder), "--output", str(path), "--resume"]) == 2 if suffix == ".jsonl" else True
+    assert main(["predict", str(folder), "--output", str(tmp_path / "x.txt")]) == 2
+    assert main(["predict", str(folder), "--output", str(tmp_path / "no" / "x.csv")]) == 4
+    assert main(["predict", str(folder), "--resume"]) == 2
+
+
+def test_lists_and_patterns(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text(f"{names[0]}\n{names[3]}\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{names[5]}\n"))
+    pattern = str(tmp_path / "in" / "[1-4] *.png")
+    assert main(["predict", "-", pattern, "--from-file", str(tmp_path / "list.txt"), "--format", "jsonl"]) == 0
+    found = [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [names[5], *names[1:4], names[0], names[3]]
+    assert main(["predict"]) == 2
+    assert main(["predict", "--from-file", str(tmp_path / "gone.txt")]) == 2
+
+
 def test_names_of_several_lines() -> None:
     top = Prediction("a\r\nclass", 0, 0.75, "a\nfile, or two")
     results = [ImageResult("a\nfile, or two", (top,))]
@@ -160,7 +198,7 @@ def test_errors_in_words(
     ("arguments", "said"),
     [
         ([], "COMMAND"),
-        (["predict"], "PATH"),
+        (["info", "hardnet69"], "hardnet68"),
         (["predict", "x", "--topk", "0"], "must be an integer >= 1, got '0'"),
         (["predict", "x", "--model", "hardnet69"], "hardnet68"),
         (["predict", "x", "--form", "xml"], "invalid choice"),

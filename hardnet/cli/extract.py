@@ -16,12 +16,13 @@ from ..utils.files import write_atomically
 from ..utils.progress import ProgressBar
 from ..utils.text import csv_row, printable
 from .arguments import OutputError, Verbs, positive, status_of_images
+from .rows import add_path_arguments, list_paths
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add ``extract`` to the command line's verbs."""
     parser = verbs.add_parser("extract", help="write the embeddings of images to a file")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder that is searched for images")
+    add_path_arguments(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="a .npz or .csv file")
     parser.add_argument("--model", choices=list_models(), default="hardnet39ds")
     parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
@@ -37,13 +38,14 @@ def _extract(arguments: argparse.Namespace) -> int:
     write = {".npz": _write_npz, ".csv": _write_csv}.get(path.suffix.lower())
     if write is None or path.is_dir():
         raise ValueError(f"{printable(str(path))}: embeddings are written to a .npz or .csv file")
+    paths = list_paths(arguments)
     rows = failed = 0
 
     def count_and_keep() -> Iterator[tuple[str, Tensor]]:
         nonlocal rows, failed
         extractor = Extractor(arguments.model, weights=arguments.weights, device=arguments.device)
         with ProgressBar(None, "extracting", unit="images") as bar:
-            for embedding in extractor.stream(arguments.paths, arguments.batch_size):
+            for embedding in extractor.stream(paths, arguments.batch_size):
                 bar.update(1)
                 if embedding.vector is None:
                     failed += 1

@@ -20,15 +20,17 @@ from .arguments import (
     positive,
     status_of_images,
 )
+from .rows import RowFile, add_path_arguments, list_paths
 
 if TYPE_CHECKING:
+    from ..images.batches import Item
     from ..results import ImageResult
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("predict", help="classify images")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder that is searched for images")
+    add_path_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--threshold", type=float, default=0.0, metavar="P", help="least probability of a class")
@@ -36,6 +38,8 @@ def add_verb(verbs: Verbs) -> None:
     add_engine_arguments(parser)
     parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
+    parser.add_argument("--output", metavar="FILE", help="write one row per image to a .jsonl or .csv file")
+    parser.add_argument("--resume", action="store_true", help="continue FILE: skip the images that it has")
     parser.set_defaults(run=_predict)
 
 
@@ -44,6 +48,9 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     if not 0 <= arguments.threshold <= 1:
         raise ValueError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
+    if arguments.resume and not arguments.output:
+        raise ValueError("--resume requires --output")
+    paths = list_paths(arguments)
     model, weights = chosen_model(arguments)
     classifier = Classifier(
         model,
@@ -56,20 +63,26 @@ def _predict(arguments: argparse.Namespace) -> int:
     )
     total = failed = 0
 
-    def counted() -> Iterator[ImageResult]:
+    def counted(images: Iterable[str | Item]) -> Iterator[ImageResult]:
         nonlocal total, failed
-        searching = any(Path(path).is_dir() for path in arguments.paths)
+        searching = len(paths) > 1 or Path(paths[0]).is_dir()
         # Not where the results themselves scroll by on the terminal.
-        with ProgressBar(None, "classifying", unit="images", enabled=searching and not sys.stdout.isatty()) as bar:
-            for result in classifier.stream(arguments.paths, topk=arguments.topk, batch_size=arguments.batch_size):
+        shown = searching and bool(arguments.output or not sys.stdout.isatty())
+        with ProgressBar(None, "classifying", unit="images", enabled=shown) as bar:
+            for result in classifier.stream(images, topk=arguments.topk, batch_size=arguments.batch_size):
                 total += 1
                 failed += result.error is not None
                 bar.update(1)
                 likely = tuple(p for p in result.predictions if p.probability >= arguments.threshold)
                 yield replace(result, predictions=likely)
 
-    for text in _report(counted(), arguments.format):
-        print(text, flush=sys.stdout.isatty())
+    if arguments.output:
+        with RowFile(arguments.output, resume=arguments.resume) as file:
+            for result in counted(file.missing(paths)):
+                file.add(result)
+    else:
+        for text in _report(counted(paths), arguments.format):
+            print(text, flush=sys.stdout.isatty())
     return status_of_images(failed, total, "classified")
 
 

@@ -66,7 +66,7 @@ class Batch:
             )
 
 
-def expand(images: ImageLike | Iterable[ImageLike]) -> Iterator[Item]:
+def expand(images: ImageLike | Iterable[ImageLike | Item]) -> Iterator[Item]:
     """Iterate over the single images of an input; folders and batches of tensors or arrays are split.
 
     Raises:
@@ -76,7 +76,7 @@ def expand(images: ImageLike | Iterable[ImageLike]) -> Iterator[Item]:
     if _is_image_like(images):
         return _expand([images], alone=True)
     try:
-        return _expand(iter(cast("Iterable[ImageLike]", images)), alone=False)
+        return _expand(iter(cast("Iterable[ImageLike | Item]", images)), alone=False)
     except TypeError:
         raise _wrong_type(images) from None
 
@@ -202,7 +202,7 @@ def _wrong_type(value: object) -> TypeError:
     )
 
 
-def _expand(entries: Iterable[ImageLike], alone: bool) -> Iterator[Item]:
+def _expand(entries: Iterable[ImageLike | Item], alone: bool) -> Iterator[Item]:
     position = 0  # among the results, to which a folder or a batch contributes as many as it holds
     for entry in entries:
         for item in _items(entry, position, alone):
@@ -210,7 +210,9 @@ def _expand(entries: Iterable[ImageLike], alone: bool) -> Iterator[Item]:
             position += 1
 
 
-def _items(entry: ImageLike, position: int, alone: bool) -> Iterator[Item]:
+def _items(entry: ImageLike | Item, position: int, alone: bool) -> Iterator[Item]:
+    if isinstance(entry, Item):  # expanded before
+        return iter([entry])
     if not _is_image_like(entry):
         raise _wrong_type(entry)
     if isinstance(entry, Tensor):
