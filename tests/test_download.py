@@ -41,8 +41,8 @@ from hardnet.weights.download import Policy, VerifiedFile, cache_dir, fetch, fin
 from hardnet.weights.transfer import redact
 
 MAX_BYTES = 1_000_000
-POLICY = Policy(timeout=10, attempts=2, backoff=0.01, retry_after_cap=0.05, lock_timeout=20, max_bytes=MAX_BYTES)
-IMPATIENT = dataclasses.replace(POLICY, timeout=0.2)
+POLICY = Policy(timeout=10, attempts=2, backoff=0.01, retry_after_cap=0.05, max_bytes=MAX_BYTES)
+IMPATIENT = dataclasses.replace(POLICY, timeout=0.5)
 PATIENT = dataclasses.replace(POLICY, attempts=3)
 SHORT = dataclasses.replace(POLICY, total_timeout=0.5)
 
@@ -483,17 +483,6 @@ def test_a_read_only_cache_is_used_for_what_it_holds(
     assert "is damaged and is ignored" in caplog.text
     assert "continuing without a lock" in caplog.text
     assert cached_names() == [path.name]
-
-
-def test_a_full_disk_is_one_error_and_leaves_nothing(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WeightsError, match="No space left on device"):
-        fetch(record_of(server.on("/a.pth", serve(GOOD)), server.on("/b.pth", serve(GOOD))), policy=POLICY)
-    assert cached_names() == []
-    assert server.hits("/b.pth") == 0  # the next source would fail likewise
 
 
 WORKERS = """

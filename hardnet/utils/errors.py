@@ -2,7 +2,7 @@
 
 
 class WeightsError(RuntimeError):
-    """Weights could not be had, are not what they claim to be, or do not fit the model."""
+    """Weights could not be loaded: no source has them, they fail a check, or they do not fit the model."""
 
 
 class ImageError(ValueError):
