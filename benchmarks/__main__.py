@@ -13,7 +13,7 @@ from benchmarks.end_to_end import measure_folder
 from benchmarks.photographs import find_photographs, write_jpegs
 from benchmarks.results import as_results, surroundings_of, write_json
 from benchmarks.rounds import Outcome, Protocol, measure
-from benchmarks.rows import OURS, PEER_ENGINES, plan
+from benchmarks.rows import OURS, plan
 from hardnet.cli.arguments import image_size, positive
 from hardnet.engines import ENGINES, PRECISIONS
 from hardnet.models.config import CONFIGS
@@ -46,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--rounds", type=positive, default=usual.rounds, help="default: %(default)s")
     speed.add_argument("--turn-seconds", type=float, default=usual.turn_seconds, help="default: %(default)s")
     speed.add_argument("--no-peers", action="store_true", help="measure our models only")
-    speed.add_argument("--peer-engines", nargs="+", choices=PEER_ENGINES, default=["eager"])
 
     folder = verbs.add_parser("end-to-end", help="time the classifier on a folder of JPEG files")
     folder.set_defaults(run=_end_to_end)
@@ -89,7 +88,7 @@ def _speed(arguments: argparse.Namespace) -> int:
     names = ("rounds", "turn_seconds", "threads", "device", "photographs")
     protocol = Protocol(**{name: getattr(arguments, name) for name in names})
     surroundings = _check(arguments)
-    models, peers = arguments.models or list(CONFIGS), () if arguments.no_peers else arguments.peer_engines
+    models, peers = arguments.models or list(CONFIGS), not arguments.no_peers
     groups: list[list[Outcome]] = []
     results: dict[str, Any] = {}
     for rows in plan(models, arguments.engines, arguments.precisions, arguments.batch_sizes, arguments.sizes, peers):
@@ -109,7 +108,7 @@ def _end_to_end(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="hardnet-benchmark-") as name:
         paths = write_jpegs(Path(name), arguments.images, find_photographs(arguments.photographs))
         models = arguments.models or list(CONFIGS)
-        [*groups] = plan(models, arguments.engines, arguments.precisions, arguments.batch_sizes, [(224, 224)], ())
+        [*groups] = plan(models, arguments.engines, arguments.precisions, arguments.batch_sizes, [(224, 224)], False)
         for row in (row for group in groups for row in group if row.source == OURS):
             _say(str(row))
             try:

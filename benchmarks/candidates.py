@@ -47,7 +47,7 @@ def build(row: Row, *, threads: int | None, device: str, photographs: Path | Non
     model = model.eval().to(device)
     images = torch.randn(row.batch_size, 3, row.height, row.width, generator=torch.Generator().manual_seed(1))
     images = images.to(device)
-    call = accelerated(model, row, images, threads, photographs) if row.source == OURS else _peer(model, row.engine)
+    call = accelerated(model, row, images, threads, photographs) if row.source == OURS else model
     return partial(_run, call, images)
 
 
@@ -97,15 +97,6 @@ def accelerated(model: nn.Module, row: Row, images: Tensor, threads: int | None,
     if row.precision == "int8":
         options["calibration"] = calibration_images(photographs, row.height, row.width, row.batch_size)
     return accelerate(model, example_input=images, **options)
-
-
-def _peer(model: nn.Module, engine: str) -> Callable[[Tensor], Any]:
-    if engine == "eager":
-        return model
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
-    return torch.compile(model)
 
 
 def macs(row: Row) -> int:

@@ -46,7 +46,7 @@ def speed() -> Figure:
         points = [(row["milliseconds"]["median"], row["reported_top1_error"]) for row in shown]
         _scatter(axes, ((row["source"], row["model"], *point) for row, point in zip(shown, points, strict=True)), "-")
         axes.set_title(engine_name(engine), fontsize=11)
-        _log_axis(axes, (2, 5, 10, 20, 50, 100), (0.9, 130))
+        _log_axis(axes, (1, 2, 5, 10, 20, 50, 100), (0.65, 130))
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("milliseconds per image")
     for axes in grid[:: len(grid) // 2]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 OURS, BASELINE, FLOOR = "hardnet", "pytorchcv", "floor"
 PEERS = (("torchvision", "resnet50"), ("torchvision", "mobilenet_v2"), ("timm", "ese_vovnet39b"))
 """Networks of other families: source and name."""
-PEER_ENGINES = ("eager", "compile")
-"""How peers run: eager, or ``torch.compile`` with frozen weights."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def plan(
     precisions: Sequence[str],
     batch_sizes: Sequence[int],
     sizes: Sequence[tuple[int, int]],
-    peer_engines: Sequence[str] = ("eager",),
+    peers: bool = True,
 ) -> list[list[Row]]:
     """Return the rows, in one group for each batch size and resolution: matrix multiplication, peers, our models.
 
@@ -55,15 +53,15 @@ def plan(
         precisions: see :func:`hardnet.accelerate`; eager is measured in fp32 only.
         batch_sizes: images per batch.
         sizes: height and width in pixels.
-        peer_engines: of ``PEER_ENGINES``; empty leaves the peers out.
+        peers: measure other networks too, in eager mode.
     """
     groups = []
     for height, width in sizes:
         for batch in batch_sizes:
             at = (batch, height, width)
             rows = [Row(FLOOR, "matrix product", "torch", "fp32", *at)]
-            rows += [Row(BASELINE, model, "eager", "fp32", *at) for model in models if peer_engines]
-            rows += [Row(source, model, engine, "fp32", *at) for source, model in PEERS for engine in peer_engines]
+            rows += [Row(BASELINE, model, "eager", "fp32", *at) for model in models if peers]
+            rows += [Row(source, model, "eager", "fp32", *at) for source, model in PEERS if peers]
             rows += [
                 Row(OURS, model, engine, precision, *at)
                 for model in models

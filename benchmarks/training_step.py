@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
+from pytorchcv.model_provider import get_model
 from torch import nn
 from torch.nn import functional
 
@@ -35,9 +37,6 @@ CANDIDATES += ["torchvision/resnet50", "torchvision/mobilenet_v2"]
 
 def build(candidate: str) -> tuple[nn.Module, torch.memory_format]:
     """Return a network in training mode and the memory format of its input."""
-    import torchvision
-    from pytorchcv.model_provider import get_model
-
     source, name = candidate.split("/")
     torch.manual_seed(0)
     if source == "torchvision":
@@ -63,11 +62,14 @@ def stepper(candidate: str, batch: int, size: int) -> Callable[[], None]:
     return step
 
 
-def peak_megabytes(candidate: str, arguments: argparse.Namespace) -> float:
-    """Run two steps in a new process and return its peak resident memory."""
-    command = [sys.executable, "-m", "benchmarks.training_step", "--alone", candidate]
-    command += [f"--{name}={getattr(arguments, name)}" for name in ("batch", "size", "threads")]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def peak_megabytes(candidate: str | None, batch: int, size: int, threads: int) -> float:
+    """Return the peak resident memory of this process after two steps, or none; to be called in a new process."""
+    torch.set_num_threads(threads)
+    if candidate is not None:
+        step = stepper(candidate, batch, size)
+        step()
+        step()
+    return peak_resident()
 
 
 def main() -> None:
@@ -77,24 +79,16 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=CANDIDATES, metavar="CANDIDATE")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--alone", metavar="CANDIDATE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as in hardnet train
-    if arguments.alone:
-        import pytorchcv.model_provider  # noqa: F401
-        import torchvision  # noqa: F401  (both processes pay for the same imports)
-
-        if arguments.alone != "nothing":
-            step = stepper(arguments.alone, arguments.batch, arguments.size)
-            step()
-            step()
-        print(peak_resident())
-        return
-
     surroundings = surroundings_of("cpu")
-    floor = peak_megabytes("nothing", arguments)
-    memory = {candidate: peak_megabytes(candidate, arguments) - floor for candidate in arguments.candidates}
+    memory: dict[str | None, float] = {}
+    for each in (None, *arguments.candidates):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            memory[each] = pool.submit(
+                peak_megabytes, each, arguments.batch, arguments.size, arguments.threads
+            ).result()
     steps = {candidate: stepper(candidate, arguments.batch, arguments.size) for candidate in arguments.candidates}
     seconds: dict[str, list[float]] = {candidate: [] for candidate in steps}
     for number in range(arguments.rounds + 1):
@@ -113,7 +107,10 @@ def main() -> None:
         row: dict[str, Any] = {"model": name, "implementation": source}
         for figure, of in (("images_per_second", statistics.median), ("slowest", max), ("fastest", min)):
             row[figure] = round(arguments.batch / of(times), 2)
-        rows.append(row | {"times_pytorchcv": ratio and round(ratio, 3), "peak_megabytes": round(memory[candidate])})
+        rows.append(
+            row
+            | {"times_pytorchcv": ratio and round(ratio, 3), "peak_megabytes": round(memory[candidate] - memory[None])}
+        )
     print(table(list(rows[0]), [["-" if value is None else value for value in row.values()] for row in rows]))
     if arguments.json:
         protocol = {name: getattr(arguments, name) for name in ("batch", "size", "rounds", "threads")}

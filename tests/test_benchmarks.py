@@ -245,7 +245,7 @@ def test_the_plan_has_a_group_per_batch_size_and_resolution() -> None:
         ("hardnet68", "openvino", "fp32"),
         ("hardnet68", "openvino", "int8"),
     ]
-    assert len(plan(["hardnet68"], ["eager"], ["fp32"], [1], [(224, 224)], [])[0]) == 2
+    assert len(plan(["hardnet68"], ["eager"], ["fp32"], [1], [(224, 224)], False)[0]) == 2
 
 
 # Figures and files
