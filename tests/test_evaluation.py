@@ -129,21 +129,42 @@ def test_measured_stands_beside_reported_and_expect_fails_on_a_difference(
         "weights",
         "images",
         "top-1",
-        "/",
-        "top-5",
         "error",
+        "(%)",
+        "ECE",
         "(%)",
         "reported",
         "reported",
         "by",
     ]
-    assert line.split() == ["hardnet39ds", "THREE", "9", "66.67", "/", "0.00", "66.67", "/", "0.00", "the", "tests"]
+    assert line.split() == [
+        "hardnet39ds",
+        "THREE",
+        "9",
+        "66.67",
+        "24.28",
+        "66.67",
+        "the",
+        "tests",
+    ]
     for name, value in (("top1_error", 66.47), ("top5_error", 0.2)):
         changed = WeightsRecord(**{**vars(record), name: value})
         monkeypatch.setitem(CATALOG, (record.model, record.tag), changed)
         assert run_evaluation(data, "--device", "cpu", "--expect") == 1
         assert "hardnet39ds THREE differs from what is reported by more than 0.1" in capsys.readouterr().err
         assert run_evaluation(data, "--device", "cpu", "--expect", 0.3) == 0
+
+
+def test_every_class_is_reported_with_what_it_is_taken_for(
+    data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_evaluation(data, "--device", "cpu", "--per-class") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["class_0", "3", "100.00", "3", "0", "0"] in lines
+    assert ["class_2", "3", "0.00", "3", "0", "0"] in lines
+    assert run_evaluation(data, "--device", "cpu", "--per-class", "--format", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["confusion"] == [[3, 0, 0]] * 3
 
 
 def test_the_sizes_of_the_test_can_be_chosen(data: Path) -> None:
@@ -189,5 +210,8 @@ def test_the_errors_are_counted_as_they_are_defined(data: Path) -> None:
     labels = torch.tensor([0, *torch.arange(7).repeat_interleave(2).tolist()])
     expected = torch.nn.functional.cross_entropy(scores.repeat(15, 1), labels)
     assert result.loss == pytest.approx(float(expected))
+    assert result.confusion == [[count, 0, 0, 0, 0, 0, 0] for count in (3, 2, 2, 2, 2, 2, 2)]
+    assert result.class_accuracies == [100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert result.ece == pytest.approx(100 * (float(scores.softmax(0)[0]) - 3 / 15))
     with pytest.raises(hardnet.training.TrainingError, match="not finite"):
         evaluate(lambda x: scores.expand(len(x), 7) / 0, source, lambda image: torch.zeros(3, 2, 2), ranks)

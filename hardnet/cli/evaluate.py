@@ -16,7 +16,10 @@ from ..utils.text import table
 from .arguments import FAILED, Verbs, add_engine_arguments, add_threads, first_rank, prepare_process
 
 if TYPE_CHECKING:
-    from ..training.evaluation import Row
+    from ..training.evaluation import Evaluation, Row
+    from ..weights.catalog import WeightsRecord
+
+_MOST_COLUMNS, TOP = 20, 5
 
 
 def _help(option: str) -> str:
@@ -71,6 +74,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="status 1 where an error differs from the reported one by more percentage points (without a number: 0.1)",
     )
+    parser.add_argument(
+        "--per-class", action="store_true", help="also the accuracy of every class and the confusion matrix"
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     add_threads(parser)
 
@@ -96,7 +102,12 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         print(f"hardnet: {error}", file=sys.stderr)
         return FAILED
     if first_rank():
-        print(_as_json(rows) if arguments.format == "json" else _as_table(rows))
+        if arguments.format == "json":
+            print(_as_json(rows, source.classes if arguments.per_class else ()))
+        else:
+            print(_as_table(rows))
+            for row in rows if arguments.per_class else ():
+                print(f"\n{row.model} {row.weights}\n{_class_table(row.measured, source.classes)}")
         for row in rows:
             for message in row.measured.bad:
                 print(f"hardnet: skipped {message}", file=sys.stderr)
@@ -113,9 +124,26 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return FAILED if wrong else 0
 
 
+def _errors(record: Evaluation | WeightsRecord, with_top5: bool) -> str:
+    return f"{record.top1_error:.2f}" + (f" / {record.top5_error:.2f}" if with_top5 else "")
+
+
+def _class_table(measured: Evaluation, classes: Sequence[str]) -> str:
+    """Return a line per class: images, accuracy, and the confusion matrix, or the commonest error of many classes."""
+    few = len(classes) <= _MOST_COLUMNS
+    lines = []
+    for index, (name, row) in enumerate(zip(classes, measured.confusion, strict=True)):
+        wrong = max((count, other) for other, count in enumerate([*row[:index], -1, *row[index + 1 :]]))
+        columns = row if few else [f"{classes[wrong[1]]} ({wrong[0]})" if wrong[0] > 0 else "-"]
+        lines.append((name, sum(row), f"{measured.class_accuracies[index]:.2f}", *columns))
+    header = ("class", "images", "accuracy (%)", *(classes if few else ("most often taken for",)))
+    return table(header, lines)
+
+
 def _as_table(rows: Sequence[Row]) -> str:
     """Return the rows in the form of the model table: measured beside reported."""
     lines = []
+    with_top5 = len(rows[0].measured.confusion) > TOP  # with five classes or fewer it is always 0
     for row in rows:
         measured, record = row.measured, row.reported
         lines.append(
@@ -123,16 +151,18 @@ def _as_table(rows: Sequence[Row]) -> str:
                 row.model,
                 row.weights,
                 f"{measured.images:,}",
-                f"{measured.top1_error:.2f} / {measured.top5_error:.2f}",
-                "" if record is None else f"{record.top1_error:.2f} / {record.top5_error:.2f}",
+                _errors(measured, with_top5),
+                f"{measured.ece:.2f}",
+                "" if record is None else _errors(record, with_top5),
                 "" if record is None else record.reported_by,
             )
         )
-    header = ("model", "weights", "images", "top-1 / top-5 error (%)", "reported", "reported by")
+    error = "top-1 / top-5 error (%)" if with_top5 else "top-1 error (%)"
+    header = ("model", "weights", "images", error, "ECE (%)", "reported", "reported by")
     return table(header, lines)
 
 
-def _as_json(rows: Sequence[Row]) -> str:
+def _as_json(rows: Sequence[Row], classes: Sequence[str]) -> str:
     """Return the rows with every count as a JSON array."""
     return json.dumps(
         [
@@ -146,6 +176,8 @@ def _as_json(rows: Sequence[Row]) -> str:
                 "top1_error": row.measured.top1_error,
                 "top5_error": row.measured.top5_error,
                 "loss": row.measured.loss,
+                "ece": row.measured.ece,
+                **({"classes": list(classes), "confusion": row.measured.confusion} if classes else {}),
                 "skipped": len(row.measured.bad),
                 "reported_top1_error": None if row.reported is None else row.reported.top1_error,
                 "reported_top5_error": None if row.reported is None else row.reported.top5_error,

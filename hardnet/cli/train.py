@@ -99,8 +99,10 @@ def _print_epoch(numbers: dict[str, Any]) -> None:
     ]
     for prefix, name in (("val", "validation"), ("ema_val", "averaged")):
         if f"{prefix}_top1_error" in numbers:
-            errors = f"{numbers[f'{prefix}_top1_error']:.2f} / {numbers[f'{prefix}_top5_error']:.2f}"
-            parts.append(f"{name} top-1 / top-5 error {errors}")
+            name += f" top-1 error {numbers[f'{prefix}_top1_error']:.2f}"
+            if f"{prefix}_top5_error" in numbers:
+                name += f", top-5 {numbers[f'{prefix}_top5_error']:.2f}"
+            parts.append(name)
     if numbers["skipped_images"]:
         parts.append(f"{numbers['skipped_images']} bad images skipped")
     print(", ".join(parts), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -27,6 +28,7 @@ from .distributed import Ranks
 from .loading import Transform, evaluation_loader, iterate
 
 TOP = 5
+_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Evaluation:
     """The mean cross-entropy, in nats."""
     bad: list[str] = field(default_factory=list)
     """What was wrong with the images that were passed over."""
+    confusion: list[list[int]] = field(default_factory=list)
+    """Counts, one row per true class, one column per predicted class."""
+    ece: float = math.nan
+    """Expected calibration error of the top-1 probabilities in 15 equal bins (Guo et al. 2017), in per cent."""
 
     @property
     def top1_error(self) -> float:
@@ -53,6 +59,11 @@ class Evaluation:
     def top5_error(self) -> float:
         """Per cent."""
         return 100 * (1 - self.top5 / self.images)
+
+    @property
+    def class_accuracies(self) -> list[float]:
+        """Per cent, NaN for a class without images."""
+        return [100 * row[index] / sum(row) if sum(row) else math.nan for index, row in enumerate(self.confusion)]
 
 
 def evaluate(
@@ -82,7 +93,7 @@ def evaluate(
 
     Raises:
         ImageError: an image cannot be read.
-        TrainingError: there is nothing to evaluate, or logits are not finite.
+        TrainingError: there is nothing to evaluate, or logits are not finite or of other classes.
     """
     loader = evaluation_loader(
         source,
@@ -94,12 +105,17 @@ def evaluate(
         pin_memory=ranks.device.type == "cuda",
     )
     with ProgressBar(len(loader) * batch_size, "evaluating", unit="images", enabled=progress) as bar:
-        counts, loss, bad = _count(predict, loader, ranks, skip_bad_images, channels_last, bar)
-    images, top1, top5 = ranks.sum_counts(counts)
+        counts, loss, confidence, bad = _count(
+            predict, loader, ranks, skip_bad_images, channels_last, len(source.classes), bar
+        )
+    images, top1, top5, *rest = ranks.sum_counts(counts)
     bad = ranks.gather_texts(bad)
     if not images:
         raise TrainingError(f"there is no image to evaluate ({len(source)} listed, {len(bad)} unreadable)")
-    return Evaluation(images, top1, top5, ranks.sum(loss) / images, bad)
+    classes = len(source.classes)
+    confusion = [rest[row * classes : (row + 1) * classes] for row in range(classes)]
+    gaps = (abs(ranks.sum(sure) - right) for sure, right in zip(confidence, rest[classes**2 :], strict=True))
+    return Evaluation(images, top1, top5, ranks.sum(loss) / images, bad, confusion, 100 * sum(gaps) / images)
 
 
 @torch.no_grad()
@@ -109,11 +125,14 @@ def _count(
     ranks: Ranks,
     skip_bad_images: bool,
     channels_last: bool,
+    classes: int,
     bar: ProgressBar,
-) -> tuple[tuple[int, int, int], float, list[str]]:
+) -> tuple[list[int], float, list[float], list[str]]:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = top1 = top5 = 0
     loss = 0.0
+    confusion = torch.zeros(classes * classes, dtype=torch.int64)
+    confidence, right = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.int64)
     bad: list[str] = []
     with closing(iterate(loader, skip_bad_images=skip_bad_images)) as batches:
         for batch in batches:
@@ -123,14 +142,22 @@ def _count(
                 continue
             labels = batch.labels.to(ranks.device, non_blocking=True)
             logits = predict(batch.images.to(ranks.device, non_blocking=True, memory_format=layout)).float()
+            if logits.shape[1] != classes:
+                raise TrainingError(f"the model has {logits.shape[1]} classes, the data set has {classes}")
             if not torch.isfinite(logits).all():
                 raise TrainingError("the model gives logits that are not finite: its weights are damaged")
             found = logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]
+            sure, predicted = (part.cpu() for part in logits.softmax(1).max(1))
+            bins = (sure * _BINS).long().clamp(max=_BINS - 1)
+            confidence += torch.bincount(bins, sure.double(), _BINS)
+            right += torch.bincount(bins[predicted == batch.labels], minlength=_BINS)
+            confusion += torch.bincount(batch.labels * classes + predicted, minlength=classes * classes)
             images += len(labels)
             top1 += int(found[:, 0].sum())
             top5 += int(found.sum())
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return (images, top1, top5), loss, bad
+    counts = [images, top1, top5, *confusion.tolist(), *right.tolist()]
+    return counts, loss, confidence.tolist(), bad
 
 
 @dataclass(frozen=True)

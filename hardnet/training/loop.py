@@ -33,7 +33,7 @@ from .checkpoint import (
 )
 from .data import ImageSource, Splits, open_splits
 from .distributed import Ranks, connect
-from .evaluation import evaluate
+from .evaluation import TOP, evaluate
 from .loading import Batch, iterate, training_batches, training_loader, training_transform
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
@@ -246,7 +246,8 @@ class Trainer:
             )
             numbers[f"{prefix}val_loss"] = result.loss
             numbers[f"{prefix}val_top1_error"] = result.top1_error
-            numbers[f"{prefix}val_top5_error"] = result.top5_error
+            if len(source.classes) > TOP:  # else it is always 0
+                numbers[f"{prefix}val_top5_error"] = result.top5_error
         return numbers
 
     def _keep_weights(self, numbers: dict[str, Any], last: bool) -> None:
