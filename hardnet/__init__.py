@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .engines import Accelerated, accelerate, export
     from .factory import (
         create_model,
+        from_pretrained,
         get_weights,
         hardnet39ds,
         hardnet68,
@@ -48,6 +49,7 @@ __all__ = [
     "accelerate",
     "create_model",
     "export",
+    "from_pretrained",
     "get_weights",
     "hardnet39ds",
     "hardnet68",
@@ -63,6 +65,7 @@ _MODULES = {
     "engines": ("Accelerated", "accelerate", "export"),
     "factory": (
         "create_model",
+        "from_pretrained",
         "get_weights",
         "hardnet39ds",
         "hardnet68",

@@ -19,6 +19,7 @@ from .utils.errors import WeightsError
 from .weights.archive import unpack_archive
 from .weights.catalog import CATALOG, WeightsRecord, identify
 from .weights.checkpoint import StateDict, find_record, find_state, head_classes, load_state
+from .weights.pretrained import build_pretrained, is_pretrained, push_to_hub, read_pretrained, save_pretrained
 from .weights.reading import deserialise, read_file
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ def create_model(
         name: one of :func:`list_models`.
         weights: a tag of :func:`list_weights`, a record of :func:`get_weights`, or the path of a local file:
             ``.pth``/``.pt`` (a state dict, or a training checkpoint with an entry ``state_dict``, ``model`` or
-            ``model_state``), ``.safetensors``, or a release archive ``.pth.zip``. None leaves the model randomly
-            initialised.
+            ``model_state``), ``.safetensors``, or a release archive ``.pth.zip``; or a folder of
+            ``HarDNet.save_pretrained``, or ``hf-hub:owner/name@revision``. None leaves the model randomly initialised.
         num_classes: width of the logits; None takes that of the weights, or 1000 without weights. If it differs from
             the weights', the head is new and untrained, and a log line says so; 0 leaves the linear layer out.
         in_chans: channels of the input. With weights trained on three colours, the stem is adapted: one channel gets
@@ -128,6 +129,11 @@ def _load(
     """Return the state dict, its record if there is one, and a name for messages."""
     from .weights import download
 
+    if not isinstance(weights, WeightsRecord) and (config.name, weights) not in CATALOG and is_pretrained(weights):
+        found = read_pretrained(weights)
+        if found.config.name != config.name:
+            raise WeightsError(f"{weights} is {found.config.name}, it does not fit {config.name}")
+        return found.state, found.record, str(weights)
     record = _find_record_of(config.name, weights)
     if record is not None:
         origin, content = str(record), download.fetch(record, progress=progress).content
@@ -180,6 +186,29 @@ def _known(wrong: str, names: Iterable[str]) -> str:
 
 def _spelling(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
+
+
+def from_pretrained(
+    source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+) -> HarDNet:
+    """Build the model that a folder or a repository of the Hugging Face Hub holds, with its classes.
+
+    Args:
+        source: a folder of ``HarDNet.save_pretrained``, or "owner/name", or "owner/name@revision".
+        revision: of the repository: a branch, a tag or a commit.
+        token: for private repositories; None takes that of ``hf auth login``.
+
+    Raises:
+        WeightsError: the files are missing, could not be downloaded, are damaged, or contradict each other.
+        ImportError: huggingface_hub or safetensors is not installed.
+    """
+    return build_pretrained(HarDNet, source, revision=revision, token=token)
+
+
+# Set here, since models must not import weights.
+setattr(HarDNet, "save_pretrained", save_pretrained)  # noqa: B010  mypy reads the declarations in the class
+setattr(HarDNet, "push_to_hub", push_to_hub)  # noqa: B010
+setattr(HarDNet, "from_pretrained", classmethod(build_pretrained))  # noqa: B010
 
 
 # fmt: off

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..factory import DEFAULT_TAG, get_weights, list_models, list_weights
+from ..factory import DEFAULT_TAG, from_pretrained, get_weights, list_models, list_weights
 from ..utils.errors import WeightsError
 from ..utils.text import table
 from ..weights.archive import unpack_archive
@@ -33,7 +33,9 @@ def add_verb(verbs: Verbs) -> None:
         action.set_defaults(run=run)
 
     verify = actions.add_parser("verify", help="check the digests of cached files, or of the files named")
-    verify.add_argument("files", nargs="*", metavar="FILE", help="default: every file of ours in the cache")
+    verify.add_argument(
+        "files", nargs="*", metavar="FILE", help="a file, or a folder of save_pretrained; default: the cache"
+    )
     verify.set_defaults(run=_weights_verify)
 
 
@@ -77,6 +79,11 @@ def _weights_verify(arguments: argparse.Namespace) -> int:
     failed = 0
     for path in [Path(file) for file in arguments.files] or _cached_files():
         try:
+            if path.is_dir():
+                model = from_pretrained(path)
+                names = "with" if model.weights_record and model.weights_record.categories else "without"
+                print(f"{path}: {model.config.name}, {model.num_classes} classes {names} names")
+                continue
             with open_regular(path) as file:
                 content = file.read()
             known = identify(unpack_archive(content) if path.suffix == ".zip" else content, CATALOG.values())

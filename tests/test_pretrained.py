@@ -1,0 +1,330 @@
+"""Models saved with their labels to folders and to the Hub: loaded again, or refused with one error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hardnet
+from hardnet import Classifier, HarDNet, WeightsError, create_model
+from hardnet.cli import main
+from hardnet.images.preprocess import Preprocessing
+
+NAME = "hardnet39ds"
+LABELS = ("cat", "dog")
+PREPROCESSING = Preprocessing(40, 32, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
+
+
+@pytest.fixture(scope="module")
+def model() -> HarDNet:
+    return create_model(NAME, num_classes=2).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(model: HarDNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model.save_pretrained(folder, labels=LABELS, preprocessing=PREPROCESSING)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy whose files can be changed one by one."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in saved.iterdir():
+        os.link(file, copy / file.name)
+    return copy
+
+
+def assert_same(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(one.eval()(x), other.eval()(x))
+
+
+def test_a_folder_gives_the_model_with_its_labels(model: HarDNet, saved: Path) -> None:
+    assert {file.name for file in saved.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    for loaded in (
+        hardnet.from_pretrained(saved),
+        HarDNet.from_pretrained(str(saved)),
+        create_model(NAME, weights=saved),
+        hardnet.hardnet39ds(weights=str(saved)),
+    ):
+        assert type(loaded) is HarDNet
+        assert loaded.weights_record is not None
+        assert loaded.weights_record.categories == LABELS
+        assert loaded.weights_record.preprocessing == PREPROCESSING
+        assert_same(loaded, model)
+    classifier = Classifier(NAME, weights=saved, device="cpu")
+    assert (classifier.labels, classifier.transform) == (LABELS, PREPROCESSING)
+    assert Classifier(hardnet.from_pretrained(saved), device="cpu").labels == LABELS
+    card = (saved / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: hardnet\n")
+    assert "cat, dog" in card
+    assert "license" not in card  # it is not known
+
+
+def test_what_a_model_has_of_its_own_is_kept(tmp_path: Path, saved: Path) -> None:
+    from dataclasses import replace
+
+    from hardnet.models.config import CONFIGS
+
+    torch.manual_seed(0)
+    grey = HarDNet(replace(CONFIGS[NAME], block_activation="relu"), num_classes=3, in_chans=1).eval()
+    grey.save_pretrained(tmp_path / "grey")
+    loaded = hardnet.from_pretrained(tmp_path / "grey").eval()
+    x = 9 * torch.rand(1, 1, 64, 64)
+    assert (loaded.in_chans, loaded.config.block_activation) == (1, "relu")
+    assert torch.equal(loaded(x), grey(x))
+    assert Classifier(loaded, device="cpu").labels == ("class 0", "class 1", "class 2")
+    hardnet.from_pretrained(saved).save_pretrained(tmp_path / "again")  # labels travel on
+    assert hardnet.from_pretrained(tmp_path / "again").weights_record.categories == LABELS  # type: ignore[union-attr]
+    shipped = create_model(NAME, weights="FASHION_MNIST", num_classes=3)
+    shipped.save_pretrained(tmp_path / "new head")  # no names are made up for it
+    assert "label_names" not in json.loads((tmp_path / "new head" / "config.json").read_text())
+    assert "Initial weights: hardnet39ds FASHION_MNIST" in (tmp_path / "new head" / "README.md").read_text()
+
+
+def test_what_cannot_be_saved_is_refused(model: HarDNet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 labels for 2 classes"):
+        model.save_pretrained(tmp_path / "x", labels=("a", "b", "c"))
+    with pytest.raises(ValueError, match="without classes"):
+        create_model(NAME, num_classes=0).save_pretrained(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def change(**entries: object) -> Callable[[Path], object]:
+    def write(folder: Path) -> None:
+        path = folder / "config.json"
+        told = json.loads(path.read_text()) | entries
+        path.unlink()
+        path.write_text(json.dumps(told))
+
+    return write
+
+
+def replaced(name: str, content: bytes) -> Callable[[Path], object]:
+    def write(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).write_bytes(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (change(architecture="resnet50"), "unknown architecture 'resnet50'; known: hardnet39ds"),
+        (change(architecture="../hardnet39ds"), "unknown architecture"),
+        (change(architecture=["hardnet39ds"]), "unknown architecture"),
+        (change(architecture="hardnet68"), "does not fit hardnet68"),
+        (change(num_classes=True), "num_classes must be an integer >= 1, got True"),
+        (change(num_classes=0), "num_classes must be an integer >= 1, got 0"),
+        (change(num_classes=3, label_names=None), "has 3 classes, model.safetensors 2"),
+        (change(label_names=["cat"]), "label_names must be a list of 2 names"),
+        (change(label_names=["cat", 3]), '"classes" must be a list of names'),
+        (change(hardnet={"block_activation": "gelu"}), "block_activation must be relu or relu6"),
+        (change(hardnet={"preprocessing": {"resize": 10**9}}), '"preprocessing" must hold'),
+        (change(hardnet=[]), "block_activation must be"),
+        (replaced("config.json", b"[1]"), "must hold an object"),
+        (replaced("config.json", b"{"), "is not valid JSON"),
+        (replaced("config.json", b"[" * 100_000), "is not valid JSON"),
+        (replaced("config.json", b"\xff\xfe\xff"), "is not valid JSON"),
+        (replaced("model.safetensors", b"\x80\x02."), "is not a readable safetensors file"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: no such file"),
+    ],
+)
+def test_a_folder_that_makes_no_sense_gives_one_error(
+    broken: Callable[[Path], object], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken(folder)
+    with pytest.raises(WeightsError, match=said):
+        hardnet.from_pretrained(folder)
+    assert main(["weights", "verify", str(folder)]) != 0
+    assert said.split("'")[0].split("\\")[0] in capsys.readouterr().out
+
+
+def test_no_path_is_taken_from_the_config(folder: Path, model: HarDNet) -> None:
+    change(weights="../../x.safetensors", pretrained_cfg={"file": "/etc/passwd", "url": "http://example.invalid"})(
+        folder
+    )
+    assert_same(hardnet.from_pretrained(folder), model)
+
+
+def test_the_command_line(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "verify", str(saved)]) == 0
+    assert f"{NAME}, 2 classes with names" in capsys.readouterr().out
+    image = Path(__file__).parent.parent / "images" / "cat.jpg"
+    assert main(["predict", str(image), "--model", NAME, "--weights", str(saved), "--device", "cpu"]) == 0
+    assert {"cat", "dog"} <= set(capsys.readouterr().out.replace(",", " ").split())
+    with pytest.raises(WeightsError, match="is hardnet39ds, it does not fit hardnet68"):
+        create_model("hardnet68", weights=saved)
+
+
+def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
+    timm = pytest.importorskip("timm")
+    pytest.importorskip("hardnet.timm_registry")
+
+    loaded = timm.create_model(f"local-dir:{saved}", pretrained=True)
+    assert loaded.num_classes == 2
+    assert loaded.pretrained_cfg["label_names"] == list(LABELS)
+    assert tuple(loaded.pretrained_cfg["mean"]) == PREPROCESSING.mean
+    assert_same(loaded, model)
+
+
+def test_with_the_mixin_of_huggingface_hub(saved: Path, model: HarDNet, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    class Network(HarDNet, hub.PyTorchModelHubMixin):  # type: ignore[misc,name-defined]
+        pass
+
+    loaded = Network.from_pretrained(saved)
+    assert type(loaded) is Network
+    assert_same(loaded, model)
+    loaded.save_pretrained(tmp_path / "x")
+    assert hardnet.from_pretrained(tmp_path / "x").weights_record.categories == LABELS  # type: ignore[union-attr]
+
+
+def test_push_uploads_what_a_folder_holds(model: HarDNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    pushed: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            pushed["token"] = token
+
+        def create_repo(self, repo_id: str, private: bool | None, exist_ok: bool) -> Any:
+            assert exist_ok
+            pushed["private"] = private
+            return type("Url", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
+            pushed["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+            return f"https://hub/{repo_id}/commit/1"
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    assert model.push_to_hub("me/model", labels=LABELS, private=True, token="t") == "https://hub/me/model/commit/1"  # noqa: S106
+    assert pushed == {"token": "t", "private": True, "files": ["README.md", "config.json", "model.safetensors"]}
+
+
+@pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:model", "hf-hub:a/b/c", "hf-hub:../x/y"])
+def test_a_name_that_is_no_repository(name: str) -> None:
+    with pytest.raises(WeightsError, match="expected hf-hub:owner/name"):
+        create_model(NAME, weights=name)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The part of the Hub's interface that a download of a snapshot uses."""
+
+    files: dict[str, dict[str, bytes]]  # by repository
+    requests: list[str]
+    commit = "0" * 39 + "1"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        path = self.path.split("?")[0]
+        for repo, files in self.files.items():
+            if path.startswith(f"/api/models/{repo}/tree/"):
+                listed = [{"type": "file", "path": k, "size": len(v), "oid": "0" * 40} for k, v in files.items()]
+                return self.answer(json.dumps(listed).encode())
+            if path.startswith(f"/api/models/{repo}"):
+                listed = [{"rfilename": name} for name in files]
+                return self.answer(json.dumps({"id": repo, "sha": self.commit, "siblings": listed}).encode())
+            if path.startswith(f"/{repo}/resolve/"):
+                return self.file(repo, path.rsplit("/", 1)[-1])
+        return self.answer(b"{}", status=404, headers={"X-Error-Code": "RepoNotFound"})
+
+    def file(self, repo: str, name: str) -> None:
+        content = self.files[repo][name]
+        digest = hashlib.sha256(b"other" if repo == "me/wrong" and name == "config.json" else content).hexdigest()
+        size = len(content)
+        if repo == "me/broken" and self.command == "GET":
+            content = content[: size // 2]
+        self.answer(content, {"ETag": f'"{digest}"', "X-Repo-Commit": self.commit}, size=size)
+
+    def answer(
+        self, content: bytes, headers: dict[str, str] | None = None, status: int = 200, size: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for key, value in ({"Content-Type": "application/json"} | (headers or {})).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content) if size is None else size))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint(saved: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    files = {file.name: file.read_bytes() for file in saved.iterdir()}
+    monkeypatch.setattr(Hub, "files", dict.fromkeys(("me/model", "me/wrong", "me/broken"), files), raising=False)
+    monkeypatch.setattr(Hub, "requests", [], raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+FROM_HUB = """
+import sys, hardnet
+from hardnet import WeightsError
+for name in sys.argv[1:]:
+    try:
+        if name.startswith("timm "):
+            import timm, hardnet.timm_registry
+            model = timm.create_model(name[5:], pretrained=True)
+        else:
+            model = hardnet.from_pretrained(name)
+        print(name, model.num_classes, *model.weights_record.categories)
+    except WeightsError as error:
+        print(error)
+"""
+
+
+def from_hub(cache: Path, endpoint: str, *names: str, **variables: str) -> list[str]:
+    """Run in a process of its own, as huggingface_hub reads its variables on import."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", FROM_HUB, *names]
+    result = subprocess.run(
+        command, env=environment | variables, cwd=Path(__file__).parent.parent, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_from_a_hub_on_loopback(endpoint: str, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    names = ("me/model", "hf-hub:me/model@main", "me/wrong", "me/broken", "me/absent")
+    good, named, wrong, broken, absent = from_hub(tmp_path, endpoint, *names)
+    assert good == "me/model 2 cat dog"
+    assert named == "hf-hub:me/model@main 2 cat dog"
+    assert wrong.startswith("hf-hub:me/wrong: config.json does not have the hash that the Hub states")
+    assert broken.startswith("hf-hub:me/broken could not be downloaded: ")
+    assert absent.startswith("hf-hub:me/absent could not be downloaded: ")
+    seen = len(Hub.requests)
+    names = ("me/model", "timm hf-hub:me/model", "me/absent")
+    cached, timm, missing = from_hub(tmp_path, endpoint, *names, HF_HUB_OFFLINE="1")
+    assert (cached, timm) == ("me/model 2 cat dog", "timm hf-hub:me/model 2 cat dog")
+    assert missing.startswith("hf-hub:me/absent could not be downloaded: ")
+    assert len(Hub.requests) == seen
