@@ -19,7 +19,7 @@ from .utils.errors import WeightsError
 from .weights.archive import unpack_archive
 from .weights.catalog import CATALOG, WeightsRecord, identify
 from .weights.checkpoint import StateDict, find_record, find_state, head_classes, load_state
-from .weights.pretrained import build_pretrained, is_pretrained, push_to_hub, read_pretrained, save_pretrained
+from .weights.pretrained import build_pretrained, is_pretrained, read_pretrained
 from .weights.reading import deserialise, read_file
 
 logger = logging.getLogger(__name__)
@@ -205,12 +205,6 @@ def from_pretrained(
     return build_pretrained(HarDNet, source, revision=revision, token=token)
 
 
-# Set here, since models must not import weights.
-setattr(HarDNet, "save_pretrained", save_pretrained)  # noqa: B010  mypy reads the declarations in the class
-setattr(HarDNet, "push_to_hub", push_to_hub)  # noqa: B010
-setattr(HarDNet, "from_pretrained", classmethod(build_pretrained))  # noqa: B010
-
-
 # fmt: off
 class Builder(Protocol):
     """The signature that the four builders share; see :func:`create_model` for the keywords."""
@@ -239,8 +233,14 @@ _DOCUMENTATION = """
         pretrained: True loads the weights IMAGENET1K_V1.
         weights: a tag ({tags}) or the path of a local checkpoint; None, and no pretrained, leaves the model randomly
             initialised.
-        num_classes, in_chans, drop_rate, progress, use_ema: as in hardnet.create_model.
-        features_only, out_indices, output_stride: return a list of feature maps, as in hardnet.create_model.
+        num_classes: width of the logits; None takes the weights' own, or 1000.
+        in_chans: channels of the input; a pretrained stem is adapted.
+        drop_rate: dropout before the linear layer; None takes the variant's own.
+        progress: show a progress bar for downloads, on a terminal.
+        use_ema: prefer the averaged weights of a training checkpoint.
+        features_only: return a list of feature maps in place of logits.
+        out_indices: levels of the feature maps; None means (1, 2, 3, 4).
+        output_stride: of the feature maps: 32, 16 or 8; None means 32.
 
     Raises:
         ValueError: an unknown tag or a number out of range.

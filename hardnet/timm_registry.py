@@ -9,6 +9,7 @@ catalogue in lower case (``hardnet85.imagenet1k_v2``), and ``pretrained_cfg_over
 
 # Annotations must not be strings here: torch.jit.script cannot read them in a graph of torch.fx.
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -260,6 +261,10 @@ def _record(name: str, cfg: Any) -> WeightsRecord | None:
 
 def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> WeightsLike:
     """Return what ``pretrained=True`` means: a file, the file in a folder of ``save_for_hf``, or the tag's record."""
+    if cfg.source == "hf-hub" and cfg.hf_hub_id:
+        return f"hf-hub:{cfg.hf_hub_id}"
+    if cfg.source == "local-dir" and "hardnet" in json.loads((Path(cfg.file) / "config.json").read_text("utf-8")):
+        return Path(cfg.file)  # of HarDNet.save_pretrained: with its classes and preprocessing
     if cfg.source == "local-dir":
         paths = [Path(cfg.file) / file for file in _LOCAL_FILES]
         return next((path for path in paths if path.exists()), paths[0])

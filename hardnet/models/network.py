@@ -4,8 +4,10 @@ The numbering of ``HarDNet.base`` is that of the authors' released code, so that
 that takes ``model.base`` apart keeps working.
 """
 
+import importlib
+import os
 from collections.abc import Iterator
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +15,8 @@ from torch import Tensor, fx, nn
 from ..utils.text import check_count
 from .config import HarDNetConfig, stage_indices
 from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
+
+_Network = TypeVar("_Network", bound="HarDNet")
 
 MIN_INPUT_SIZE = 32
 """Pixels: the stride of the deepest feature map, below which it would vanish."""
@@ -155,9 +159,27 @@ class HarDNet(ImageModule):
         ]
         return {"stem": r"^base\.[0-2]\.", "blocks": stages}
 
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
+        """Save to a folder; see :func:`hardnet.weights.pretrained.save_pretrained` for the keywords."""
+        _folders().save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Save to the Hugging Face Hub; see :func:`hardnet.weights.pretrained.push_to_hub` for the keywords."""
+        return str(_folders().push_to_hub(self, repo, **options))
+
+    @classmethod
+    def from_pretrained(cls: type[_Network], source: str | os.PathLike[str], **options: Any) -> _Network:
+        """Build a model of this class from a folder or the Hub; see :func:`hardnet.from_pretrained`."""
+        return cast(_Network, _folders().build_pretrained(cls, source, **options))
+
     def extra_repr(self) -> str:
         """The line that ``print(model)`` shows of the model itself."""
         return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
+
+
+def _folders() -> Any:
+    """Return the module of the file format; it imports this one, and is imported when a method needs it."""
+    return importlib.import_module("hardnet.weights.pretrained")
 
 
 def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Iterator[nn.Module]:
