@@ -74,12 +74,17 @@ def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Create a temporary folder in ``parent`` that is removed with its content; remove those of killed processes."""
     _remove_orphans(parent, prefix)
-    folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
-    folder.mkdir(mode=0o700)
-    descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    while True:
+        folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
+        folder.mkdir(mode=0o700)
+        descriptor = None
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
+        if folder.exists() and (descriptor is None or (_lock(descriptor) is not False and folder.exists())):
+            break
+        if descriptor is not None:  # another process took it for an orphan before it was locked
+            os.close(descriptor)
     try:
-        if descriptor is not None:
-            _lock(descriptor)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
