@@ -25,6 +25,7 @@ from hardnet.cli import main
 from hardnet.cli.predict import _report as predictions
 from hardnet.results import ImageResult, Prediction
 from hardnet.utils.progress import ProgressBar
+from hardnet.utils.text import printable
 from hardnet.weights import download
 from hardnet.weights.catalog import CATALOG
 
@@ -110,6 +111,26 @@ def test_a_run_that_was_killed_is_resumed_wherever_it_stopped(suffix: str, names
     assert main(["predict", str(folder), "--output", str(tmp_path / "x.txt")]) == 2
     assert main(["predict", str(folder), "--output", str(tmp_path / "no" / "x.csv")]) == 4
     assert main(["predict", str(folder), "--resume"]) == 2
+
+
+def test_parquet(weights: str, names: list[str], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder, path = tmp_path / "in", tmp_path / "x.parquet"
+    assert main(["predict", str(folder), "--output", str(path), "--topk", "2"]) == 1
+    rows = parquet.read_table(path).to_pylist()
+    assert [row["source"] for row in rows] == [printable(name) for name in (str(folder / "0.png"), *names)]
+    assert (
+        [row["error"] is None for row in rows]
+        == [row["predictions"] is not None for row in rows]
+        == [False] + [True] * 6
+    )
+    assert set(rows[1]["predictions"][1]) == {"label", "index", "probability"}
+    assert extract(weights, folder, "--output", path) == 1
+    rows = parquet.read_table(path).to_pylist()
+    assert [len(row["embedding"] or ()) for row in rows] == [0, *[1024] * 6]
+    assert "0.png: is not an image" in rows[0]["error"]
+    assert main(["predict", str(folder), "--output", str(tmp_path / "no" / "x.parquet")]) == 4
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["in", "x.parquet"]
 
 
 def test_lists_and_patterns(

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
@@ -16,14 +16,14 @@ from ..utils.files import write_atomically
 from ..utils.progress import ProgressBar
 from ..utils.text import csv_row, printable
 from .arguments import OutputError, Verbs, positive, status_of_images
-from .rows import add_path_arguments, list_paths
+from .rows import add_path_arguments, list_paths, write_parquet
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add ``extract`` to the command line's verbs."""
     parser = verbs.add_parser("extract", help="write the embeddings of images to a file")
     add_path_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="a .npz or .csv file")
+    parser.add_argument("--output", required=True, metavar="FILE", help="a .npz, .csv or .parquet file")
     parser.add_argument("--model", choices=list_models(), default="hardnet39ds")
     parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)")
@@ -34,11 +34,13 @@ def add_verb(verbs: Verbs) -> None:
 def _extract(arguments: argparse.Namespace) -> int:
     from ..inference import Extractor
 
+    paths = list_paths(arguments)
     path = Path(arguments.output)
+    if path.suffix.lower() == ".parquet":
+        return _extract_parquet(arguments, paths)
     write = {".npz": _write_npz, ".csv": _write_csv}.get(path.suffix.lower())
     if write is None or path.is_dir():
-        raise ValueError(f"{printable(str(path))}: embeddings are written to a .npz or .csv file")
-    paths = list_paths(arguments)
+        raise ValueError(f"{printable(str(path))}: embeddings are written to a .npz, .csv or .parquet file")
     rows = failed = 0
 
     def count_and_keep() -> Iterator[tuple[str, Tensor]]:
@@ -61,6 +63,27 @@ def _extract(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise OutputError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from None
     return status_of_images(failed, rows + failed, "used")
+
+
+def _extract_parquet(arguments: argparse.Namespace, paths: list[str]) -> int:
+    """Write the columns source, embedding and error, one row per image."""
+    from ..inference import Extractor
+
+    total = failed = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal total, failed
+        extractor = Extractor(arguments.model, weights=arguments.weights, device=arguments.device)
+        with ProgressBar(None, "extracting", unit="images") as bar:
+            for one in extractor.stream(paths, arguments.batch_size):
+                bar.update(1)
+                total += 1
+                failed += one.error is not None
+                vector = None if one.vector is None else one.vector.numpy()
+                yield {"source": one.source, "embedding": vector, "error": one.error}
+
+    write_parquet(arguments.output, rows(), {"source": "text", "embedding": "vector", "error": "text"})
+    return status_of_images(failed, total, "used")
 
 
 def _write_csv(file: BinaryIO, rows: Iterator[tuple[str, Tensor]]) -> None:

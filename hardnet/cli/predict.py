@@ -20,7 +20,7 @@ from .arguments import (
     positive,
     status_of_images,
 )
-from .rows import RowFile, add_path_arguments, list_paths
+from .rows import RowFile, add_path_arguments, list_paths, write_parquet
 
 if TYPE_CHECKING:
     from ..images.batches import Item
@@ -38,7 +38,7 @@ def add_verb(verbs: Verbs) -> None:
     add_engine_arguments(parser)
     parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
-    parser.add_argument("--output", metavar="FILE", help="write one row per image to a .jsonl or .csv file")
+    parser.add_argument("--output", metavar="FILE", help="write one row per image: .jsonl, .csv or .parquet")
     parser.add_argument("--resume", action="store_true", help="continue FILE: skip the images that it has")
     parser.set_defaults(run=_predict)
 
@@ -76,7 +76,12 @@ def _predict(arguments: argparse.Namespace) -> int:
                 likely = tuple(p for p in result.predictions if p.probability >= arguments.threshold)
                 yield replace(result, predictions=likely)
 
-    if arguments.output:
+    if (arguments.output or "").lower().endswith(".parquet"):
+        if arguments.resume:
+            raise ValueError("--resume requires a .jsonl or .csv file")
+        columns = {"source": "text", "predictions": "predictions", "error": "text"}
+        write_parquet(arguments.output, (result.to_dict() for result in counted(paths)), columns)
+    elif arguments.output:
         with RowFile(arguments.output, resume=arguments.resume) as file:
             for result in counted(file.missing(paths)):
                 file.add(result)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import glob
+import importlib
+import itertools
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..images.batches import Item, expand
 from ..results import ImageResult
+from ..utils.files import write_atomically
+from ..utils.optional import require
 from ..utils.text import csv_row, printable
 from .arguments import OutputError
 
@@ -136,3 +140,31 @@ def _complete_rows(content: bytes, quoted: bool) -> list[bytes]:
             rows.append(content[start:end])
             start = end
     return rows
+
+
+def write_parquet(path: str, rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> None:
+    """Write rows to a Parquet file, which appears when it is complete.
+
+    Args:
+        path: the file.
+        rows: one dictionary per image; missing columns are null.
+        columns: names and Arrow types; "predictions" stands for a list of label, index and probability.
+
+    Raises:
+        ImportError: pyarrow is missing.
+        OutputError: the file cannot be written.
+    """
+    pa = require("pyarrow", "15.0", extra="parquet")
+    parquet = importlib.import_module("pyarrow.parquet")
+    prediction = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
+    types = {"predictions": pa.list_(prediction), "vector": pa.list_(pa.float32()), "text": pa.string()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    remaining = iter(rows)
+    try:
+        with write_atomically(path) as file, parquet.ParquetWriter(file, schema) as writer:
+            while chunk := list(itertools.islice(remaining, 1000)):
+                for row in chunk:  # file names need not be UTF-8, Arrow's strings are
+                    row.update({key: printable(row[key]) for key in ("source", "error") if row.get(key) is not None})
+                writer.write_table(pa.Table.from_pylist(chunk, schema))
+    except OSError as error:
+        raise OutputError(f"{printable(path)}: cannot be written: {error.strerror or error}") from None
