@@ -179,7 +179,11 @@ def test_a_visit(page: Any, server: tuple[str, Path], tmp_path: Path) -> None:
 def test_weights_that_cannot_be_loaded(page: Any, server: tuple[str, Path]) -> None:
     upload(page, GARMENTS / "coat-00006.png")
     wait(page, lambda: label(page) == "Coat")
+    assert "ten garments" in elements(page, "#garments")[0].text
+    assert not [each for each in elements(page, "#photographs") if each.is_displayed()]
     choose(page, "model", "hardnet85")
+    wait(page, lambda: [each for each in elements(page, "#photographs") if each.is_displayed()])
+    assert not [each for each in elements(page, "#garments") if each.is_displayed()]
     told = wait(page, lambda: problem(page))
     assert told.startswith("The weights IMAGENET1K_V1 of hardnet85 could not be loaded.")
     assert label(page) == ""

@@ -122,12 +122,16 @@ def _build_page(gr: Any, max_pixels: int) -> Any:
             return [None, None, None, "", gr.update(value=problem, visible=True)]
         return [view.top, view.seen, view.looked, view.facts, gr.update(visible=False)]
 
-    def choose(model: str, tag: str) -> tuple[Any, str]:
+    def choose(model: str, tag: str) -> tuple[Any, ...]:
         tags = list_weights(model)
         tag = tag if tag in tags else DEFAULT_TAG
-        return gr.update(choices=tags, value=tag), about(get_weights(model, tag))
+        small = tag == TAG
+        known = about(get_weights(model, tag))
+        return gr.update(choices=tags, value=tag), known, gr.update(visible=small), gr.update(visible=not small)
 
-    samples = [[str(path)] for path in sample_images()]
+    garments, photographs = (
+        [[str(path)] for path in sample_images() if path.suffix == kind] for kind in (".png", ".jpg")
+    )
     with gr.Blocks(title="HarDNet", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
         gr.Markdown("# HarDNet\nDrop a picture, or click one of the examples.")
         with gr.Row():
@@ -139,8 +143,13 @@ def _build_page(gr: Any, max_pixels: int) -> Any:
                     model = gr.Dropdown(list_models(), value=MODEL, label="Model", elem_id="model", min_width=200)
                     tag = gr.Dropdown(list_weights(MODEL), value=TAG, label="Weights", elem_id="weights", min_width=200)
                 known = gr.Textbox(about(get_weights(MODEL, TAG)), show_label=False, container=False, lines=2)
-                if samples:
-                    gr.Examples(samples, image, label="Examples", examples_per_page=20, elem_id="examples")
+                with gr.Column(elem_id="garments") as first:
+                    gr.Markdown("These weights know ten garments only. Choose other weights for photographs.")
+                    if garments:
+                        gr.Examples(garments, image, label="Examples", examples_per_page=20, elem_id="examples")
+                with gr.Column(visible=False, elem_id="photographs") as second:
+                    if photographs:
+                        gr.Examples(photographs, image, label="Examples", elem_id="photograph-examples")
             with gr.Column():
                 problem = gr.Textbox(label="This did not work", visible=False, elem_id="problem", lines=3)
                 top = gr.Label(label="Most probable", num_top_classes=5, elem_id="top")
@@ -152,7 +161,7 @@ def _build_page(gr: Any, max_pixels: int) -> Any:
         shared: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
         image.change(show, inputs, outputs, **shared)
         for choice in (model, tag):
-            chosen = choice.input(choose, [model, tag], [tag, known], api_visibility="private")
+            chosen = choice.input(choose, [model, tag], [tag, known, first, second], api_visibility="private")
             chosen.then(show, inputs, outputs, **shared)
     page.queue(max_size=16)
     return page
