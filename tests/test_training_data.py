@@ -5,14 +5,23 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_data import idx_bytes, make_fashion_mnist, make_folder, options, picture
 
 from hardnet.images.preprocess import Preprocessing
-from hardnet.training import data
-from hardnet.training.data import FolderSource, ImageSource, hold_out, open_evaluation, open_splits, read_idx
+from hardnet.training import data, train
+from hardnet.training.data import (
+    FolderSource,
+    ImageSource,
+    SubsetSource,
+    hold_out,
+    open_evaluation,
+    open_splits,
+    read_idx,
+)
 from hardnet.training.loading import (
     Batch,
     evaluation_loader,
@@ -21,6 +30,7 @@ from hardnet.training.loading import (
     training_loader,
     training_transform,
 )
+from hardnet.training.loop import VALIDATION
 from hardnet.training.seeds import derive_seed, seeded
 from hardnet.utils.errors import DataError, ImageError
 
@@ -130,7 +140,7 @@ def test_what_is_evaluated_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_malformed_tree_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: no such folder; expected a folder with train/CLASS/image"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; expected train/CLASS/image"):
         open_splits(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"train: no such folder; expected a folder with one sub"):
         open_splits(str(tmp_path))
@@ -321,3 +331,26 @@ def test_evaluation_deals_out_whole_batches_and_leaves_nothing_out(source: Image
         assert sum(len(part) for part in dealt) == len(one)
     with pytest.raises(ImageError, match=r"7\.png"):
         list(iterate(evaluation_loader(source, transform, batch_size=5), skip_bad_images=False))
+
+
+def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, images=8, split="plain")
+    for index in range(1, 8):
+        (root / "class_2" / f"{index}.png").unlink()
+
+    def kept(**changes: Any) -> list[str]:
+        splits = open_splits(str(root), **changes)
+        assert isinstance(splits.train, SubsetSource)
+        assert isinstance(splits.val, SubsetSource)
+        names = splits.val.names()
+        assert len(splits.train) + len(names) == 17
+        assert not set(splits.train.names()) & set(names)
+        return names
+
+    names = kept(seed=1)
+    assert [name.split("/")[0] for name in names] == ["class_0"] * 2 + ["class_1"] * 2  # a single image is trained on
+    assert kept(seed=1) == names != kept(seed=2)
+    assert len(kept(val_fraction=0.5)) == 8
+    assert open_splits(str(root), val_fraction=0.0).val is None
+    train(options(root, tmp_path / "run", epochs=1, seed=1))
+    assert (tmp_path / "run" / VALIDATION).read_text().splitlines() == names

@@ -12,6 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 from ..images.preprocess import Preprocessing
 from ..utils.errors import DataError
 from ..weights.catalog import CATALOG
@@ -77,9 +79,15 @@ class FolderSource:
             raise DataError(f"{root}: {error}") from None
         self.classes: Sequence[str] = tuple(folder.classes)
         self._samples: list[tuple[str, int]] = folder.samples
+        self.labels: list[int] = folder.targets
+        self._root = root
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    def name(self, index: int) -> str:
+        """Return an image's path within the folder."""
+        return Path(self._samples[index][0]).relative_to(self._root).as_posix()
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an upright RGB image and its class."""
@@ -131,6 +139,11 @@ class SubsetSource:
     def __len__(self) -> int:
         return len(self._indices)
 
+    def names(self) -> list[str]:
+        """Return the images' paths within their folder, [] where they are not files."""
+        source = self._source
+        return [source.name(index) for index in self._indices] if isinstance(source, FolderSource) else []
+
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an image of the other source."""
         return self._source.load(self._indices[index])
@@ -157,7 +170,24 @@ def is_fashion_mnist(data: str, dataset: str = "auto") -> bool:
     return data == "fashion-mnist" or any(_idx_candidates(Path(data), "train-images-idx3"))
 
 
-def open_splits(data: str, dataset: str = "auto", *, held_out: int = 0, seed: int = 0) -> Splits:
+def split_by_class(source: FolderSource, fraction: float, seed: int) -> tuple[SubsetSource, SubsetSource]:
+    """Split a folder into training and validation images: the same share of every class, chosen by the seed.
+
+    Of a class with two images or more, at least one goes to either part.
+    """
+    labels = torch.tensor(source.labels)
+    chosen: list[int] = []
+    for label in range(len(source.classes)):
+        images = (labels == label).nonzero().flatten()
+        count = min(max(round(fraction * len(images)), 1), len(images) - 1)
+        chosen += images[permutation(len(images), seed, "split", label)[:count]].tolist()
+    rest = sorted(set(range(len(source))) - set(chosen))
+    return SubsetSource(source, rest), SubsetSource(source, sorted(chosen))
+
+
+def open_splits(
+    data: str, dataset: str = "auto", *, held_out: int = 0, seed: int = 0, val_fraction: float = 0.2
+) -> Splits:
     """Open a data set for training. The test images of Fashion-MNIST are never among them.
 
     Args:
@@ -165,6 +195,7 @@ def open_splits(data: str, dataset: str = "auto", *, held_out: int = 0, seed: in
         dataset: "imagefolder", "fashion-mnist", or "auto", which looks for the latter's files.
         held_out: how many training images to keep for validation instead.
         seed: decides which.
+        val_fraction: of a plain folder CLASS/image, the share of each class that is kept for validation; 0 for none.
 
     Raises:
         DataError: something is missing or malformed.
@@ -176,7 +207,10 @@ def open_splits(data: str, dataset: str = "auto", *, held_out: int = 0, seed: in
             return Splits(train, None, *statistics)
         return Splits(*hold_out(train, held_out, seed), *statistics)
     root = _existing_folder(data)
-    train = FolderSource(root / "train")
+    plain = not (root / "train").exists() and not (root / "val").exists() and any(map(os.path.isdir, root.iterdir()))
+    train = FolderSource(root if plain else root / "train")
+    if plain and val_fraction and not held_out:
+        return Splits(*split_by_class(train, val_fraction, seed))
     if held_out:
         return Splits(*hold_out(train, held_out, seed))
     val_root = root / "val"
@@ -212,7 +246,7 @@ def _existing_folder(data: str) -> Path:
     root = Path(data).expanduser()
     if not root.is_dir():
         there = "is not a folder" if root.exists() else "no such folder"
-        raise DataError(f"{data}: {there}; expected a folder with train/CLASS/image and val/CLASS/image")
+        raise DataError(f"{data}: {there}; expected train/CLASS/image and val/CLASS/image, or CLASS/image")
     return root
 
 

@@ -31,7 +31,7 @@ from .checkpoint import (
     restore,
     save_atomically,
 )
-from .data import ImageSource, Splits, open_splits
+from .data import ImageSource, Splits, SubsetSource, open_splits
 from .distributed import Ranks, connect
 from .evaluation import TOP, evaluate
 from .loading import Batch, iterate, training_batches, training_loader, training_transform
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 FINAL, BEST = "model.pt", "best.pt"
 """The weights to use, of the last epoch and of the best validation: the averaged ones where ``ema`` is on."""
+VALIDATION = "validation_images.txt"
+"""The images of a folder that were kept for validation, a line each."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -93,7 +95,13 @@ class Trainer:
         self._stop = stop or StopRequest()
         self._report = report
         self._folder = Path(options.output).expanduser()
-        self._data = open_splits(options.data, options.dataset, held_out=options.hold_out, seed=options.seed)
+        self._data = open_splits(
+            options.data,
+            options.dataset,
+            held_out=options.hold_out,
+            seed=options.seed,
+            val_fraction=options.val_fraction,
+        )
         classes = len(self._data.train.classes)
         images = len(self._data.train)
         if options.num_classes not in (None, classes):
@@ -126,6 +134,8 @@ class Trainer:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"the output folder {self._folder} cannot be made: {error.strerror}") from error
+        if self.ranks.first and isinstance(self._data.val, SubsetSource) and self._data.val.names():
+            (self._folder / VALIDATION).write_text("".join(f"{name}\n" for name in self._data.val.names()), "utf-8")
         recorder = Recorder(self._folder, self.position.epoch) if self.ranks.first else None
         metrics = None
         try:

@@ -29,7 +29,7 @@ class TrainOptions:
         ValueError: a value is out of its range, or two exclude each other.
     """
 
-    data: str = _option('a folder with train/CLASS/image and val/CLASS/image, or "fashion-mnist"')
+    data: str = _option('a folder with train/CLASS/image and val/CLASS/image, or CLASS/image, or "fashion-mnist"')
     output: str = _option("folder of the run: checkpoints, metrics.jsonl, curves.png")
     dataset: str = _option(
         "what DATA holds; auto looks for the files of Fashion-MNIST", "auto",
@@ -49,6 +49,9 @@ class TrainOptions:
     accumulate: int = _option("steps whose gradients are averaged before the optimiser acts", 1, low=1, high=10**6)
     seed: int = _option("decides the initial weights, the order, the augmentation, the dropout", 0, low=0, high=2**62)
     hold_out: int = _option("training images kept for validation, in place of the folder val", 0, low=0, high=10**9)
+    val_fraction: float = _option(
+        "of a folder CLASS/image without train and val: share of each class kept for validation", 0.2, low=0, high=0.9
+    )
     eval_every: int = _option("epochs between validations", 1, low=1, high=10**6)
 
     size: int = _option("side of the training images, in pixels", 224, low=32, high=4096)
