@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from .utils.devices import usable_device
 from .utils.errors import ImageError
 from .utils.text import check_count, printable
 from .weights.catalog import WeightsRecord, read_categories
+
+if TYPE_CHECKING:
+    from .engines import AutoEngine
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +39,15 @@ class _Runner:
         self.device = device
         self.transform = transform or (self._record.preprocessing if self._record else Preprocessing())
         self.model = model.eval().to(device)
+        self._auto: AutoEngine | None = None
 
     def _forward(self, images: Tensor) -> object:
-        return self.model(images)
+        return self.model(images) if self._auto is None else self._auto(images)
+
+    def _choose_engine_later(self) -> None:
+        from .engines import AutoEngine
+
+        self._auto = AutoEngine(self.model)
 
     def _rows(self, items: Iterator[Item], batch_size: int) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
         """Run the model: one row (width,) per image on the CPU, float32 or float64, or why there is none.
@@ -94,8 +103,10 @@ class Classifier(_Runner):
             get the ImageNet names, and a log line says so, and any other number gets "class 0", "class 1", ...
         transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes the
             weights' own, as with ``labels``, or else the ImageNet one.
-        engine: what runs the model: "eager" is the model itself, "auto" the fastest engine that is installed; see
-            :func:`hardnet.accelerate`.
+        engine: "eager" is the model itself; others see :func:`hardnet.accelerate`. "auto" starts with the model itself
+            and changes to a faster engine when enough images have come (:func:`hardnet.engines.choose_engine`). In
+            other precisions than fp32, "auto" is the fastest engine that has it. A module is never replaced by "auto"
+            in fp32, since it may change later.
         precision: of the engine.
         calibration: for int8, a few hundred images like those to come: whatever :meth:`predict` takes.
 
@@ -118,7 +129,7 @@ class Classifier(_Runner):
         device: str | int | torch.device = "auto",
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         transform: Transform | None = None,
-        engine: str = "eager",
+        engine: str = "auto",
         precision: str = "fp32",
         calibration: ImageLike | Iterable[ImageLike] | None = None,
     ) -> None:
@@ -129,7 +140,10 @@ class Classifier(_Runner):
         classes = getattr(self.model, "num_classes", None)
         if isinstance(classes, int):
             self.labels = self._labels_for(classes)
-        if (engine, precision) != ("eager", "fp32") or calibration is not None:
+        if engine == "auto" and precision == "fp32" and calibration is None:
+            if isinstance(model_or_name, str):
+                self._choose_engine_later()
+        elif (engine, precision) != ("eager", "fp32") or calibration is not None:
             from .engines import accelerate
 
             self.model = accelerate(
@@ -256,6 +270,8 @@ class Extractor(_Runner):
         target = usable_device(device)
         super().__init__(_build(model_or_name, HarDNet, weights, num_classes=0), target, transform)
         self.num_features: int = cast(HarDNet, self.model).num_features
+        if isinstance(model_or_name, str):  # without classes, the output of the model is the embedding
+            self._choose_engine_later()
 
     def stream(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> Iterator[Embedding]:
         """Compute lazily, in bounded memory: one embedding per picture, in the order of the input.
@@ -282,5 +298,7 @@ class Extractor(_Runner):
                     yield Embedding(item.source, row.float())
 
     def _forward(self, images: Tensor) -> object:
+        if self._auto is not None:
+            return self._auto(images)
         model = cast(HarDNet, self.model)
         return model.forward_head(model.forward_features(images), pre_logits=True)

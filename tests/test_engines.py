@@ -19,8 +19,8 @@ from conftest import MODELS
 from torch import Tensor, nn
 
 import hardnet
-from hardnet import Accelerated, Classifier, HarDNet, accelerate, create_model
-from hardnet.engines import available_engines, fold, native, openvino
+from hardnet import Accelerated, Classifier, Extractor, HarDNet, accelerate, create_model
+from hardnet.engines import AutoEngine, available_engines, choose_engine, fold, native, openvino
 from hardnet.engines.accelerate import cpu_has_bf16
 from hardnet.engines.cache import artifacts_dir, fingerprint
 from hardnet.engines.folding import merge
@@ -297,6 +297,56 @@ def test_where_nothing_can_be_kept_it_works_all_the_same(
     with torch.no_grad():
         assert same(found, model(x))
     assert "the converted model is not kept" in caplog.text
+
+
+def test_the_engine_follows_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name == "openvino" or None)
+    assert [choose_engine(cpu, images=count) for count in (1, 64, 2000, None)] == ["eager", "torch", *["openvino"] * 2]
+    assert choose_engine(cpu, "bf16", 1) == "openvino"
+    assert choose_engine(torch.device("cuda"), images=5000) == "eager"
+    monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
+    assert choose_engine(cpu) == "torch"
+
+
+def test_auto_changes_the_engine_as_images_come(
+    monkeypatch: pytest.MonkeyPatch, golden_fill: Fill, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
+    model = golden_fill(create_model("hardnet39ds")).eval()
+    auto, x = AutoEngine(model), torch.randn(32, 3, 32, 32)
+    with torch.inference_mode():
+        wanted = model(x)
+        for engine in ("eager", "torch", "torch"):
+            found = auto(x)
+            assert isinstance(found, Tensor)
+            assert same(found, wanted)
+            assert auto._engine == engine
+    broken = AutoEngine(model)
+    monkeypatch.setattr(ACCELERATE, "accelerate", lambda *_, **__: 1 / 0)
+    with torch.inference_mode():
+        assert torch.equal(torch.cat([broken(x), broken(x)]), torch.cat([wanted, wanted]))  # type: ignore[list-item]
+    assert "going on without it: division by zero" in caplog.text
+
+
+def test_labels_and_embeddings_stay_when_the_engine_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
+    monkeypatch.setattr(ACCELERATE, "FEW", 12)
+    options = {"weights": "FASHION_MNIST", "device": "cpu"}
+    eager, auto = (Classifier("hardnet39ds", engine=engine, **options) for engine in ("eager", "auto"))  # type: ignore[arg-type]
+    wanted, found = (runner.predict(SAMPLE.parent, batch_size=8) for runner in (eager, auto))
+    assert auto._auto is not None
+    assert auto._auto._engine == "torch"
+    assert len(wanted) > 12
+    assert [result.top.label for result in found] == [result.top.label for result in wanted]
+    module, named = (
+        Extractor(create_model("hardnet39ds", weights="FASHION_MNIST"), device="cpu"),
+        Extractor("hardnet39ds", **options),  # type: ignore[arg-type]
+    )
+    for one, other in zip(module.stream(SAMPLE.parent, 8), named.stream(SAMPLE.parent, 8), strict=True):
+        assert one.vector is not None
+        assert other.vector is not None
+        assert same(other.vector, one.vector)
 
 
 def test_the_classifier_takes_an_engine() -> None:

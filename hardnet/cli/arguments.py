@@ -60,7 +60,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     from ..engines import ENGINES, PRECISIONS
 
     engines = ("auto", *ENGINES)
-    parser.add_argument("--engine", choices=engines, default="eager", help="what runs the model (default: eager)")
+    parser.add_argument("--engine", choices=engines, default="auto", help="what runs the model (default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the engine (default: fp32)")
 
 

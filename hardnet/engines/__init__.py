@@ -1,6 +1,14 @@
 """Fast inference: run a model in another engine or in int8; export it to a file for other programs."""
 
-from .accelerate import CALIBRATION_IMAGES, ENGINES, PRECISIONS, accelerate, available_engines
+from .accelerate import (
+    CALIBRATION_IMAGES,
+    ENGINES,
+    PRECISIONS,
+    AutoEngine,
+    accelerate,
+    available_engines,
+    choose_engine,
+)
 from .base import Accelerated
 from .export import FORMATS, export
 from .folding import fold
@@ -11,8 +19,10 @@ __all__ = [
     "FORMATS",
     "PRECISIONS",
     "Accelerated",
+    "AutoEngine",
     "accelerate",
     "available_engines",
+    "choose_engine",
     "export",
     "fold",
 ]

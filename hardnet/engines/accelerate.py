@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.network import ImageModule
 from ..utils.text import check_count
 from . import inductor, native, onnx, openvino
-from .base import Accelerated, Plan, Run
+from .base import Accelerated, Output, Plan, Run
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ _TABLE = {
     "onnxruntime": Engine(onnx.build, ("fp32", "int8"), ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
     "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",)),
 }
+FEW, MANY = 64, 2000
+"""Images after which building the "torch" engine, and converting for another one, have paid off on CPUs; roughly."""
+
 ENGINES = tuple(_TABLE)
 """What ``engine=`` may be, in addition to "auto"."""
 
@@ -91,6 +95,48 @@ def accelerate(
         for _ in range(2):  # the torch engine compiles when a shape comes a second time
             result(example_input)
     return result
+
+
+def choose_engine(device: torch.device, precision: str = "fp32", images: int | None = None) -> str:
+    """Choose "eager" below 64 images, "torch" below 2,000, the fastest installed engine from there on.
+
+    Precisions other than fp32 always get the fastest installed engine that has them. On CUDA, fp32 is always "eager".
+
+    Args:
+        device: of the model.
+        precision: one of :data:`PRECISIONS`.
+        images: how many images are to be computed; None means many.
+    """
+    if precision == "fp32" and (device.type != "cpu" or (images is not None and images < FEW)):
+        return "eager"
+    return "torch" if precision == "fp32" and images is not None and images < MANY else _choose(precision, device.type)
+
+
+class AutoEngine:
+    """Run a model, and change to a faster engine as more images come: (N, C, H, W) -> the output of the model.
+
+    The engine is what :func:`choose_engine` returns for the number of images so far. Threads may share it. The model
+    must not be changed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._images, self._engine = model, 0, "eager"
+        self._device = next(model.parameters()).device
+        self._run: Callable[[Tensor], Output] = model
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Tensor) -> Output:
+        """(N, C, H, W) -> output of the model."""
+        with self._lock:
+            self._images += len(x)
+            engine = choose_engine(self._device, images=self._images)
+            if engine != self._engine:
+                self._engine = engine
+                try:
+                    self._run = accelerate(self._model, engine=engine)  # type: ignore[arg-type]  # checked there
+                except Exception as error:  # whatever an optional package raises
+                    logger.warning("the %s engine is not available, going on without it: %s", engine, error)
+        return self._run(x)
 
 
 def available_engines(device: str | torch.device = "cpu", precision: str = "fp32") -> list[str]:

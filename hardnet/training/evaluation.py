@@ -277,7 +277,7 @@ def compare(
         if options.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
         measured = evaluate(
-            _engine(model, options, preprocessing, calibration),
+            _engine(model, options, preprocessing, calibration, len(source)),
             source,
             preprocessing,
             ranks,
@@ -292,21 +292,23 @@ def compare(
 
 
 def _engine(
-    model: HarDNet, options: EvaluateOptions, transform: Preprocessing, calibration: ImageSource | None
+    model: HarDNet, options: EvaluateOptions, transform: Preprocessing, calibration: ImageSource | None, images: int
 ) -> Callable[[Tensor], Tensor]:
-    if (options.engine, options.precision) == ("eager", "fp32"):
+    from ..engines import CALIBRATION_IMAGES, accelerate, choose_engine
+
+    device, engine = next(model.parameters()).device, options.engine
+    if engine == "auto":
+        engine = choose_engine(device, options.precision, images)
+    if (engine, options.precision) == ("eager", "fp32"):
         return model
-    from ..engines import CALIBRATION_IMAGES, accelerate
 
     batches = None
     if options.precision == "int8" and calibration is not None:
         count = min(CALIBRATION_IMAGES, len(calibration))
         spread = [index * len(calibration) // count for index in range(count)]
         batches = [transform(calibration.load(index)[0])[None] for index in spread]
-    example = torch.zeros(1, 3, *2 * (transform.crop,), device=next(model.parameters()).device)
-    return accelerate(
-        model, engine=options.engine, precision=options.precision, example_input=example, calibration=batches
-    )
+    example = torch.zeros(1, 3, *2 * (transform.crop,), device=device)
+    return accelerate(model, engine=engine, precision=options.precision, example_input=example, calibration=batches)
 
 
 def _check_classes(record: WeightsRecord, source: ImageSource) -> None:
