@@ -10,11 +10,8 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -127,26 +124,6 @@ def test_first_frame_of_an_animation(tmp_path: Path, form: str) -> None:
     assert load_image(path).getpixel((5, 5)) == (255, 0, 0)
 
 
-def test_threads_that_share_an_opened_image_load_it_one_after_the_other() -> None:
-    image = Image.fromarray(scene())
-    original, inside, together, loaded = image.load, [], [], threading.Event()
-
-    def load() -> object:
-        if not loaded.is_set():
-            inside.append(1)
-            together.append(len(inside))
-            time.sleep(0.05)  # time for the others to come in
-            inside.pop()
-            loaded.set()
-        return original()
-
-    image.load = load
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: upright_rgb(image).tobytes(), range(4)))
-    assert results == [scene().tobytes()] * 4
-    assert together == [1]
-
-
 def failure(path: object, **options: int) -> str:
     with pytest.raises(ImageError) as caught:
         load_image(path, **options)
@@ -247,17 +224,6 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["https://example.org/cat.jpg", "http://example.org/a b", "s3://bucket/cat.jpg"])
 def test_addresses_are_told_from_files(url: str) -> None:
     assert failure(url) == f"{url}: is an address, not a file: download it first"
-
-
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "secret.jpg"
-    path.write_bytes(jpeg())
-
-    def refuse(path: str, *args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied", path)  # as for anyone but root
-
-    monkeypatch.setattr(os, "open", refuse)
-    assert failure(path) == f"{path}: cannot be opened: Permission denied"
 
 
 @pytest.mark.parametrize("name", [b"with space.jpg", b"two\nlines.jpg", b"caf\xe9.jpg", b"\x1b[31mred.jpg", b"-x.jpg"])
@@ -568,7 +534,7 @@ def shown(error: str) -> str:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory is bounded by way of /proc")
 @pytest.mark.filterwarnings("ignore:Saving I mode images")
-@pytest.mark.parametrize(("cuts", "flips"), [(100, 150), pytest.param(1000, 4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("cuts", "flips"), [(40, 60), pytest.param(1000, 4000, marks=pytest.mark.slow)])
 def test_predict_over_the_whole_corpus(tmp_path: Path, cuts: int, flips: int) -> None:
     (tmp_path / "corpus").mkdir()
     corpus = make_corpus(tmp_path / "corpus", cuts, flips)

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
 import hardnet.inference
-from hardnet import Classifier, HarDNet, ImageError, ImageResult, Prediction
+from hardnet import Classifier, HarDNet, ImageError
 from hardnet.images.batches import WORKERS
 from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import load_image
@@ -99,13 +98,6 @@ def test_mixed_iterables_keep_their_order_and_are_numbered_by_position(folder: P
         "<image 6>",
     ]
     assert tops(results) == ["green", "blue", "blue", "red", "red", "green", "blue"]
-
-
-def test_folders_within_an_iterable(folder: Path) -> None:
-    results = colour_classifier().predict([plain("red"), folder, plain("blue")])
-    assert len(results) == 22
-    assert results[-1].source == "<image 21>"
-    assert [r.source for r in results[1:-1]] == [str(folder / f"{number:02}.png") for number in range(20)]
 
 
 def test_prepared_tensors_are_used_as_they_are(device: str) -> None:
@@ -263,11 +255,6 @@ def test_folders_without_images(tmp_path: Path) -> None:
     assert "no images in this folder" in str(results[1].error)
 
 
-def test_a_truncated_image_that_was_only_opened(folder: Path) -> None:
-    with pytest.raises(ImageError, match="<image 0>: cannot be read"):
-        colour_classifier().predict(Image.open(folder / "07.png"))
-
-
 def test_a_model_whose_output_is_not_a_number(device: str) -> None:
     classifier = Classifier(ConstantLogits(3, math.nan), device=device)
     with pytest.raises(ImageError, match="<tensor 0>: the model's output is infinite or not a number"):
@@ -376,16 +363,6 @@ def test_one_classifier_in_eight_threads(network: Classifier) -> None:
         assert set(pool.map(work, range(8))) == {expected}
 
 
-def test_gradients_are_neither_needed_nor_left_off() -> None:
-    classifier = colour_classifier()
-    stream = classifier.stream([plain(), plain()], batch_size=1)
-    next(stream)
-    assert torch.is_grad_enabled()
-    assert not torch.is_inference_mode_enabled()
-    assert len(list(stream)) == 1
-    assert classifier.model.inference_modes == [True, True]
-
-
 def test_class_list_is_imagenets_in_index_order() -> None:
     lines = (IMAGES.parent / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1000
@@ -408,15 +385,6 @@ def test_predictions_are_the_models_softmax(golden_fill: Callable[[nn.Module], n
     assert {p.source for p in result.predictions} == {result.source} == {str(path)}
     assert result.error is None
     assert result.top is result.predictions[0]
-
-
-def test_results_are_plain_frozen_values(device: str) -> None:
-    (result,) = colour_classifier(device).predict(plain("blue"))
-    assert result == ImageResult("<image 0>", result.predictions)
-    assert isinstance(result.top, Prediction)
-    assert (type(result.top.index), type(result.top.probability)) == (int, float)
-    with pytest.raises(FrozenInstanceError):
-        result.source = "other"
 
 
 def test_results_show_themselves(tmp_path: Path) -> None:
@@ -525,14 +493,6 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
         Classifier(model, device="cpu", labels=["a", 7])
 
 
-def test_the_transform_is_the_records_the_callers_or_imagenets() -> None:
-    model = HarDNet(CONFIGS["hardnet39ds"])
-    assert Classifier(model, device="cpu").transform == Preprocessing()
-    model.weights_record = CATALOG["hardnet39ds", "IMAGENET1K_V1"]
-    assert Classifier(model, device="cpu").transform == model.weights_record.transforms()
-    assert Classifier(model, device="cpu", transform=small_transform).transform is small_transform
-
-
 def test_a_transform_that_does_not_fit() -> None:
     for transform, message in (
         (lambda image: image, r"must return a float tensor \(3, H, W\), got Image"),
@@ -552,16 +512,6 @@ def test_a_model_of_other_channels(device: str) -> None:
     grey = Classifier(model, device=device, transform=lambda image: small_transform(image)[:1])
     assert len(grey.predict([plain(), torch.zeros(1, 64, 64)])) == 2
     assert "shape (1, H, W)" in str(grey.predict([torch.zeros(3, 64, 64)])[0].error)
-
-
-def test_the_module_itself_is_used_in_evaluation_mode(device: str) -> None:
-    model = MainColour()
-    assert model.training
-    classifier = Classifier(model, device=device)
-    assert classifier.model is model
-    assert not model.training
-    assert model.scale.device.type == device
-    assert classifier.device == model.scale.device or classifier.device.type == device
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -607,15 +557,6 @@ def test_a_name_takes_the_authors_weights_by_default(monkeypatch: pytest.MonkeyP
     Classifier("hardnet68", device="cpu")
     Classifier("hardnet85", weights=tmp_path / "own.pth", device="cpu")
     assert asked == [("hardnet68", "IMAGENET1K_V1"), ("hardnet85", tmp_path / "own.pth")]
-
-
-def test_a_name_with_a_local_file(tmp_path: Path, golden_fill: Callable[[nn.Module], nn.Module]) -> None:
-    model = golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=5))
-    torch.save(model.state_dict(), tmp_path / "own.pth")
-    classifier = Classifier("hardnet39ds", weights=tmp_path / "own.pth", device="cpu", transform=small_transform)
-    mine = classifier.predict(IMAGES / "cat.jpg")
-    assert mine == Classifier(model, device="cpu", transform=small_transform).predict(IMAGES / "cat.jpg")
-    assert len(mine[0].predictions) == 5
 
 
 def test_wrong_models() -> None:
