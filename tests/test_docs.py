@@ -135,7 +135,7 @@ def check_arguments(arguments: list[str]) -> None:
 
 def extras() -> set[str]:
     section = read_page("pyproject.toml").split("[project.optional-dependencies]\n", 1)[1].split("\n[", 1)[0]
-    return set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+    return set(re.findall(r"^(\w+) = \[(?!\])", section, re.MULTILINE))
 
 
 def check_module(words: list[str]) -> None:
