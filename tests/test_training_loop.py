@@ -254,6 +254,7 @@ def test_torchrun_forwards_the_ctrl_c_that_the_ranks_have_received(monkeypatch: 
         assert stop.requested
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [[signal.SIGINT] * 3, [signal.SIGTERM, signal.SIGINT, signal.SIGTERM]])
 def test_three_signals_in_a_row_leave_no_traceback(tmp_path: Path, data: Path, signals: list[int]) -> None:
     command = ["train", data, "--output", tmp_path / "run", "--workers", 2, "--batch-size", 2, "--size", 32]
@@ -391,7 +392,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_unforeseen_exception_ends_the_process(tmp_path: Path, data: Path, workers: int) -> None:
     """Data workers ignore SIGTERM, and Python waits for them at exit unless they were ended before."""
     command = ["train", data, "--output", tmp_path / "run", "--workers", workers, "--batch-size", 2, "--size", 32]
