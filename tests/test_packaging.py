@@ -46,9 +46,9 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel: Path) -> None:
         names = [Path(name) for name in archive.namelist()]
     ours = {name for name in names if name.parts[0] == "hardnet"}
     others = {name for name in names if name.parts[0] != "hardnet"}
-    modules = {path.relative_to(REPO) for path in (REPO / "hardnet").rglob("*.py")}
-    data = {path.relative_to(REPO) for path in (REPO / "hardnet" / "weights").iterdir()}
-    data |= {Path("hardnet/py.typed"), Path("hardnet/imagenet_classes.txt"), Path("hardnet/engines/photograph.jpg")}
+    tree = (REPO / "hardnet").rglob("*")
+    modules = {path.relative_to(REPO) for path in tree if path.is_file() and "__pycache__" not in path.parts}
+    data = {Path("hardnet/imagenet_classes.txt")}
     images = [path for path in (REPO / "images").rglob("*") if path.is_file()]
     data |= {Path("hardnet/samples") / path.relative_to(REPO / "images") for path in images}
     assert ours == modules | data
