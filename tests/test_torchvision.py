@@ -188,7 +188,7 @@ def test_a_torchvision_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch
 def test_the_models_need_neither_registry() -> None:
     code = (
         "import sys; sys.modules.update(timm=None, torchvision=None); import torch, hardnet\n"
-        "for name in hardnet.list_models(): hardnet.create_model(name)\n"
+        'hardnet.create_model("hardnet39ds")\n'
         "hardnet.hardnet39ds(features_only=True)\n"
         "assert not {name for name in sys.modules if name.startswith('hardnet') and name.endswith('_registry')}\n"
     )
