@@ -109,6 +109,8 @@ class HarDBlock(nn.Module):
     Source: Chao et al., 2019, section 3.1, and the authors' released code, which the widths and the output follow.
     """
 
+    _uncompiled = False  # whether torch.compile leaves out _checkpointed
+
     def __init__(
         self,
         in_channels: int,
@@ -147,8 +149,16 @@ class HarDBlock(nn.Module):
             return output
         return self._run(x)
 
+    def set_checkpointing(self, enable: bool) -> None:
+        """Choose whether training keeps no activations within the block and computes them twice."""
+        self.checkpointing = enable
+        if enable and not HarDBlock._uncompiled:
+            # Under torch.compile with backend "eager" the statistics would be counted twice. Not a decorator: it
+            # would import torch's compiler with this module.
+            HarDBlock._checkpointed = torch.compiler.disable(HarDBlock._checkpointed)  # type: ignore[method-assign, no-untyped-call]
+            HarDBlock._uncompiled = True
+
     @torch.jit.unused
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # backend "eager" would count the statistics twice
     def _checkpointed(self, x: Tensor) -> Tensor:
         output: Tensor = checkpoint(
             self._run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _keep_statistics(self))

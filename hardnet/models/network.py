@@ -4,7 +4,6 @@ The numbering of ``HarDNet.base`` is that of the authors' released code, so that
 that takes ``model.base`` apart keeps working.
 """
 
-import importlib
 import os
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar, cast
@@ -64,7 +63,7 @@ class ImageModule(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, HarDBlock):
-                module.checkpointing = enable
+                module.set_checkpointing(enable)
 
     @torch.jit.unused
     def _check_input(self, x: Tensor) -> None:
@@ -161,25 +160,26 @@ class HarDNet(ImageModule):
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """Save to a folder; see :func:`hardnet.weights.pretrained.save_pretrained` for the keywords."""
-        _folders().save_pretrained(self, folder, **options)
+        from ..weights.pretrained import save_pretrained
+
+        save_pretrained(self, folder, **options)
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
         """Save to the Hugging Face Hub; see :func:`hardnet.weights.pretrained.push_to_hub` for the keywords."""
-        return str(_folders().push_to_hub(self, repo, **options))
+        from ..weights.pretrained import push_to_hub
+
+        return push_to_hub(self, repo, **options)
 
     @classmethod
     def from_pretrained(cls: type[_Network], source: str | os.PathLike[str], **options: Any) -> _Network:
         """Build a model of this class from a folder or the Hub; see :func:`hardnet.from_pretrained`."""
-        return cast(_Network, _folders().build_pretrained(cls, source, **options))
+        from ..weights.pretrained import build_pretrained
+
+        return build_pretrained(cls, source, **options)
 
     def extra_repr(self) -> str:
         """The line that ``print(model)`` shows of the model itself."""
         return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
-
-
-def _folders() -> Any:
-    """Return the module of the file format; it imports this one, and is imported when a method needs it."""
-    return importlib.import_module("hardnet.weights.pretrained")
 
 
 def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Iterator[nn.Module]:
