@@ -36,7 +36,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|PIL|timm|torchvision|collections|pathlib|os|typing)\..*"),  # no network, so no links
     (
-        "py:class",
+        "py:(class|data)",
         r"hardnet\.(engines\.folding\.Model|models\.network\.(WeightsInfo|_Network))|WeightsLike|ImageLike|Item|PRECISIONS|Transform|nn\.Module",
     ),
 ]
