@@ -4,7 +4,6 @@ A table of a document stands between two comments, the first of which names it; 
 
     <!-- generated: speed cpu-224.json -->      one line per model, one column per engine
     <!-- generated: full cpu-224.json -->       every row
-    <!-- generated: all -->                     every row of every file, each under a heading
     <!-- end of generated -->
 """
 
@@ -141,13 +140,10 @@ def render(what: str, results: Path) -> str:
     Raises:
         ValueError: the comment is not understood, or the file is missing.
     """
-    if what == "all":
-        parts = [f"### {path.name}\n\n{full_table(_read(path))}" for path in sorted(results.glob("*.json"))]
-        return "\n\n".join(parts)
     style, _, name = what.partition(" ")
     styles: dict[str, Callable[[dict[str, Any]], str]] = {"speed": speed_table, "full": full_table}
     if style not in styles:
-        raise ValueError(f"unknown table {what!r}; known: all, {', '.join(f'{style} FILE' for style in styles)}")
+        raise ValueError(f"unknown table {what!r}; known: {', '.join(f'{style} FILE' for style in styles)}")
     return styles[style](_read(results / name))
 
 
