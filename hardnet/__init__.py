@@ -64,6 +64,7 @@ __all__ = [
 _MODULES = {
     "engines": ("Accelerated", "accelerate", "export"),
     "factory": (
+        "HarDNet",  # with the methods that hardnet.weights.pretrained sets
         "create_model",
         "from_pretrained",
         "get_weights",
@@ -79,7 +80,6 @@ _MODULES = {
     "models.config": ("HarDNetConfig",),
     "models.features": ("HarDNetFeatures",),
     "models.layers": ("HarDBlock",),
-    "models.network": ("HarDNet",),
     "results": ("Embedding", "ImageResult", "Prediction"),
     "utils.errors": ("ExportError", "ImageError", "WeightsError"),
     "weights.catalog": ("WeightsRecord",),

@@ -6,7 +6,7 @@ that takes ``model.base`` apart keeps working.
 
 import os
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -158,24 +158,14 @@ class HarDNet(ImageModule):
         ]
         return {"stem": r"^base\.[0-2]\.", "blocks": stages}
 
-    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Save to a folder; see :func:`hardnet.weights.pretrained.save_pretrained` for the keywords."""
-        from ..weights.pretrained import save_pretrained
+    if TYPE_CHECKING:  # set by hardnet.weights.pretrained, which knows the format of the folders
 
-        save_pretrained(self, folder, **options)
-
-    def push_to_hub(self, repo: str, **options: Any) -> str:
-        """Save to the Hugging Face Hub; see :func:`hardnet.weights.pretrained.push_to_hub` for the keywords."""
-        from ..weights.pretrained import push_to_hub
-
-        return push_to_hub(self, repo, **options)
-
-    @classmethod
-    def from_pretrained(cls: type[_Network], source: str | os.PathLike[str], **options: Any) -> _Network:
-        """Build a model of this class from a folder or the Hub; see :func:`hardnet.from_pretrained`."""
-        from ..weights.pretrained import build_pretrained
-
-        return build_pretrained(cls, source, **options)
+        def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None: ...  # noqa: D102
+        def push_to_hub(self, repo: str, **options: Any) -> str: ...  # noqa: D102
+        @classmethod
+        def from_pretrained(  # noqa: D102
+            cls: type[_Network], source: str | os.PathLike[str], **options: Any
+        ) -> _Network: ...
 
     def extra_repr(self) -> str:
         """The line that ``print(model)`` shows of the model itself."""

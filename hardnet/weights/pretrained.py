@@ -265,3 +265,9 @@ def _card(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preproces
         "```",
     ]
     return "\n".join([*lines, ""])
+
+
+# The methods of HarDNet for this format. They are set here because the network does not import the weights.
+HarDNet.save_pretrained = save_pretrained  # type: ignore[method-assign, assignment]
+HarDNet.push_to_hub = push_to_hub  # type: ignore[method-assign, assignment]
+HarDNet.from_pretrained = classmethod(build_pretrained)  # type: ignore[method-assign, assignment]
