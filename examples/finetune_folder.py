@@ -4,7 +4,7 @@
     python -m examples.finetune_folder --folder my/images --weights IMAGENET1K_V1
 
 What it shows: a new head on old weights (by default those that ship with the library) and timm's layer-wise learning
-rate decay. A quarter of a minute on one CPU core for the drawn folder. Needs: pip install "hardnet[timm]"
+rate decay. A quarter of a minute on one CPU core for the drawn folder. Needs: pip install "timm>=1.0.3"
 """
 
 from __future__ import annotations

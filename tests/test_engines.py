@@ -240,9 +240,11 @@ def test_what_cannot_be_had_is_refused(options: dict[str, object], error: type[E
 def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
     model = create_model("hardnet39ds")
-    with pytest.raises(ImportError, match=r'needs openvino for fp32: pip install "hardnet\[openvino\]"'):
+    with pytest.raises(ImportError, match=r'needs openvino for fp32: pip install openvino \(or, .*"\.\[openvino\]"\)'):
         accelerate(model, engine="openvino")
-    with pytest.raises(ImportError, match=r'needs openvino, nncf for int8: pip install "hardnet\[int8\]"'):
+    with pytest.raises(
+        ImportError, match=r'needs openvino, nncf for int8: pip install openvino nncf \(or, .*"\.\[int8\]"\)'
+    ):
         accelerate(model, precision="int8", calibration=[torch.zeros(1, 3, 64, 64)])
     with pytest.raises(TypeError, match="only models of this library"):
         accelerate(nn.Linear(1, 1))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,12 +16,15 @@ from typing import Any
 
 import pytest
 import torch
+from training_data import options, picture
 
 import hardnet
 from hardnet import Classifier, HarDNet, WeightsError, create_model
 from hardnet.cli import main
 from hardnet.images.preprocess import Preprocessing
+from hardnet.training import train
 
+REPO = Path(__file__).parent.parent
 NAME = "hardnet39ds"
 LABELS = ("cat", "dog")
 PREPROCESSING = Preprocessing(40, 32, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
@@ -166,7 +170,7 @@ def test_no_path_is_taken_from_the_config(folder: Path, model: HarDNet) -> None:
 def test_the_command_line(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "verify", str(saved)]) == 0
     assert f"{NAME}, 2 classes with names" in capsys.readouterr().out
-    image = Path(__file__).parent.parent / "images" / "cat.jpg"
+    image = REPO / "images" / "cat.jpg"
     assert main(["predict", str(image), "--model", NAME, "--weights", str(saved), "--device", "cpu"]) == 0
     assert {"cat", "dog"} <= set(capsys.readouterr().out.replace(",", " ").split())
     with pytest.raises(WeightsError, match="is hardnet39ds, it does not fit hardnet68"):
@@ -182,6 +186,62 @@ def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
     assert loaded.pretrained_cfg["label_names"] == list(LABELS)
     assert tuple(loaded.pretrained_cfg["mean"]) == PREPROCESSING.mean
     assert_same(loaded, model)
+
+
+def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
+    """From training to another process and to timm; the architecture is that of the folder."""
+    for split, count in (("train", 4), ("val", 3)):
+        for label, name in enumerate(("bird", "fish", "toad")):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                picture(label, index).convert("RGB").save(tmp_path / "data" / split / name / f"{index}.png")
+    wanted = options(
+        tmp_path / "data", tmp_path / "run", model="hardnet68ds", epochs=1, ema=0.5, resume="auto", save_pretrained=True
+    )
+    metrics = train(wanted).metrics
+    assert metrics is not None
+    folder = tmp_path / "run" / "pretrained"
+    card = (folder / "README.md").read_text()
+    assert "a running average of the weights (decay 0.5 per step) at the end of epoch 1, seed 5" in card
+    assert f"validation images of the run: top-1 error {metrics['ema_val_top1_error']:.2f} %, cross-entropy" in card
+    assert "top-5" not in card  # there are three classes
+    assert "Initial weights" not in card
+    assert str(tmp_path) not in card + (folder / "config.json").read_text()
+
+    command = [sys.executable, "-m", "hardnet", "predict", "--weights", folder, "--device", "cpu", "--format", "json"]
+    command.append(tmp_path / "data" / "val" / "fish" / "0.png")
+    [result] = json.loads(subprocess.run(command, cwd=REPO, check=True, capture_output=True).stdout)
+    assert {each["label"] for each in result["predictions"]} == {"bird", "fish", "toad"}
+
+    (folder / "README.md").write_text("my own card")
+    train(wanted)  # has nothing left to do
+    assert (folder / "README.md").read_text() == "my own card"
+    shutil.rmtree(folder)
+    train(wanted)
+    assert (folder / "README.md").read_text() == card
+
+    timm = pytest.importorskip("timm")
+    pytest.importorskip("hardnet.timm_registry")
+    final = create_model("hardnet68ds", weights=tmp_path / "run" / "model.pt")
+    assert_same(timm.create_model(f"local-dir:{folder}", pretrained=True), final)
+    assert_same(hardnet.from_pretrained(folder), final)
+
+
+def test_initial_weights_are_named_and_nothing_is_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bird", "fish"):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        for index in range(2):
+            picture(0, index).convert("RGB").save(tmp_path / "data" / "train" / name / f"{index}.png")
+    changes: dict[str, Any] = {"epochs": 1, "weights": "FASHION_MNIST", "save_pretrained": True}
+    train(options(tmp_path / "data", tmp_path / "run", **changes))
+    card = (tmp_path / "run" / "pretrained" / "README.md").read_text()
+    assert "Initial weights: hardnet39ds FASHION_MNIST" in card
+    assert "Classes: bird, fish" in card
+    assert "error" not in card  # nothing was validated
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match="safetensors is not installed"):
+        train(options(tmp_path / "data", tmp_path / "early", **changes))
+    assert not (tmp_path / "early").exists()  # before the first step
 
 
 def test_with_the_mixin_of_huggingface_hub(saved: Path, model: HarDNet, tmp_path: Path) -> None:
@@ -306,9 +366,7 @@ def from_hub(cache: Path, endpoint: str, *names: str, **variables: str) -> list[
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", FROM_HUB, *names]
-    result = subprocess.run(
-        command, env=environment | variables, cwd=Path(__file__).parent.parent, capture_output=True, text=True
-    )
+    result = subprocess.run(command, env=environment | variables, cwd=REPO, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 

@@ -351,7 +351,8 @@ def test_a_timm_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     old.__version__ = "0.6.13"
     monkeypatch.setitem(sys.modules, "timm", old)
     with pytest.raises(
-        ImportError, match=r'timm 0\.6\.13 is installed, timm>=.* is wanted: pip install "hardnet\[timm\]"'
+        ImportError,
+        match=r'timm 0\.6\.13 is installed, timm>=.* is wanted: pip install "timm>=[0-9.]+" \(or, .*\[timm\]',
     ):
         __import__("hardnet.timm_registry")
     monkeypatch.setitem(sys.modules, "timm", None)

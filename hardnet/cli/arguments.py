@@ -9,6 +9,7 @@ import sys
 from typing import TypeAlias
 
 from ..factory import DEFAULT_TAG, list_models
+from ..weights.pretrained import is_pretrained, read_pretrained
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -35,10 +36,12 @@ PACKAGED_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, ``--weights``, ``--labels`` and ``--device``."""
-    parser.add_argument("--model", choices=list_models(), help=f"default: {PACKAGED_MODEL}")
+    parser.add_argument(
+        "--model", choices=list_models(), help=f"default: that of a folder of weights, else {PACKAGED_MODEL}"
+    )
     parser.add_argument(
         "--weights",
-        help=f"a tag or a file; default: {DEFAULT_TAG} with --model, else {PACKAGED_TAG}, which needs no download",
+        help=f"a tag, file or folder; default: {DEFAULT_TAG} with --model, else {PACKAGED_TAG} (no download)",
     )
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
     parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: cuda if available)")
@@ -52,6 +55,8 @@ def chosen_model(arguments: argparse.Namespace) -> tuple[str, str]:
             f"hardnet: {PACKAGED_MODEL} {PACKAGED_TAG}, {note}: --weights {DEFAULT_TAG} (a download)", file=sys.stderr
         )
         return PACKAGED_MODEL, PACKAGED_TAG
+    if arguments.model is None and is_pretrained(arguments.weights):
+        return read_pretrained(arguments.weights).config.name, arguments.weights
     return arguments.model or PACKAGED_MODEL, arguments.weights or DEFAULT_TAG
 
 

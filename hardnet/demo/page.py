@@ -1,6 +1,6 @@
 """The demo page and its server: upload a picture; see the five most probable classes, the network's input and Grad-CAM.
 
-Built with Gradio: ``pip install "hardnet[demo]"``, then ``python -m hardnet demo``. The page loads nothing from other
+Built with Gradio: ``pip install gradio``, then ``python -m hardnet demo``. The page loads nothing from other
 hosts: system fonts, no analytics, and a content security policy.
 """
 

@@ -163,7 +163,8 @@ def _plan(engine: str, precision: str, device: torch.device, threads: int | None
     if missing := _missing(engine, precision):
         raise ImportError(
             f"the {engine} engine needs {', '.join(missing)} for {precision}: "
-            f'pip install "hardnet[{"int8" if "nncf" in missing else engine}]"'
+            f"pip install {' '.join(missing)} (or, from a checkout, "
+            f'pip install ".[{"int8" if "nncf" in missing else engine}]")'
         )
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise ValueError("this processor does not compute in bf16, it would be slower than fp32")

@@ -19,6 +19,7 @@ from torch import nn
 from ..images.preprocess import Preprocessing
 from ..utils.errors import DataError, TrainingError
 from ..utils.progress import ProgressBar
+from ..weights.reading import require_safetensors
 from . import build
 from .checkpoint import (
     CHECKPOINT,
@@ -37,6 +38,7 @@ from .evaluation import TOP, evaluate
 from .loading import Batch, iterate, training_batches, training_loader, training_transform
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
+from .pretrained import write_pretrained
 from .seeds import derive_seed
 from .steps import Stepper, StopRequest
 
@@ -102,6 +104,8 @@ class Trainer:
             seed=options.seed,
             val_fraction=options.val_fraction,
         )
+        if options.save_pretrained:
+            require_safetensors()  # not at the end of a long run
         classes = len(self._data.train.classes)
         images = len(self._data.train)
         if options.num_classes not in (None, classes):
@@ -148,6 +152,8 @@ class Trainer:
                 recorder.close()
         if self.ranks.first:
             draw_curves(self._folder)
+            if self.options.save_pretrained:
+                write_pretrained(self._folder, FINAL, self.parts.model, self._facts, again=metrics is not None)
         return Outcome(self._folder, self.position.epoch, True, metrics)
 
     def _train_epoch(self) -> bool:

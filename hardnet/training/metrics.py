@@ -75,7 +75,7 @@ def draw_curves(folder: Path) -> Path | None:
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        logger.info('no %s: matplotlib is not installed (pip install "hardnet[train]")', CURVES)
+        logger.info("no %s: matplotlib is not installed (pip install matplotlib)", CURVES)
         return None
     metrics = read_metrics(folder / METRICS)
     figure = Figure(figsize=(9, 6), layout="constrained")  # not pyplot: no window system, no global state

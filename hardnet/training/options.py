@@ -109,6 +109,11 @@ class TrainOptions:
     skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
     resume: str = _option("auto: go on from the output folder's checkpoint if there is one; or a checkpoint", "")
     save_every: int = _option("steps between checkpoints within an epoch, 0 for none", 0, low=0, high=10**9)
+    save_pretrained: bool = _option(
+        "at the end, write OUTPUT/pretrained: the final weights with classes and preprocessing, for from_pretrained, "
+        "timm and the Hugging Face Hub; requires safetensors",
+        False,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -13,14 +13,15 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
     Args:
         package: name of the package, for import and for pip.
         lowest: the lowest version that fits, such as "1.0.3".
-        extra: name of this library's extra that brings the package; None where it is a plain dependency.
+        extra: name of this library's extra that brings the package, if there is one. The advice names the
+            package first: under torch.hub this library is not installed, and has no extras.
 
     Raises:
         ImportError: the package is missing, cannot be imported or is too old; the message says which version is
             there, which is wanted and how to get it.
     """
     wanted = f"{package}>={lowest}"
-    advice = f'pip install "hardnet[{extra}]"' if extra else f'pip install "{wanted}"'
+    advice = f'pip install "{wanted}"' + (f' (or, from a checkout, pip install ".[{extra}]")' if extra else "")
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -25,7 +25,7 @@ from ..utils.text import printable
 from ..utils.version import __version__
 from .catalog import Digest, WeightsRecord
 from .checkpoint import StateDict, find_record, find_state, head_classes, load_state
-from .reading import deserialise, read_file
+from .reading import deserialise, read_file, require_safetensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 HUB_PREFIX = "hf-hub:"
@@ -58,6 +58,7 @@ def save_pretrained(
     *,
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Save a model to a folder: weights, architecture, classes, preprocessing and a model card.
 
@@ -66,13 +67,14 @@ def save_pretrained(
         folder: is created; its files are replaced, except for an existing model card.
         labels: the names of the classes. None takes those of the loaded weights if their number fits.
         preprocessing: None takes that of the loaded weights, if known.
+        notes: further paragraphs of a new model card, such as measured errors, in Markdown.
 
     Raises:
         ValueError: the labels do not fit the model, or it is not one of the four variants.
         OSError: the folder cannot be written.
         ImportError: safetensors is not installed.
     """
-    require("safetensors", "0.4.3")
+    require_safetensors()
     from safetensors.torch import save
 
     config, record = model.config, model.weights_record
@@ -97,7 +99,7 @@ def save_pretrained(
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
     if not (target / CARD).exists():
         with write_atomically(target / CARD) as file:
-            file.write(_card(model, labels, preprocessing).encode())
+            file.write(_card(model, labels, preprocessing, notes).encode())
 
 
 def push_to_hub(
@@ -245,13 +247,17 @@ def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preproc
     return content | {"pretrained_cfg": cfg, "hardnet": own}
 
 
-def _card(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None) -> str:
+def _card(
+    model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None, notes: Sequence[str]
+) -> str:
     lines = ["---", "library_name: hardnet", "pipeline_tag: image-classification", "tags:", "- image-classification"]
     lines += ["- hardnet", "- timm", "---", "", f"# {model.config.name}", ""]
     lines += [f"A HarDNet image classifier with {model.num_classes} classes, saved by hardnet {__version__}.", ""]
     record = model.weights_record
     if isinstance(record, WeightsRecord) and record.sources:
         lines += [f"Initial weights: {record}, {record.provenance}, licence {record.licence}.", ""]
+    for note in notes:
+        lines += [note, ""]
     if preprocessing is not None:
         lines += [f"Preprocessing: {preprocessing!r}", ""]
     if labels is not None:

@@ -56,13 +56,18 @@ def deserialise(content: bytes, origin: str) -> Any:
         raise WeightsError(f"{origin} is an HTML page, not a checkpoint")
     if not origin.endswith(".safetensors"):
         return read_pickled(content, origin)
-    require("safetensors", "0.4.3")
+    require_safetensors()
     from safetensors.torch import load
 
     try:
         return load(content)
     except Exception as error:  # also of types that torch does not have, and of impossible shapes
         raise WeightsError(f"{origin} is not a readable safetensors file: {_reason(error)}") from error
+
+
+def require_safetensors() -> None:
+    """Raise ImportError, with advice, if the package is missing or too old."""
+    require("safetensors", "0.4.3")
 
 
 def read_pickled(content: bytes, origin: str) -> Any:

@@ -1,0 +1,61 @@
+"""Write the model of a finished run to a folder for ``from_pretrained``, timm and the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..models.network import HarDNet
+from ..utils.errors import TrainingError
+from ..weights.pretrained import CARD, save_pretrained
+from ..weights.reading import read_file, read_pickled
+from .checkpoint import Facts
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "pretrained"
+"""Its name within the run's folder."""
+
+
+def write_pretrained(run: Path, weights: str, trained: HarDNet, facts: Facts, *, again: bool) -> None:
+    """Write the final weights of a run to its folder ``pretrained``, with a model card of what was measured.
+
+    Args:
+        run: the run's folder.
+        weights: name of the file with the final weights; averaged ones where the run kept an average.
+        trained: the run's model; its architecture and the record of its initial weights are used.
+        facts: of the run: classes and preprocessing.
+        again: replace a complete folder, with its model card; False leaves it as it is.
+
+    Raises:
+        TrainingError: the folder cannot be written.
+        WeightsError: the file with the final weights cannot be read.
+    """
+    folder = run / FOLDER
+    if (folder / CARD).exists() and not again:
+        return
+    content = read_pickled(read_file(run / weights), str(run / weights))
+    model = HarDNet(trained.config, num_classes=len(facts.classes))
+    model.load_state_dict(content["model"])
+    model.weights_record = trained.weights_record
+    try:
+        (folder / CARD).unlink(missing_ok=True)
+        save_pretrained(model, folder, labels=facts.classes, preprocessing=facts.preprocessing, notes=_notes(content))
+    except OSError as error:
+        reason = error.strerror or error
+        raise TrainingError(f"{folder} could not be written: {reason}; the weights are in {run / weights}") from error
+    logger.info("the model with its classes and preprocessing: %s", folder)
+
+
+def _notes(content: dict[str, Any]) -> list[str]:
+    """Return how the weights were trained, and the errors of their validation where there was one."""
+    options, metrics, averaged = content["options"], content["metrics"], content["averaged"]
+    kind = f"a running average of the weights (decay {options['ema']:g} per step)" if averaged else "the weights"
+    notes = [f"Trained with `hardnet train`: {kind} at the end of epoch {metrics['epoch']}, seed {options['seed']}."]
+    prefix = "ema_val_" if averaged else "val_"
+    texts = {"top1_error": "top-1 error {:.2f} %", "top5_error": "top-5 error {:.2f} %", "loss": "cross-entropy {:.4f}"}
+    measured = [text.format(metrics[prefix + name]) for name, text in texts.items() if prefix + name in metrics]
+    if measured:
+        notes.append(f"Measured on the validation images of the run: {', '.join(measured)}.")
+    return notes
