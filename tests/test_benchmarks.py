@@ -193,6 +193,7 @@ def test_a_row_that_dies_is_named_and_the_others_go_on(turn: int) -> None:
     assert [figure["engine"] for figure in figures(outcomes)] == ["eager", "eager", "openvino"]
 
 
+@pytest.mark.slow
 def test_a_worker_process_measures_and_its_death_is_reported() -> None:
     """The real process: one turn, then SIGKILL."""
     tiny = Row(OURS, "hardnet39ds", "eager", "fp32", 1, 64, 64)

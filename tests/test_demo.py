@@ -282,6 +282,7 @@ with _own_folder():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_uploads_do_not_outlive_the_server(sent: signal.Signals, tmp_path: Path) -> None:
     variables = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(REPO)}

@@ -59,7 +59,10 @@ def check(engine: str, name: str, fill: Fill, shapes: list[tuple[int, ...]], **o
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("hardnet68", "hardnet85") else name for name in MODELS],
+)
 def test_torch(name: str, golden_fill: Fill) -> None:
     check("torch", name, golden_fill, SHAPES, threads=1)
 
@@ -265,6 +268,7 @@ def test_an_accelerated_model_is_for_evaluation_and_checks_its_input() -> None:
             fast(x)
 
 
+@pytest.mark.slow
 def test_a_conversion_is_kept_and_a_damaged_one_is_made_anew(caplog: pytest.LogCaptureFixture) -> None:
     model = create_model("hardnet39ds", weights="FASHION_MNIST").eval()
     x = torch.randn(1, 3, 64, 64)

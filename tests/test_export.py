@@ -93,7 +93,7 @@ def check(model: HarDNet, name: str, folder: Path, uint8: bool) -> None:
     assert {file.name for file in folder.iterdir()} == left
 
 
-@pytest.mark.parametrize("name", ["openvino", "torchscript"])
+@pytest.mark.parametrize("name", [pytest.param("openvino", marks=pytest.mark.slow), "torchscript"])
 def test_files_stand_alone(model: HarDNet, name: str, tmp_path: Path) -> None:
     check(model, name, tmp_path, uint8=name == "openvino")
 

@@ -39,6 +39,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "name"), CASES)
 def test_a_reader_pastes_it(page: str, name: str, tmp_path: Path) -> None:
     code = code_of(page)

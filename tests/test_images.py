@@ -532,6 +532,7 @@ def shown(error: str) -> str:
     return error.encode("utf-8", "backslashreplace").decode("utf-8", "replace")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory is bounded by way of /proc")
 @pytest.mark.filterwarnings("ignore:Saving I mode images")
 @pytest.mark.parametrize(("cuts", "flips"), [(40, 60), pytest.param(1000, 4000, marks=pytest.mark.slow)])

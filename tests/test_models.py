@@ -298,6 +298,7 @@ def test_a_block_has_the_attributes_of_the_released_code() -> None:
     assert block.grmul == block.growth_multiplier == 1.6
 
 
+@pytest.mark.slow
 def test_compile() -> None:
     torch.compiler.reset()
     model = small()

@@ -69,6 +69,7 @@ print(len(result.predictions), classifier.labels[0])
     assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).strip() == "5 tench"
 
 
+@pytest.mark.slow
 def test_the_console_script_is_there(installed: Path, tmp_path: Path) -> None:
     version = run(installed / "bin" / "hardnet", "--version", cwd=tmp_path, PYTHONPATH=str(installed))
     assert version.strip() == f"hardnet {hardnet.__version__}"

@@ -371,6 +371,7 @@ def from_hub(cache: Path, endpoint: str, *names: str, **variables: str) -> list[
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_from_a_hub_on_loopback(endpoint: str, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     names = ("me/model", "hf-hub:me/model@main", "me/wrong", "me/broken", "me/absent")

@@ -123,6 +123,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     return root, torchrun(root, 2, task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["halves", "quarters"])
 def test_two_ranks_with_half_the_batch_train_like_one(runs: tuple[Path, list[Any]], run: str) -> None:
     one, two = (weights(runs[0] / folder / FINAL) for folder in ("one", run))

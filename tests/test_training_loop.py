@@ -203,6 +203,7 @@ def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_run_killed_by_sigkill_ends_like_the_uninterrupted_one(tmp_path: Path, data: Path) -> None:
     changes = {**EVERYTHING, "save_every": 1, "epochs": 3, "batch_size": 2, "workers": 1}
     process = start(options(data, tmp_path / "killed", **changes))
