@@ -177,6 +177,7 @@ def test_one_broken_file_is_named_and_loses_nothing(
         assert out.count("a.jpg") == out.count("c.jpg") > 0
 
 
+@pytest.mark.slow
 def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
     """In a process of its own, whose standard output is really encoded."""
     for name in (os.fsdecode(b"caf\xe9.png"), "two\nlines.png"):

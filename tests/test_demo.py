@@ -176,6 +176,7 @@ def test_only_own_pages_are_served(client: Any, host: str, origin: str | None, s
     assert sent.status_code == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["api/x", "run/x", "call/x", "call/v2/x", "queue/join"])
 def test_malformed_requests_are_no_server_errors(client: Any, route: str) -> None:
     for order in ({"data": [], "fn_index": 99, "session_hash": "x"}, {}, []):

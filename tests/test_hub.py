@@ -119,6 +119,7 @@ def test_loading_takes_nothing_but_torch(checkout: Path, tmp_path: Path) -> None
     assert output(code, tmp_path).split() == ["1", "1000"]
 
 
+@pytest.mark.slow
 def test_calls_long_after_loading_find_their_modules(checkout: Path, tmp_path: Path) -> None:
     """Loaded by a relative path, then moved elsewhere: lazy imports must not depend on either."""
     weights = tmp_path / "weights.pth"

@@ -155,6 +155,7 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path: Path, data: Path) -> No
         assert_same(dict(model.state_dict()), dict(final["model"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [[1], [0, 1]])
 def test_a_run_stopped_at_any_step_ends_like_the_uninterrupted_one(
     tmp_path: Path, data: Path, parts: list[int]
@@ -218,6 +219,7 @@ def test_a_run_killed_by_sigkill_ends_like_the_uninterrupted_one(tmp_path: Path,
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_in_good_order(tmp_path: Path, data: Path) -> None:
     changes = {**EVERYTHING, "epochs": 1000, "workers": 1}
     process = start(options(data, tmp_path / "run", **changes))
