@@ -1,4 +1,4 @@
-"""A folder of good and bad pictures, made by code: what strangers send, and what file systems hold besides."""
+"""Make a folder of good and bad image files."""
 
 from __future__ import annotations
 

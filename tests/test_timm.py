@@ -352,11 +352,11 @@ def test_a_timm_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "timm", old)
     with pytest.raises(
         ImportError,
-        match=r'timm 0\.6\.13 is installed, timm>=.* is wanted: pip install "timm>=[0-9.]+" \(or, .*\[timm\]',
+        match=r'timm 0\.6\.13 is installed, timm>=.* is required: pip install "timm>=[0-9.]+" \(or, .*\[timm\]',
     ):
         __import__("hardnet.timm_registry")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"timm is not installed, timm>=.* is wanted: pip install"):
+    with pytest.raises(ImportError, match=r"timm is not installed, timm>=.* is required: pip install"):
         __import__("hardnet.timm_registry")
 
 

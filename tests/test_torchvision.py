@@ -181,7 +181,7 @@ def test_a_torchvision_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch
     old = types.ModuleType("torchvision")
     old.__version__ = "0.9.1+cpu"
     monkeypatch.setitem(sys.modules, "torchvision", old)
-    with pytest.raises(ImportError, match=r"torchvision 0\.9\.1\+cpu is installed, torchvision>=0\.21 is wanted"):
+    with pytest.raises(ImportError, match=r"torchvision 0\.9\.1\+cpu is installed, torchvision>=0\.21 is required"):
         __import__("hardnet.torchvision_registry")
 
 

@@ -18,7 +18,7 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
 
     Raises:
         ImportError: the package is missing, cannot be imported or is too old; the message says which version is
-            there, which is wanted and how to get it.
+            there, which is required and how to get it.
     """
     wanted = f"{package}>={lowest}"
     advice = f'pip install "{wanted}"' + (f' (or, from a checkout, pip install ".[{extra}]")' if extra else "")
@@ -26,11 +26,11 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise ImportError(f"{package} cannot be imported ({error}); {wanted} is wanted: {advice}") from error
-        raise ImportError(f"{package} is not installed, {wanted} is wanted: {advice}") from None
+            raise ImportError(f"{package} cannot be imported ({error}); {wanted} is required: {advice}") from error
+        raise ImportError(f"{package} is not installed, {wanted} is required: {advice}") from None
     found = str(getattr(module, "__version__", "0"))
     if release(found) < release(lowest):
-        raise ImportError(f"{package} {found} is installed, {wanted} is wanted: {advice}")
+        raise ImportError(f"{package} {found} is installed, {wanted} is required: {advice}")
     return module
 
 
