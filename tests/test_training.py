@@ -13,6 +13,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from PIL import Image
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from training_data import make_folder, options
 
@@ -218,6 +219,22 @@ def test_weight_decay_can_be_kept_off_norms_and_biases() -> None:
     assert not decays
     everywhere = make_optimizer(model, options(Path("d"), Path("o"), weight_decay=0.1), ranks=1)
     assert [group["weight_decay"] for group in everywhere.param_groups] == [0.1]
+
+
+@pytest.mark.parametrize("norm_decay", [True, False])
+def test_the_learning_rate_falls_from_stage_to_stage_as_in_timm(norm_decay: bool) -> None:
+    model = create_model("hardnet85", num_classes=3)
+    changes: dict[str, Any] = {"weight_decay": 0.1, "norm_decay": norm_decay, "lr": 2.0, "min_lr": 0.5, "epochs": 4}
+    wanted = options(Path("d"), Path("o"), layer_decay=0.7, **changes)
+    optimizer = make_optimizer(model, wanted, ranks=1)
+    scheduler = make_scheduler(optimizer, wanted, steps_per_epoch=1)
+    theirs = param_groups_layer_decay(model, weight_decay=0.1, layer_decay=0.7)
+    scales = {id(parameter): group["lr_scale"] for group in theirs for parameter in group["params"]}
+    for share in (1.0, 0.5 + (1 + math.cos(math.pi / 4)) / 4):
+        ours = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        assert ours == pytest.approx({key: 2.0 * share * scale for key, scale in scales.items()})
+        optimizer.step()
+        scheduler.step()
 
 
 def test_the_optimisers_are_those_asked_for() -> None:

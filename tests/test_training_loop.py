@@ -546,22 +546,24 @@ def test_bad_images_are_skipped_and_counted_in_the_metrics(tmp_path: Path) -> No
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["skipped_images"] == 2
 
 
-def test_a_student_learns_the_probabilities_of_its_teacher(tmp_path: Path, data: Path) -> None:
-    train(options(data, tmp_path / "teacher", epochs=1))
-    teacher = str(tmp_path / "teacher" / FINAL)
+def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path, data: Path) -> None:
+    for seed in (1, 2):
+        train(options(data, tmp_path / f"teacher-{seed}", epochs=1, seed=seed))
+    teachers = [str(tmp_path / f"teacher-{seed}" / FINAL) for seed in (1, 2)]
+    teacher = f"{teachers[0]}, hardnet39ds:{teachers[1]}"
     wanted = options(data, tmp_path / "run", teacher=teacher, teacher_share=0.75, temperature=2.0)
     trainer = Trainer(wanted, ONE)
     batch = next(trainer._batches())
     trainer.parts.model.eval()
     logits = trainer.parts.model(batch.images)
-    model = hardnet.create_model("hardnet39ds", weights=teacher).eval()
-    soft = (model(batch.images).detach() / 2).softmax(1)
+    models = [hardnet.create_model("hardnet39ds", weights=weights).eval() for weights in teachers]
+    soft = torch.stack([(model(batch.images).detach() / 2).softmax(1) for model in models]).mean(0)
     hard_loss = torch.nn.functional.cross_entropy(logits, batch.labels)
     soft_loss = -(soft * (logits / 2).log_softmax(1)).sum(1).mean() * 4
     torch.testing.assert_close(trainer._stepper._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
-    assert train(dataclasses.replace(wanted, teacher=f"hardnet39ds:{teacher}", epochs=1)).finished
+    assert train(dataclasses.replace(wanted, epochs=1)).finished
     make_folder(tmp_path / "two", classes=2, images=12)
     with pytest.raises(ValueError, match="was trained on other classes"):
-        Trainer(options(tmp_path / "two", tmp_path / "new", teacher=teacher), ONE)
+        Trainer(options(tmp_path / "two", tmp_path / "new", teacher=teachers[1]), ONE)
     with pytest.raises(ValueError, match="has no weights of 3 classes"):
         Trainer(options(data, tmp_path / "new", teacher="hardnet68"), ONE)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..factory import create_model
-from ..models.config import CONFIGS
+from ..models.config import CONFIGS, stage_indices
 from ..models.network import HarDNet
 from ..utils.errors import TrainingError
 from ..weights.catalog import CATALOG
@@ -57,21 +59,24 @@ def build_model(options: TrainOptions, num_classes: int, ranks: Ranks) -> tuple[
     return model, ema
 
 
-def build_teacher(options: TrainOptions, facts: Facts, ranks: Ranks) -> HarDNet | None:
-    """Return the model from whose probabilities the student learns, frozen, on the rank's device; None without one.
+def build_teachers(options: TrainOptions, facts: Facts, ranks: Ranks) -> list[HarDNet]:
+    """Return the models from whose mean probabilities the student learns, frozen, on the rank's device.
 
     Raises:
-        ValueError: it is unknown, or has other classes or another normalisation than the data.
-        WeightsError: its weights cannot be loaded.
+        ValueError: one is unknown, or has other classes or another normalisation than the data.
+        WeightsError: weights cannot be loaded.
     """
-    if options.teacher is None:
-        return None
-    name, _, weights = options.teacher.partition(":")
+    names = [] if options.teacher is None else options.teacher.split(",")
+    return [_build_teacher(name.strip(), options, facts, ranks) for name in names]
+
+
+def _build_teacher(source: str, options: TrainOptions, facts: Facts, ranks: Ranks) -> HarDNet:
+    name, _, weights = source.partition(":")
     if name not in CONFIGS:  # the file of a run, which names its architecture
-        content = read_pickled(read_file(options.teacher), options.teacher)
-        name, weights = str(content.get("architecture") if isinstance(content, dict) else None), options.teacher
+        content = read_pickled(read_file(source), source)
+        name, weights = str(content.get("architecture") if isinstance(content, dict) else None), source
         if name not in CONFIGS:
-            raise ValueError(f"teacher {options.teacher} does not name its architecture: write MODEL:{options.teacher}")
+            raise ValueError(f"teacher {source} does not name its architecture: write MODEL:{source}")
     if not weights:
         known = [record for record in CATALOG.values() if record.model == name]
         fitting = [record.tag for record in known if record.num_classes == len(facts.classes)]
@@ -82,14 +87,12 @@ def build_teacher(options: TrainOptions, facts: Facts, ranks: Ranks) -> HarDNet 
     record = teacher.weights_record
     own = record is not None and not getattr(record, "sources", ())  # of a run, whose classes are folder names
     if record is not None and own and list(record.categories) != list(facts.classes):
-        raise ValueError(f"teacher {options.teacher} was trained on other classes than those of the data set")
+        raise ValueError(f"teacher {source} was trained on other classes than those of the data set")
     if teacher.num_classes != len(facts.classes):
-        raise ValueError(f"teacher {options.teacher} has {teacher.num_classes} classes, not {len(facts.classes)}")
+        raise ValueError(f"teacher {source} has {teacher.num_classes} classes, not {len(facts.classes)}")
     used = facts.preprocessing
     if record is not None and (record.preprocessing.mean, record.preprocessing.std) != (used.mean, used.std):
-        raise ValueError(
-            f"teacher {options.teacher} needs --mean {record.preprocessing.mean} --std {record.preprocessing.std}"
-        )
+        raise ValueError(f"teacher {source} needs --mean {record.preprocessing.mean} --std {record.preprocessing.std}")
     teacher = teacher.eval().requires_grad_(False).to(ranks.device)
     if options.channels_last:
         teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
@@ -147,27 +150,34 @@ def scaled_lr(options: TrainOptions, ranks: int) -> float:
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions, ranks: int) -> torch.optim.Optimizer:
-    """Return the optimiser of the trainable parameters, with weight decay as the options say."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise TrainingError("the model has no parameter that could be trained")
-    groups: list[dict[str, Any]] = [{"params": trained}]
-    if not options.norm_decay:
-        # Every parameter with one dimension is a bias, or a scale or shift of a normalisation.
-        groups = [
-            {"params": [parameter for parameter in trained if parameter.dim() > 1]},
-            {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
-        ]
+    """Return the optimiser of the trainable parameters, with weight decay and learning rates as the options say."""
     lr = scaled_lr(options, ranks)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = options.layer_decay ** _levels_below_head(model, name) if options.layer_decay < 1 else 1.0
+            # Every parameter with one dimension is a bias, or a scale or shift of a normalisation.
+            plain = not options.norm_decay and parameter.dim() <= 1
+            new = {"params": [], "lr": lr * scale} | ({"weight_decay": 0.0} if plain else {})
+            groups.setdefault((scale, plain), new)["params"].append(parameter)
+    if not groups:
+        raise TrainingError("the model has no parameter that could be trained")
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(groups.values(), lr=lr, weight_decay=options.weight_decay)
     return torch.optim.SGD(
-        groups,
+        groups.values(),
         lr=lr,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         nesterov=options.momentum > 0,
     )
+
+
+def _levels_below_head(model: nn.Module, name: str) -> int:
+    """Return how many stages a parameter is away from the head: 0 for the head, most for the stem."""
+    assert isinstance(model, HarDNet)  # noqa: S101
+    starts = [*(stage.block for stage in stage_indices(model.config)), len(model.base) - 1]
+    return len(starts) - bisect_right(starts, int(name.split(".")[1]))
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, options: TrainOptions, steps_per_epoch: int) -> LRScheduler:
@@ -180,7 +190,11 @@ def make_scheduler(optimizer: torch.optim.Optimizer, options: TrainOptions, step
     warmup = round(options.warmup * steps_per_epoch)
     if warmup >= total:
         raise ValueError(f"a warm-up of {options.warmup} epochs leaves nothing of a run of {options.epochs}")
-    cosine = CosineAnnealingLR(optimizer, total - warmup, eta_min=optimizer.defaults["lr"] * options.min_lr)
-    if not warmup:
-        return cosine
-    return SequentialLR(optimizer, [LinearLR(optimizer, _WARMUP_START, 1.0, warmup), cosine], [warmup])
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return _WARMUP_START + (1 - _WARMUP_START) * step / warmup
+        cosine = (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+        return options.min_lr + (1 - options.min_lr) * cosine
+
+    return LambdaLR(optimizer, share)

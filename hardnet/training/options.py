@@ -73,7 +73,8 @@ class TrainOptions:
     cutmix: float = _option("alpha of CutMix, 0 for none", 0.0, low=0, high=100)
     label_smoothing: float = _option("share of the target spread over all classes", 0.0, low=0, high=0.999)
     teacher: str | None = _option(
-        "a trained model whose probabilities are learned as well: MODEL, MODEL:TAG, MODEL:FILE, or a run's model.pt",
+        "a trained model whose probabilities are learned as well: MODEL, MODEL:TAG, MODEL:FILE, or a run's model.pt; "
+        "several, separated by commas: the mean of their probabilities",
         None,
     )
     teacher_share: float = _option("share of the teacher's probabilities in the loss", 0.5, low=0, high=1)
@@ -92,6 +93,9 @@ class TrainOptions:
         "for a global batch of --lr-batch images; scaled linearly with the global batch", 0.05, low=0, high=10**38
     )
     lr_batch: int = _option("the global batch to which --lr belongs", 256, low=1, high=10**9)
+    layer_decay: float = _option(
+        "factor of the learning rate from each stage to the one before it, 1 for equal rates", 1.0, low=0.01, high=1
+    )
     min_lr: float = _option("where the cosine ends, as a share of the learning rate", 0.0, low=0, high=1)
     warmup: float = _option("epochs of linear warm-up", 0.0, low=0, high=10**6)
     momentum: float = _option("of sgd", 0.9, low=0, high=1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from .build import autocast, build_teacher, make_mix, parallelise
+from .build import autocast, build_teachers, make_mix, parallelise
 from .checkpoint import Facts, Parts
 from .distributed import Ranks
 from .loading import Batch
@@ -83,7 +83,7 @@ class Stepper:
         self._forward = parallelise(parts.model, options, ranks)
         self._criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
         self._mix = make_mix(options, len(facts.classes))
-        self._teacher = build_teacher(options, facts, ranks)
+        self._teachers = build_teachers(options, facts, ranks)
 
     def take(self, batches: Sequence[Batch], stop: StopRequest) -> StepResult:
         """Do one step with the average gradient over the batches; on every rank at the same time."""
@@ -113,16 +113,16 @@ class Stepper:
         with autocast(options, device):
             logits = self._forward(images)
             loss: Tensor = self._criterion(logits, labels)
-            if self._teacher is not None:
+            if self._teachers:
                 loss = torch.lerp(loss, self._distillation(logits, images), options.teacher_share)
         return loss
 
     def _distillation(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Return the cross-entropy with the teacher's probabilities (Hinton et al. 2015), (N, classes) -> ()."""
-        assert self._teacher is not None  # noqa: S101
+        """Return the cross-entropy with the teachers' mean probabilities (Hinton et al. 2015), (N, classes) -> ()."""
         temperature = self._options.temperature
         with torch.no_grad():
-            probabilities = (self._teacher(images).float() / temperature).softmax(1)
+            each = [(teacher(images).float() / temperature).softmax(1) for teacher in self._teachers]
+            probabilities = torch.stack(each).mean(0)
         return functional.cross_entropy(logits.float() / temperature, probabilities) * temperature**2
 
     def _update(self) -> None:
