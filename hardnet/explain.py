@@ -5,6 +5,7 @@ Grad-CAM: Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,13 @@ def class_activation(model: HarDNet, image: Tensor, index: int, level: FeatureLe
     Raises:
         ValueError: there is no such class, or the image does not fit the model.
     """
+    return class_activations(model, image, [index], level)[0]
+
+
+def class_activations(
+    model: HarDNet, image: Tensor, indices: Sequence[int], level: FeatureLevel | None = None
+) -> list[Tensor]:
+    """:func:`class_activation` of several classes, computed in one forward pass."""
     weight = next(model.parameters())
     level = level or activation_level(model, *image.shape[1:])
     outputs: list[Tensor] = []
@@ -110,14 +118,17 @@ def class_activation(model: HarDNet, image: Tensor, index: int, level: FeatureLe
     try:
         with torch.enable_grad():  # from the input on, so that it works for a frozen model, too
             logits = model(image[None].to(weight.device, weight.dtype).clone().requires_grad_())
-            if not 0 <= index < logits.shape[1]:
-                raise ValueError(f"class must lie between 0 and {logits.shape[1] - 1}, got {index}")
-            [gradient] = torch.autograd.grad(logits[0, index], outputs[0])
     finally:
         hook.remove()
-    coarse = (gradient.mean((2, 3), keepdim=True) * outputs[0].detach()).sum(1, keepdim=True).relu().float()
-    fine = functional.interpolate(coarse, size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0].cpu()
-    return fine / fine.max().clamp_min(torch.finfo(torch.float32).tiny)
+    maps = []
+    for index in indices:
+        if not 0 <= index < logits.shape[1]:
+            raise ValueError(f"class must lie between 0 and {logits.shape[1] - 1}, got {index}")
+        [gradient] = torch.autograd.grad(logits[0, index], outputs[0], retain_graph=True)
+        coarse = (gradient.mean((2, 3), keepdim=True) * outputs[0].detach()).sum(1, keepdim=True).relu().float()
+        fine = functional.interpolate(coarse, size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0].cpu()
+        maps.append(fine / fine.max().clamp_min(torch.finfo(torch.float32).tiny))
+    return maps
 
 
 def seen_picture(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
