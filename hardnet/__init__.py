@@ -31,60 +31,29 @@ if TYPE_CHECKING:
     from .utils.errors import ExportError, ImageError, WeightsError
     from .weights.catalog import WeightsRecord
 
+# fmt: off
 __all__ = [
-    "Accelerated",
-    "Classifier",
-    "Embedding",
-    "ExportError",
-    "Extractor",
-    "HarDBlock",
-    "HarDNet",
-    "HarDNetConfig",
-    "HarDNetFeatures",
-    "ImageError",
-    "ImageResult",
-    "Prediction",
-    "WeightsError",
-    "WeightsRecord",
-    "accelerate",
-    "create_model",
-    "export",
-    "from_pretrained",
-    "get_weights",
-    "hardnet39ds",
-    "hardnet68",
-    "hardnet68ds",
-    "hardnet85",
-    "list_models",
-    "list_weights",
-    "load_image",
+    "Accelerated", "Classifier", "Embedding", "ExportError", "Extractor", "HarDBlock", "HarDNet", "HarDNetConfig",
+    "HarDNetFeatures", "ImageError", "ImageResult", "Prediction", "WeightsError", "WeightsRecord", "accelerate",
+    "create_model", "export", "from_pretrained", "get_weights", "hardnet39ds", "hardnet68", "hardnet68ds", "hardnet85",
+    "list_models", "list_weights", "load_image",
 ]
+# fmt: on
 
 # Imported on first use: `import hardnet` does not import torch, and Classifier alone imports torchvision and pillow.
 _MODULES = {
-    "engines": ("Accelerated", "accelerate", "export"),
-    "factory": (
-        "HarDNet",  # with the methods that hardnet.weights.pretrained sets
-        "create_model",
-        "from_pretrained",
-        "get_weights",
-        "hardnet39ds",
-        "hardnet68",
-        "hardnet68ds",
-        "hardnet85",
-        "list_models",
-        "list_weights",
-    ),
-    "images": ("load_image",),
-    "inference": ("Classifier", "Extractor"),
-    "models.config": ("HarDNetConfig",),
-    "models.features": ("HarDNetFeatures",),
-    "models.layers": ("HarDBlock",),
-    "results": ("Embedding", "ImageResult", "Prediction"),
-    "utils.errors": ("ExportError", "ImageError", "WeightsError"),
-    "weights.catalog": ("WeightsRecord",),
+    "engines": "Accelerated accelerate export",
+    "images": "load_image",
+    "inference": "Classifier Extractor",
+    "models.config": "HarDNetConfig",
+    "models.features": "HarDNetFeatures",
+    "models.layers": "HarDBlock",
+    "results": "Embedding ImageResult Prediction",
+    "utils.errors": "ExportError ImageError WeightsError",
+    "weights.catalog": "WeightsRecord",
 }
-_ORIGIN = {name: module for module, names in _MODULES.items() for name in names}
+_ORIGIN = dict.fromkeys(__all__, "factory")  # its HarDNet has the methods that hardnet.weights.pretrained sets
+_ORIGIN |= {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

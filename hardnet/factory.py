@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
@@ -221,92 +220,47 @@ class Builder(Protocol):
         progress: bool = True, use_ema: bool = True, features_only: Literal[True],
         out_indices: Sequence[int] | None = None, output_stride: int | None = None,
     ) -> HarDNetFeatures: ...
+# fmt: on
 
 
-_DOCUMENTATION = """
+_USAGE = """{what}
 
-    Takes images (N, in_chans, H, W), H and W from 32 pixels up, and returns logits (N, num_classes). Images for
-    the ImageNet weights: RGB in [0, 1], resized to 256, centre-cropped to 224, normalised with mean
-    (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225).
+Takes images (N, in_chans, H, W), H and W of at least 32 pixels, and returns logits (N, num_classes). Images for the
+ImageNet weights: RGB in [0, 1], resized to 256, centre-cropped to 224, normalised with mean (0.485, 0.456, 0.406) and
+standard deviation (0.229, 0.224, 0.225).
 
-    Args:
-        pretrained: True loads the weights IMAGENET1K_V1.
-        weights: a tag ({tags}) or the path of a local checkpoint; None, and no pretrained, leaves the model randomly
-            initialised.
-        num_classes: width of the logits; None takes the weights' own, or 1000.
-        in_chans: channels of the input; a pretrained stem is adapted.
-        drop_rate: dropout before the linear layer; None takes the variant's own.
-        progress: show a progress bar for downloads, on a terminal.
-        use_ema: prefer the averaged weights of a training checkpoint.
-        features_only: return a list of feature maps in place of logits.
-        out_indices: levels of the feature maps; None means (1, 2, 3, 4).
-        output_stride: of the feature maps: 32, 16 or 8; None means 32.
+Args:
+    pretrained: True loads the weights IMAGENET1K_V1. All tags: {tags}.
+    {arguments}
 
-    Raises:
-        ValueError: an unknown tag or a number out of range.
-        WeightsError: the weights could not be downloaded, are damaged, or do not fit.
-
-    Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
-    """
+Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
+"""
 
 
-def _builder(build: Callable[..., HarDNet | HarDNetFeatures]) -> Builder:
-    """Complete a builder's documentation; for an unknown keyword, suggest the nearest."""
-    name, keywords = build.__name__, list(inspect.signature(build).parameters)
+def _builder(name: str, what: str) -> Builder:
+    """Return ``create_model`` for one model, with ``pretrained`` in place of ``name``."""
+    own = inspect.signature(create_model)
+    pretrained = inspect.Parameter(
+        "pretrained", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False, annotation=bool
+    )
+    signature = own.replace(parameters=[pretrained, *list(own.parameters.values())[1:]])
 
-    @functools.wraps(build)
-    def checked(*arguments: Any, **options: Any) -> HarDNet | HarDNetFeatures:
-        for wrong in options.keys() - set(keywords):
-            known = _known(wrong, keywords)
+    def build(pretrained: bool = False, *, weights: WeightsLike | None = None, **options: Any) -> Any:
+        for wrong in options.keys() - set(signature.parameters):
+            known = _known(wrong, signature.parameters)
             raise TypeError(f"{name}() got an unexpected keyword argument {wrong!r}; known: {known}")
-        return build(*arguments, **options)
+        if pretrained and weights is not None:
+            raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
+        return create_model(name, weights=DEFAULT_TAG if pretrained else weights, **options)
 
-    checked.__doc__ = f"{build.__doc__}{_DOCUMENTATION.format(tags=', '.join(list_weights(name)))}"
-    return cast(Builder, checked)
-
-
-def _build(name: str, pretrained: bool, weights: WeightsLike | None, **options: Any) -> HarDNet | HarDNetFeatures:
-    if pretrained and weights is not None:
-        raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
-    model: HarDNet | HarDNetFeatures = create_model(name, weights=DEFAULT_TAG if pretrained else weights, **options)
-    return model
+    build.__name__ = build.__qualname__ = name
+    arguments = (inspect.getdoc(create_model) or "").partition(":func:`list_models`.\n    ")[2]
+    build.__doc__ = _USAGE.format(what=what, tags=", ".join(list_weights(name)), arguments=arguments)
+    build.__signature__ = signature  # type: ignore[attr-defined]
+    return cast(Builder, build)
 
 
-@_builder
-def hardnet39ds(
-    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
-    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
-    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
-) -> HarDNet | HarDNetFeatures:
-    """HarDNet-39DS: 39 layers, depthwise-separable; the smallest."""
-    return _build("hardnet39ds", **locals())
-
-
-@_builder
-def hardnet68ds(
-    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
-    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
-    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
-) -> HarDNet | HarDNetFeatures:
-    """HarDNet-68DS: 68 layers, depthwise-separable."""
-    return _build("hardnet68ds", **locals())
-
-
-@_builder
-def hardnet68(
-    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
-    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
-    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
-) -> HarDNet | HarDNetFeatures:
-    """HarDNet-68: 68 layers of plain convolutions."""
-    return _build("hardnet68", **locals())
-
-
-@_builder
-def hardnet85(
-    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
-    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
-    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
-) -> HarDNet | HarDNetFeatures:
-    """HarDNet-85: 85 layers of plain convolutions; the largest."""
-    return _build("hardnet85", **locals())
+hardnet39ds = _builder("hardnet39ds", "HarDNet-39DS: 39 layers, depthwise-separable; the smallest.")
+hardnet68ds = _builder("hardnet68ds", "HarDNet-68DS: 68 layers, depthwise-separable.")
+hardnet68 = _builder("hardnet68", "HarDNet-68: 68 layers of plain convolutions.")
+hardnet85 = _builder("hardnet85", "HarDNet-85: 85 layers of plain convolutions; the largest.")

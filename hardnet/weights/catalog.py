@@ -125,17 +125,11 @@ class WeightsRecord:
     @property
     def meta(self) -> dict[str, Any]:
         """The record's facts as a dict, in the manner of torchvision's ``weights.meta``."""
+        told = ("top1_error", "top5_error", "reported_by", "evaluated_on", "provenance", "licence", "preprocessing")
         return {
             "categories": list(self.categories),
             "num_classes": self.num_classes,
-            "top1_error": self.top1_error,
-            "top5_error": self.top5_error,
-            "reported_by": self.reported_by,
-            "evaluated_on": self.evaluated_on,
-            "provenance": self.provenance,
-            "licence": self.licence,
-            "preprocessing": self.preprocessing,
-            "block_activation": self.block_activation,
+            **{name: getattr(self, name) for name in (*told, "block_activation")},
             "sources": [source.url for source in self.sources],
         }
 
@@ -184,58 +178,55 @@ def read_categories(filename: str) -> tuple[str, ...]:
     raise FileNotFoundError(f"{filename} is missing from {package}: the installation is incomplete, install again")
 
 
-_GIT = "https://raw.githubusercontent.com/PingoLH/Pytorch-HarDNet/de9662f30ffa7474c8a24b4bceb38b49be0903a0/"
-_IMGCLSMOB = "https://github.com/osmr/imgclsmob/releases/download/"
-_AUTHORS_HOST = "https://ping-chao.com/hardnet/"
-
-_AUTHORS = "the HarDNet authors (PyTorch Hub page)"
-_AUTHORS_PROVENANCE = "trained and published by the HarDNet authors (PingoLH/Pytorch-HarDNet)"
-_OSMR = "osmr (imgclsmob)"
-_OSMR_PROVENANCE = "retrained and published by osmr (imgclsmob)"
-
-
 def _git(filename: str, sha1: str) -> Source:
-    return Source(_GIT + filename, Digest("git-blob-sha1", sha1), "the authors' git repository")
+    folder = "https://raw.githubusercontent.com/PingoLH/Pytorch-HarDNet/de9662f30ffa7474c8a24b4bceb38b49be0903a0/"
+    return Source(folder + filename, Digest("git-blob-sha1", sha1), "the authors' git repository")
 
 
 def _imgclsmob(release: str, stem: str, sha1: str) -> Source:
-    url = f"{_IMGCLSMOB}{release}/{stem}.pth.zip"
+    url = f"https://github.com/osmr/imgclsmob/releases/download/{release}/{stem}.pth.zip"
     return Source(url, Digest("sha1", sha1), "imgclsmob's release archive")
 
 
-def _authors_host(filename: str, prefix: str) -> Source:
-    return Source(_AUTHORS_HOST + filename, Digest("sha256-prefix", prefix), "the authors' host")
+def _authors_host(stem: str, prefix: str) -> Source:
+    url = f"https://ping-chao.com/hardnet/{stem}-{prefix}.pth"
+    return Source(url, Digest("sha256-prefix", prefix), "the authors' host")
+
+
+def _by_authors(model: str, top1_error: float, top5_error: float, *sources: Source) -> WeightsRecord:
+    provenance = "trained and published by the HarDNet authors (PingoLH/Pytorch-HarDNet)"
+    reported_by = "the HarDNet authors (PyTorch Hub page)"
+    return WeightsRecord(model, "IMAGENET1K_V1", sources, provenance, top1_error, top5_error, reported_by)
+
+
+def _by_osmr(
+    model: str, top1_error: float, top5_error: float, source: Source, activation: Activation = "relu6"
+) -> WeightsRecord:
+    provenance = "retrained and published by osmr (imgclsmob)"
+    provenance += ", with plain ReLU inside the HarDBlocks" if activation == "relu" else ""
+    return WeightsRecord(
+        model, "IMAGENET1K_V2", (source,), provenance, top1_error, top5_error, "osmr (imgclsmob)",
+        block_activation=activation,
+    )  # fmt: skip
 
 
 _RECORDS = (
-    WeightsRecord(
-        model="hardnet39ds",
-        tag="IMAGENET1K_V1",
-        sources=(
-            _git("hardnet39ds.pth", "5b99f2587b2f28687aef03f8cf1c00dbb7c73294"),
-            _imgclsmob("v0.0.435", "hardnet39ds-0957-9479e9ad", "9479e9ad0de538e80f7b2b73e5f19795994addce"),
-            _authors_host("hardnet39ds-0e6c6fa9.pth", "0e6c6fa9"),
-        ),
-        provenance=_AUTHORS_PROVENANCE,
-        top1_error=27.92,
-        top5_error=9.57,
-        reported_by=_AUTHORS,
+    _by_authors(
+        "hardnet39ds", 27.92, 9.57,
+        _git("hardnet39ds.pth", "5b99f2587b2f28687aef03f8cf1c00dbb7c73294"),
+        _imgclsmob("v0.0.435", "hardnet39ds-0957-9479e9ad", "9479e9ad0de538e80f7b2b73e5f19795994addce"),
+        _authors_host("hardnet39ds", "0e6c6fa9"),
     ),
-    WeightsRecord(
-        model="hardnet39ds",
-        tag="IMAGENET1K_V2",
-        sources=(_imgclsmob("v0.0.485", "hardnet39ds-0881-ea47fc93", "ea47fc939a130a70c5fa3326c3af6ba049a99f92"),),
-        provenance=_OSMR_PROVENANCE,
-        top1_error=26.83,
-        top5_error=8.81,
-        reported_by=_OSMR,
+    _by_osmr(
+        "hardnet39ds", 26.83, 8.81,
+        _imgclsmob("v0.0.485", "hardnet39ds-0881-ea47fc93", "ea47fc939a130a70c5fa3326c3af6ba049a99f92"),
     ),
     WeightsRecord(
         model="hardnet39ds",
         tag="FASHION_MNIST",
         sources=(
             Source(
-                "package:weights/hardnet39ds-fashion-mnist.pth",
+                PACKAGE + "weights/hardnet39ds-fashion-mnist.pth",
                 Digest("sha256", "373824642bf4a761b1ab73fa85d76418ddb86d21ceb07e87b47e5537fbbfe0fc"),
                 "this package",
             ),
@@ -248,63 +239,32 @@ _RECORDS = (
         classes="weights/fashion_mnist_classes.txt",
         preprocessing=Preprocessing(resize=64, crop=64, mean=(0.286, 0.286, 0.286), std=(0.353, 0.353, 0.353)),
     ),
-    WeightsRecord(
-        model="hardnet68ds",
-        tag="IMAGENET1K_V1",
-        sources=(
-            _git("hardnet68ds.pth", "f036deac5ad828a7838dc8101cd66112bcb55ec0"),
-            _imgclsmob("v0.0.435", "hardnet68ds-0813-7187522d", "7187522dd301ce82b5272df29ffb3b37473e122c"),
-            _authors_host("hardnet68ds-632474d2.pth", "632474d2"),
-        ),
-        provenance=_AUTHORS_PROVENANCE,
-        top1_error=25.71,
-        top5_error=8.13,
-        reported_by=_AUTHORS,
+    _by_authors(
+        "hardnet68ds", 25.71, 8.13,
+        _git("hardnet68ds.pth", "f036deac5ad828a7838dc8101cd66112bcb55ec0"),
+        _imgclsmob("v0.0.435", "hardnet68ds-0813-7187522d", "7187522dd301ce82b5272df29ffb3b37473e122c"),
+        _authors_host("hardnet68ds", "632474d2"),
     ),
-    WeightsRecord(
-        model="hardnet68ds",
-        tag="IMAGENET1K_V2",
-        sources=(_imgclsmob("v0.0.487", "hardnet68ds-0756-e0da0750", "e0da07508c1eb92fee49df42243836892fe2f4c8"),),
-        provenance=_OSMR_PROVENANCE,
-        top1_error=24.55,
-        top5_error=7.56,
-        reported_by=_OSMR,
+    _by_osmr(
+        "hardnet68ds", 24.55, 7.56,
+        _imgclsmob("v0.0.487", "hardnet68ds-0756-e0da0750", "e0da07508c1eb92fee49df42243836892fe2f4c8"),
     ),
-    WeightsRecord(
-        model="hardnet68",
-        tag="IMAGENET1K_V1",
-        sources=(
-            _git("hardnet68.pth", "1cf247ba4935866c16d0f02c886797f860fb1366"),
-            _imgclsmob("v0.0.435", "hardnet68-0699-2e207f79", "2e207f79a1995f5f30d5b9fca3391bb8e7b8594f"),
-            _authors_host("hardnet68-5d684880.pth", "5d684880"),
-        ),
-        provenance=_AUTHORS_PROVENANCE,
-        top1_error=23.52,
-        top5_error=6.99,
-        reported_by=_AUTHORS,
+    _by_authors(
+        "hardnet68", 23.52, 6.99,
+        _git("hardnet68.pth", "1cf247ba4935866c16d0f02c886797f860fb1366"),
+        _imgclsmob("v0.0.435", "hardnet68-0699-2e207f79", "2e207f79a1995f5f30d5b9fca3391bb8e7b8594f"),
+        _authors_host("hardnet68", "5d684880"),
     ),
-    WeightsRecord(
-        model="hardnet85",
-        tag="IMAGENET1K_V1",
-        sources=(
-            _imgclsmob("v0.0.435", "hardnet85-0611-ae85d8af", "ae85d8af40610e08765f1bfc25b8414ac70d7451"),
-            _authors_host("hardnet85-a28faa00.pth", "a28faa00"),
-        ),
-        provenance=_AUTHORS_PROVENANCE,
-        top1_error=21.96,
-        top5_error=6.11,
-        reported_by=_AUTHORS,
+    _by_authors(
+        "hardnet85", 21.96, 6.11,
+        _imgclsmob("v0.0.435", "hardnet85-0611-ae85d8af", "ae85d8af40610e08765f1bfc25b8414ac70d7451"),
+        _authors_host("hardnet85", "a28faa00"),
     ),
-    WeightsRecord(
-        model="hardnet85",
-        tag="IMAGENET1K_V2",
-        sources=(_imgclsmob("v0.0.495", "hardnet85-0586-39d80e93", "39d80e9361844e8ba02b08e93a7440eac14d2eda"),),
-        provenance=_OSMR_PROVENANCE + ", with plain ReLU inside the HarDBlocks",
-        top1_error=22.00,
-        top5_error=5.86,
-        reported_by=_OSMR,
-        block_activation="relu",
+    _by_osmr(
+        "hardnet85", 22.00, 5.86,
+        _imgclsmob("v0.0.495", "hardnet85-0586-39d80e93", "39d80e9361844e8ba02b08e93a7440eac14d2eda"),
+        activation="relu",
     ),
-)
+)  # fmt: skip
 
 CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}
