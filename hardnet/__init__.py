@@ -40,7 +40,7 @@ __all__ = [
 ]
 # fmt: on
 
-# Imported on first use: `import hardnet` does not import torch, and Classifier alone imports torchvision and pillow.
+# Imported on first use: `import hardnet` does not import torch, and Classifier alone imports pillow.
 _MODULES = {
     "engines": "Accelerated accelerate export",
     "images": "load_image",

@@ -70,7 +70,10 @@ class _Runner:
         """(N, channels, H, W) -> (N, width) on the CPU."""
         weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         with torch.inference_mode():
-            output = self._forward(images.to(self.device, torch.float32 if weight is None else weight.dtype))
+            images = images.to(self.device)
+            if images.dtype == torch.uint8:
+                images = cast(Preprocessing, self.transform).normalise(images)
+            output = self._forward(images.to(torch.float32 if weight is None else weight.dtype))
             if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
                 found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the model must return a tensor of shape ({len(images)}, classes), got {found}")

@@ -505,9 +505,7 @@ def test_a_transform_that_does_not_fit() -> None:
 
 def test_a_model_of_other_channels(device: str) -> None:
     model = HarDNet(CONFIGS["hardnet39ds"], num_classes=3, in_chans=1)
-    with pytest.raises(
-        ValueError, match=r"the model takes 1 channels, the transform returned torch.float32 \(3, 224, 224\)"
-    ):
+    with pytest.raises(ValueError, match="the model takes 1 channels, the transform returned 3"):
         Classifier(model, device=device).predict([plain()])
     grey = Classifier(model, device=device, transform=lambda image: small_transform(image)[:1])
     assert len(grey.predict([plain(), torch.zeros(1, 64, 64)])) == 2

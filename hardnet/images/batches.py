@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..utils.errors import ImageError
 from ..utils.text import printable
+from .preprocess import Preprocessing
 from .read import MAX_PIXELS, find_images, load_image, upright_rgb
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def prepare_batches(
 ) -> Generator[Batch, None, None]:
     """Iterate over batches of prepared images, in order.
 
-    Threads decode ahead: up to ``batch_size`` images (at least one per thread) beyond the current batch. They end with
-    the iterator, also when it is closed early.
+    What :class:`Preprocessing` prepares is uint8 pixels that are still to be normalised. Threads decode ahead: up to
+    ``batch_size`` images (at least one per thread) beyond the current batch. They end with the iterator, also when it
+    is closed early.
 
     Raises:
         ValueError: while iterating, the transform does not return an image that fits the model.
@@ -111,7 +113,7 @@ def _decode_ahead(
     pending: deque[tuple[Item, Future[Tensor]]] = deque()
     try:
         for item in items:
-            pending.append((item, pool.submit(prepare, item, transform, *input_limits(model))))
+            pending.append((item, pool.submit(prepare, item, transform, *input_limits(model), raw=True)))
             if len(pending) > window:
                 first, future = pending.popleft()
                 yield first, _outcome(future)
@@ -122,8 +124,10 @@ def _decode_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def prepare(item: Item, transform: Transform, in_chans: int, min_size: int) -> Tensor:
+def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw: bool = False) -> Tensor:
     """Return the model input of one item: a float tensor (in_chans, H, W).
+
+    With ``raw``, what :class:`Preprocessing` prepares is returned as uint8 pixels, before normalisation.
 
     Raises:
         ImageError: the image is unusable.
@@ -148,13 +152,13 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int) -> T
         image = _from_array(content, name)
     else:
         image = upright_rgb(cast("Image.Image", content), name)
-    tensor = transform(image)
-    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not tensor.is_floating_point():
+    raw = raw and type(transform) is Preprocessing
+    tensor = transform.pixels(image) if raw and isinstance(transform, Preprocessing) else transform(image)
+    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not (raw or tensor.is_floating_point()):
         raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {_describe(tensor)}")
     if tensor.shape[0] != in_chans:
         raise ValueError(
-            f"the model takes {in_chans} channels, the transform returned {_describe(tensor)}: pass a transform= that "
-            "fits"
+            f"the model takes {in_chans} channels, the transform returned {len(tensor)}: pass a transform= that fits"
         )
     return tensor
 
@@ -287,15 +291,14 @@ def _check_kind(tensor: Tensor, name: str) -> None:
 
 def _from_raw(tensor: Tensor, name: str) -> Image.Image:
     """uint8 RGB values (3, H, W) -> RGB image."""
-    from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
+    from PIL import Image
 
     if tensor.dtype != torch.uint8:
         raise ImageError(
             f"{name}: an image tensor holds raw values in uint8 or prepared ones in floating point, got {tensor.dtype}"
         )
     _check_shape(tensor, name, 3, 1)
-    image: Image.Image = to_pil_image(tensor.cpu())
-    return image
+    return Image.fromarray(tensor.cpu().permute(1, 2, 0).numpy())
 
 
 def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .read import to_rgb
@@ -29,7 +30,7 @@ class Preprocessing:
     Of a picture more than 32 times as long as wide only the middle is resized, since the whole would fill the memory
     (1 x 10,000 pixels would become 256 x 2,560,000); its 8-bit values can differ by one step from those of the whole.
 
-    Needs torchvision and pillow.
+    Needs pillow.
 
     Raises:
         ValueError: sizes or deviations that are not positive, or a crop larger than the resized picture.
@@ -54,8 +55,11 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Pillow image -> float32 tensor (3, crop, crop)."""
+        return self.normalise(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Resize and crop: Pillow image -> uint8 tensor (3, crop, crop)."""
         from PIL import Image
-        from torchvision.transforms import functional  # type: ignore[import-untyped]
 
         if not isinstance(image, Image.Image):
             raise TypeError(
@@ -67,10 +71,20 @@ class Preprocessing:
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             image = _resize_middle(image, self.resize, self.crop)
         else:
-            image = functional.resize(image, [self.resize])
-        tensor = functional.to_tensor(functional.center_crop(image, [self.crop]))
-        normalised: Tensor = functional.normalize(tensor, list(self.mean), list(self.std), inplace=True)
-        return normalised
+            width, height = (self.resize * side // min(image.size) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (round((side - self.crop) / 2) for side in image.size)
+        image = image.crop((left, top, left + self.crop, top + self.crop))
+        values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        return values.view(self.crop, self.crop, 3).permute(2, 0, 1).contiguous()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Scale to [0, 1] and normalise: uint8 (3, H, W) or (N, 3, H, W) -> float32 of the same shape."""
+        mean, std = (torch.tensor(each, device=pixels.device).view(3, 1, 1) for each in (self.mean, self.std))
+        result = torch.empty_like(pixels, dtype=torch.float32)
+        for image, values in zip(*(each.view(-1, *each.shape[-3:]) for each in (result, pixels)), strict=True):
+            image.copy_(values).div_(255).sub_(mean).div_(std)  # one image stays in the cache
+        return result
 
     def __repr__(self) -> str:
         return (
