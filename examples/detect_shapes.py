@@ -12,7 +12,8 @@ import argparse
 import random
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
+from torch import Tensor
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -21,7 +22,7 @@ from torchvision.ops import box_iou, nms
 import hardnet
 from hardnet.torchvision_registry import return_layers
 
-from .shapes import COLOURS, SHAPES, Scene, draw_scene, tile, to_input
+from .shapes import COLOURS, SHAPES, Scene, draw_scene, outlined, tile, to_input
 
 SIZE = 128
 
@@ -58,39 +59,60 @@ def train(model: FCOS, rng: random.Random, steps: int, batch: int = 8) -> list[f
 
 
 @torch.inference_mode()
-def evaluate(model: FCOS, scenes: list[Scene]) -> tuple[float, float, list[Image.Image]]:
-    """Return recall and precision at an overlap of one half, and the scenes with what was found drawn in."""
-    true = found = right = 0
-    pictures = []
-    detections = model.eval()([to_input(scene.image) for scene in scenes])
-    for scene, detection in zip(scenes, detections, strict=True):
-        best = nms(detection["boxes"], detection["scores"], 0.5)  # of several labels for one place; FCOS keeps them all
-        detection = {key: value[best] for key, value in detection.items()}
+def evaluate(model: FCOS, scenes: list[Scene]) -> tuple[float, float, float, list[dict[str, Tensor]]]:
+    """Return recall and precision at an overlap of one half, the mean overlap of the shapes found, and all detections.
+
+    The overlap of two boxes is their intersection over their union.
+    """
+    true = found = 0
+    overlaps = []
+    detections = []
+    for scene, raw in zip(scenes, model.eval()([to_input(scene.image) for scene in scenes]), strict=True):
+        best = nms(raw["boxes"], raw["scores"], 0.5)  # of several labels for one place; FCOS keeps them all
+        detection = {key: value[best] for key, value in raw.items()}
         same = torch.tensor(scene.labels)[:, None] == detection["labels"]
-        hits = (box_iou(torch.tensor(scene.boxes).float(), detection["boxes"]) > 0.5) & same
-        true, found, right = true + len(hits), found + hits.shape[1], right + int(hits.any(1).sum())
-        picture = scene.image.copy()
-        for box, label in zip(detection["boxes"].tolist(), detection["labels"].tolist(), strict=True):
-            ImageDraw.Draw(picture).rectangle(box, outline=COLOURS[label], width=2)
-        pictures.append(picture)
-    return right / true, right / max(found, 1), pictures
+        overlap = box_iou(torch.tensor(scene.boxes).float(), detection["boxes"]) * same
+        true, found = true + overlap.shape[0], found + overlap.shape[1]
+        overlaps += [value for value in overlap.amax(1).tolist() if value > 0.5] if len(best) else []
+        detections.append(detection)
+    return len(overlaps) / true, len(overlaps) / max(found, 1), sum(overlaps) / max(len(overlaps), 1), detections
 
 
-def main(argv: list[str] | None = None) -> tuple[list[float], float, float]:
-    """Train, evaluate, and write a picture if asked to; return the losses, recall and precision."""
+def draw_results(scenes: list[Scene], detections: list[dict[str, Tensor]]) -> Image.Image:
+    """Draw the true boxes of each scene and, to the right, the boxes found with their scores."""
+    pictures, captions = [], []
+    for scene, detection in zip(scenes, detections, strict=True):
+        labels = detection["labels"].tolist()
+        pictures.append(outlined(scene.image, scene.boxes, scene.labels))
+        captions.append([("true", "white"), *((SHAPES[label - 1], COLOURS[label]) for label in scene.labels)])
+        pictures.append(outlined(scene.image, detection["boxes"].tolist(), labels))
+        names = [
+            (f"{SHAPES[label - 1]} {score:.2f}", COLOURS[label])
+            for label, score in zip(labels, detection["scores"], strict=True)
+        ]
+        captions.append([("found, with score", "white"), *names])
+    return tile(pictures, columns=4, captions=captions, lines=4)
+
+
+def main(argv: list[str] | None = None) -> tuple[list[float], float, float, float]:
+    """Train, evaluate, and write a picture if asked to; return the losses, recall, precision and mean overlap."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--output", help="where to write a picture of what was found")
+    parser.add_argument("--output", help="where to write a picture: true boxes, and to the right those found")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
     rng = random.Random(0)  # noqa: S311  (draws pictures, keeps no secrets)
     model = make_detector()
     losses = train(model, rng, arguments.steps)
-    recall, precision, pictures = evaluate(model, [draw_scene(rng, SIZE) for _ in range(32)])
-    print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}; {recall:.0%} of the shapes found, {precision:.0%} of finds right")
+    scenes = [draw_scene(rng, SIZE) for _ in range(200)]
+    recall, precision, overlap, detections = evaluate(model, scenes)
+    print(
+        f"loss {losses[0]:.2f} -> {losses[-1]:.2f}; {len(scenes)} new scenes: recall {recall:.1%}, precision "
+        f"{precision:.1%}, mean overlap of the boxes found {overlap:.3f}"
+    )
     if arguments.output:
-        tile(pictures[:8], columns=4).save(arguments.output)
-    return losses, recall, precision
+        draw_results(scenes[:6], detections[:6]).save(arguments.output)
+    return losses, recall, precision, overlap
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from PIL import ImageDraw
+from PIL import Image
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.utils.data import DataLoader
@@ -80,12 +80,15 @@ def main(argv: list[str] | None = None) -> tuple[float, float]:
         everything = accuracy(model, test_data)
         print(f"{first:.0%} of the test images right with a new head, {everything:.0%} after training everything")
         if arguments.output:
-            pictures = [data["test"].loader(path) for path, _ in data["test"].samples[::2]]
-            for picture in pictures:
+            pictures, captions = [], []
+            for path, label in data["test"].samples[::2]:
+                picture = data["test"].loader(path)
                 with torch.inference_mode():
-                    best = model(data["test"].transform(picture)[None]).argmax().item()
-                ImageDraw.Draw(picture).text((2, 0), classes[best], fill="yellow")
-            tile(pictures, columns=6).save(arguments.output)
+                    score, best = model(data["test"].transform(picture)[None]).softmax(1)[0].max(0)
+                colour = "white" if best == label else "#ff7b72"
+                pictures.append(picture.resize((192, 192), Image.Resampling.NEAREST))
+                captions.append([(f"{classes[best]} {score:.1%}", colour), (f"true: {classes[label]}", "#9198a1")])
+            tile(pictures, columns=6, captions=captions, lines=2).save(arguments.output)
     return first, everything
 
 
