@@ -6,19 +6,19 @@ Grad-CAM: Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .images.batches import ImageLike, prepare_each
+from .images.batches import ImageLike, expand, input_limits, prepare
 from .images.preprocess import Preprocessing
 from .inference import Classifier
 from .models.config import FeatureLevel, feature_levels
 from .models.network import HarDNet
-from .results import Prediction
+from .results import ImageResult, Prediction, result_html
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +41,8 @@ class Explanation:
 
     prediction: Prediction
     """The class and its probability."""
+    result: ImageResult
+    """The five most probable classes of the image."""
     activation: Tensor
     """(H, W) from 0 to 1, on the CPU: 1 at the position that speaks most for the class."""
     picture: Image.Image
@@ -49,6 +51,11 @@ class Explanation:
     def overlay(self, opacity: float = 0.5) -> Image.Image:
         """Return the picture with the map over it, from blue (0) to red (1)."""
         return overlay(self.picture, self.activation, opacity)
+
+    def _repr_html_(self) -> str:
+        """Return the image, the map over it and the result's table for notebooks."""
+        caption = f"{self.result.source}: where it looks like {self.prediction.label} (red: most)"
+        return result_html(self.result, [self.picture, self.overlay()], caption)
 
 
 def explain(
@@ -71,18 +78,19 @@ def explain(
     model = classifier.model
     if not isinstance(model, HarDNet):
         raise TypeError(f'Grad-CAM requires a HarDNet with the engine "eager", got {type(model).__name__}')
-    tensors = list(prepare_each(image, classifier.transform, model))
-    if len(tensors) != 1:
-        raise ValueError(f"expected one image, got {len(tensors)}")
-    [tensor] = tensors[0]
-    [result] = classifier.predict([tensor], topk=10**6)
+    items = list(expand(image))
+    if len(items) != 1:
+        raise ValueError(f"expected one image, got {len(items)}")
+    tensor = prepare(items[0], classifier.transform, *input_limits(model))
+    [result] = classifier.stream([replace(items[0], content=tensor, alone=True)], topk=10**6)
     chosen = [p for p in result.predictions if label is None or label in (p.label, p.index)]
     if not chosen:
         raise ValueError(f"there is no class {label!r} among the {len(result.predictions)} of the model")
     level = None if stride is None else _level_of(model, stride)
     activation = class_activation(model, tensor, chosen[0].index, level)
     fitting = classifier.transform if isinstance(classifier.transform, Preprocessing) else Preprocessing()
-    return Explanation(chosen[0], activation, seen_picture(tensor, fitting))
+    top = replace(result, predictions=result.predictions[:5])
+    return Explanation(chosen[0], top, activation, seen_picture(tensor, fitting))
 
 
 def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:

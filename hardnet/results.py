@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from .images.read import load_image
 from .utils.errors import ImageError
+from .utils.optional import require
 from .utils.text import printable
 
-_THUMBNAIL = 160
-"""Pixels of the longer side."""
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SHOWN = 160
+"""Pixels of the longer side of a picture in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,39 @@ class ImageResult:
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks: the picture, if the source is a file, and a bar per class."""
-        rows = "".join(
-            f"<tr><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td><td style='width:12em'>"
-            f"<div style='background:#4c78a8;height:0.8em;width:{100 * p.probability:.1f}%'></div></td></tr>"
-            for p in self.predictions
-        )
-        text = html.escape(self.error or self.source)
-        return f"<div>{_thumbnail(self.source)}<table><caption>{text}</caption>{rows}</table></div>"
+        try:
+            return result_html(self, [load_image(self.source)])
+        except ImageError:
+            return result_html(self, [])
+
+
+def data_frame(results: Iterable[ImageResult]) -> Any:
+    """Return a ``pandas.DataFrame`` of many results: one row per prediction, and one per image without predictions.
+
+    Its columns are ``source``, ``rank`` (from 1), ``label``, ``index``, ``probability`` and ``error``.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    pandas = require("pandas", "2.2", extra="notebook")
+    rows: list[tuple[object, ...]] = []
+    for result in results:
+        rows += [(result.source, n, p.label, p.index, p.probability, None) for n, p in enumerate(result.predictions, 1)]
+        if not result.predictions:
+            rows.append((result.source, None, None, None, None, result.error))
+    frame = pandas.DataFrame(rows, columns=["source", "rank", "label", "index", "probability", "error"])
+    return frame.astype({"rank": "Int64", "index": "Int64", "probability": "float64"})
+
+
+def result_html(result: ImageResult, pictures: Iterable[Image.Image], caption: str = "") -> str:
+    """Return a row of pictures above a table of the predictions with bars, for notebooks."""
+    rows = "".join(
+        f"<tr><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td><td style='width:12em'>"
+        f"<div style='background:#4c78a8;height:0.8em;width:{100 * p.probability:.1f}%'></div></td></tr>"
+        for p in result.predictions
+    )
+    text = html.escape(caption or result.error or result.source)
+    return f"<div>{''.join(map(_img, pictures))}<table><caption>{text}</caption>{rows}</table></div>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +119,11 @@ class Embedding:
     """Why there is no vector; it names the source."""
 
 
-def _thumbnail(source: str) -> str:
-    try:
-        picture = load_image(source)
-    except ImageError:
-        return ""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+def _img(picture: Image.Image) -> str:
     stored = io.BytesIO()
-    picture.save(stored, "PNG")
-    return f"<img src='data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}'>"
+    width = round(_SHOWN * picture.width / max(picture.size))
+    shown = picture.copy()
+    shown.thumbnail((2 * _SHOWN, 2 * _SHOWN))  # for screens of high density
+    shown.save(stored, "PNG")
+    data = base64.b64encode(stored.getvalue()).decode()
+    return f"<img width='{width}' style='display:inline;margin:2px' src='data:image/png;base64,{data}'>"

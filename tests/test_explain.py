@@ -13,7 +13,6 @@ from torch import nn
 import hardnet
 from hardnet.cli import main
 from hardnet.explain import activation_level, class_activation, explain, overlay, seen_picture
-from hardnet.images import load_image
 from hardnet.images.preprocess import Preprocessing
 
 CAT = IMAGES / "cat.jpg"
@@ -66,8 +65,13 @@ def test_any_class_stride_and_head(device: str) -> None:
         assert one.activation.device.type == "cpu"
         assert one.overlay().size == one.picture.size == (64, 64)
     assert not torch.allclose(maps["a", 16].activation, maps["e", 16].activation)
-    assert explain(classifier, CAT).prediction == classifier.predict([transform(load_image(CAT))])[0].top
-    assert explain(classifier, CAT, label=3).prediction.label == "d"
+    assert explain(classifier, CAT).prediction == classifier.predict(CAT)[0].top
+    named = explain(classifier, CAT, label=3)
+    assert named.prediction.label == "d"
+    assert named.result.source == str(CAT)
+    shown = named._repr_html_()
+    assert shown.count("<img ") == 2
+    assert all(f"<td>{label}</td>" in shown for label in "abcde")
     for options, message in (({"label": "z"}, "there is no class 'z'"), ({"stride": 5}, "stride must be one of 2, 4")):
         with pytest.raises(ValueError, match=message):
             explain(classifier, CAT, **options)
@@ -80,7 +84,7 @@ def test_any_class_stride_and_head(device: str) -> None:
 def test_the_verb_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(CAT), "--output", str(tmp_path / "map.png"), "--label", "Coat", "--stride", "8"]) == 0
     assert capsys.readouterr().out.endswith("%  Coat\n")
-    assert Image.open(tmp_path / "map.png").size == (64, 64)
+    assert Image.open(tmp_path / "map.png").size == (448, 448)
     assert main(["explain", str(CAT), "--output", str(tmp_path / "map.npz")]) == 2
     assert main(["explain", str(CAT), "--output", str(tmp_path / "no" / "map.png")]) == 4
     assert main(["explain", "gone.png", "--output", str(tmp_path / "map.png")]) == 2

@@ -38,6 +38,7 @@ from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import load_image
 from hardnet.inference import Extractor
 from hardnet.models.config import CONFIGS
+from hardnet.results import data_frame
 from hardnet.weights.catalog import CATALOG, read_categories
 
 
@@ -400,10 +401,22 @@ def test_results_show_themselves(tmp_path: Path) -> None:
     assert broken.to_dict() == {"source": str(tmp_path / "c.png"), "error": broken.error}
     assert f"green {top.probability:.1%}" in repr(fine)
     assert broken.error in repr(broken)
-    assert "<img src='data:image/png;base64," in fine._repr_html_()
+    assert "src='data:image/png;base64," in fine._repr_html_()
     assert "a&amp;b.png" in fine._repr_html_()
     assert "<img" not in broken._repr_html_()
     assert repr(classifier).startswith("Classifier(MainColour, classes=3, device='cpu', transform=Preprocessing(")
+
+
+def test_results_become_a_data_frame(tmp_path: Path) -> None:
+    plain("green").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    fine, broken = results = colour_classifier().predict(tmp_path, topk=2)
+    frame, second = data_frame(results), fine.predictions[1]
+    assert frame["source"].tolist() == [fine.source, fine.source, broken.source]
+    assert frame.loc[1, ["rank", "label", "probability"]].tolist() == [2, second.label, second.probability]
+    assert frame["index"].dtype == "Int64"
+    assert frame["error"].isna().tolist() == [True, True, False]
+    assert data_frame([]).empty
 
 
 def test_as_many_predictions_as_asked_for_or_as_there_are_classes() -> None:

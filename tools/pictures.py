@@ -22,7 +22,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from benchmarks.pictures import BLUE, FOLDER, GREEN, GREY, INK, ORANGE, PURPLE, save
 from hardnet.models.config import CONFIGS, harmonic_links, kept_layers, layer_width
-from hardnet.models.cost import StageCost, measure_cost
+from hardnet.models.cost import measure_cost
 
 REPO = Path(__file__).parent.parent
 TRAINING = REPO / "docs" / "training"
@@ -46,22 +46,22 @@ def harmonic_links_of_a_block() -> Figure:
         axes.bar(layer, -width / 110, 0.3, -0.4, color=colour, alpha=0.5)
         axes.text(layer, -0.48 - width / 110, str(width), ha="center", va="top", fontsize=9)
         for source in harmonic_links(layer) if layer else ():
-            aside = 0.05 * (
-                2 * (layer - source).bit_length() - 5
-            )  # longer arrows start further left, end further right
+            aside = 0.31 - 0.085 * (layer - source).bit_length()  # leave on the right, arrive on the left, long inside
             arrow = FancyArrowPatch(
-                (source - aside, 0.27), (layer + aside, 0.27), arrowstyle="-|>", mutation_scale=12, lw=1.6,
+                (source + aside, 0.27), (layer - aside, 0.27), arrowstyle="-|>", mutation_scale=11, lw=1.6,
                 connectionstyle="arc3,rad=-0.62", color=colours[layer - source], gid=f"link-{source}-{layer}",
             )  # fmt: skip
             axes.add_patch(arrow)
-    key = [Line2D([], [], color=c, lw=2, label=f"the layer {n} before it") for n, c in colours.items()]
-    axes.legend(handles=key, loc="upper left", fontsize=9, frameon=False, title="A layer reads ...", alignment="left")
-    axes.add_artist(axes.get_legend())
-    kinds = {"output is part of the output of the block": GREEN, "output is only read inside the block": GREY}
-    patches = [Patch(fc=colour, alpha=0.4, label=f"layer whose {text}") for text, colour in kinds.items()]
+    key = [Line2D([], [], color=c, lw=2, marker=">", label=f"n - {n}, if {n} divides n") for n, c in colours.items()]
     axes.legend(
-        handles=patches, loc="lower center", fontsize=9, frameon=False, ncols=2, title="Bars and numbers: channels"
-    )
+        handles=key, loc="upper left", bbox_to_anchor=(-0.09, 1), frameon=False, title="Layer n reads layer",
+        alignment="left",
+    )  # fmt: skip
+    axes.get_legend().set_in_layout(False)  # it takes no space from the blocks
+    axes.add_artist(axes.get_legend())
+    kinds = {"part of the output of the block": GREEN, "read inside the block only": GREY}
+    patches = [Patch(fc=colour, alpha=0.4, label=text) for text, colour in kinds.items()]
+    axes.legend(handles=patches, loc="lower center", frameon=False, ncols=2, title="Bars: output channels of a layer")
     axes.set_title(f"Harmonic links in the first HarDBlock of {config.name}", fontsize=12)
     return figure
 
@@ -75,13 +75,8 @@ def networks() -> Figure:
     axes = _canvas(figure, (-0.05, columns), (-0.1, len(costs) + 0.05))
     for row, cost in enumerate(costs):
         top, config = len(costs) - row, CONFIGS[cost.model]
-        axes.text(
-            0,
-            top - 0.08,
-            f"{cost.model}: {_facts(cost.total)}, {_short(cost.total.cio)} CIO",
-            fontsize=11,
-            weight="bold",
-        )
+        facts = f"{_short(cost.total.params)} parameters, {_short(cost.total.macs)} MACs, {_short(cost.total.cio)} CIO"
+        axes.text(0, top - 0.08, f"{cost.model}: {facts}", fontsize=12, weight="bold")
         for column, stage in enumerate(cost.stages):
             side = stage.output_shape[-1] if len(stage.output_shape) == 3 else 0
             colour = colours.get(side, GREY)
@@ -94,18 +89,14 @@ def networks() -> Figure:
             if side and column:
                 lines.insert(0, f"{config.block_layers[column - 1]} layers, k = {config.growth_rates[column - 1]}")
             axes.text(column + 0.46, top - 0.24, stage.name, ha="center", va="top", weight="bold")
-            axes.text(
-                column + 0.46, top - 0.39, "\n".join(lines), ha="center", va="top", fontsize=8.5, linespacing=1.45
-            )
+            axes.text(column + 0.46, top - 0.39, "\n".join(lines), ha="center", va="top", fontsize=9, linespacing=1.45)
     key = [Patch(fc=colour, alpha=0.3, label=f"{side} x {side}") for side, colour in colours.items()]
     key.append(Patch(fc=GREY, alpha=0.3, label="classes"))
-    title = "Output of a stage, for one image of 224 x 224 pixels"
+    title = (
+        "Pixels of the output of a stage, for one image of 224 x 224. MACs: multiply-accumulates. CIO: memory traffic"
+    )
     axes.legend(handles=key, loc="lower center", bbox_to_anchor=(0.5, -0.05), ncols=5, frameon=False, title=title)
     return figure
-
-
-def _facts(stage: StageCost) -> str:
-    return f"{_short(stage.params)} parameters, {_short(stage.macs)} multiply-accumulates"
 
 
 def _short(number: float) -> str:
@@ -133,11 +124,11 @@ def training_curves() -> Figure:
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-        for number, start in enumerate(starts[1:], 2):
+        for number, start in enumerate(starts, 1):
             axes.axvline(start + 0.5, color=INK, lw=0.8, ls=":")
-            axes.text(start + 0.7, 0.93, f"run {number}", transform=axes.get_xaxis_transform(), fontsize=8)
+            axes.text(start + 0.5, 1.01, f"run {number}", transform=axes.get_xaxis_transform(), fontsize=8.5)
     left.set_ylabel("training loss (nats, smoothed targets)")
-    right.set_ylabel("top-1 error on held-out images (%, log scale)")
+    right.set_ylabel("top-1 error, held-out images (%, log scale)")
     right.set_yscale("log")
     right.set_yticks((5, 10, 20, 50, 100), ("5", "10", "20", "50", "100"))
     right.minorticks_off()

@@ -9,6 +9,9 @@ from ..utils.files import write_atomically
 from ..utils.text import printable
 from .arguments import OutputError, Verbs, add_model_arguments, chosen_model
 
+_LEAST_SIDE = 448
+"""Pixels: smaller pictures are enlarged by a whole factor."""
+
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
@@ -36,9 +39,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     label = int(arguments.label) if (arguments.label or "").isdecimal() else arguments.label
     classifier = Classifier(model, weights=weights, device=arguments.device, labels=arguments.labels)
     explanation = explain(classifier, arguments.image, label=label, stride=arguments.stride)
+    drawn = explanation.overlay(arguments.opacity)
+    enlargement = max(1, _LEAST_SIDE // min(drawn.size))
+    drawn = drawn.resize((drawn.width * enlargement, drawn.height * enlargement))
     try:
         with write_atomically(path) as file:
-            explanation.overlay(arguments.opacity).save(file, form)
+            drawn.save(file, form)
     except OSError as error:
         raise OutputError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from None
     print(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}")
