@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from offline_copy import REPO, lay_ready, python_of, read_page, run_script
+from offline_copy import REPO, blocks_of, lay_ready, python_of, read_page, run_script
 
 import hardnet
 from hardnet.models.config import CONFIGS
@@ -17,8 +17,8 @@ PAGES = ("pytorch_vision_hardnet.md", "pytorch_vision_hardnet.ko.md")
 
 def code_of(page: str) -> str:
     blocks = python_of(read_page(f"docs/hub/{page}"))
-    assert len(blocks) == 4
-    return "\n".join(blocks)
+    assert len(blocks) == 5  # the last one stands alone
+    return "\n".join(blocks[:4])
 
 
 def without_comments(code: str) -> str:
@@ -57,8 +57,21 @@ def test_a_reader_pastes_it(page: str, name: str, tmp_path: Path) -> None:
     assert (work / "cat.jpg").read_bytes() == (REPO / "images" / "cat.jpg").read_bytes()
 
 
+def test_a_block_runs_in_a_clone_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPO)
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    page = read_page(f"docs/hub/{PAGES[0]}")
+    exec(python_of(page)[-1], {})  # noqa: S102  (the page's code is what is tested)
+    [shown] = [block.code for block in blocks_of(page) if block.language == "text"]
+    told, expected = ([line.split("  ") for line in text.splitlines()] for text in (capsys.readouterr().out, shown))
+    assert [label for _, label in told] == [label for _, label in expected]
+    assert [float(value) for value, _ in told] == pytest.approx([float(value) for value, _ in expected], abs=1e-3)
+
+
 def test_both_languages_show_the_same_code() -> None:
-    english, korean = map(code_of, PAGES)
+    english, korean = ("\n".join(python_of(read_page(f"docs/hub/{page}"))) for page in PAGES)
     assert without_comments(english) == without_comments(korean)
     assert english.count("\n") == korean.count("\n")
 
@@ -75,7 +88,7 @@ def test_front_matter(page: str) -> None:
     assert {"title", "summary", "author", "github-link", "github-id", "image", "order"} <= fields.keys()
     for name in ("image", "featured_image_1", "featured_image_2"):
         assert (REPO / "docs" / "pictures" / fields[name]).is_file()
-    assert body.count("\n### ") == 4
+    assert body.count("\n### ") == 5
 
 
 @pytest.mark.parametrize("page", PAGES)
