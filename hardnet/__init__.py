@@ -63,7 +63,18 @@ def __getattr__(name: str) -> Any:
     if name in _ORIGIN:
         globals()[name] = value = getattr(importlib.import_module(f".{_ORIGIN[name]}", __name__), name)
         return value
-    if name in ("engines", "explain", "factory", "images", "inference", "models", "training", "utils", "weights"):
+    if name in (
+        "engines",
+        "explain",
+        "factory",
+        "images",
+        "inference",
+        "models",
+        "ray",
+        "training",
+        "utils",
+        "weights",
+    ):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

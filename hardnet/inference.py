@@ -99,8 +99,8 @@ class Classifier(_Runner):
             is used as it is, not copied: it is switched to evaluation mode and moved to ``device``.
         weights: with a name, what :func:`hardnet.create_model` takes; None means ``IMAGENET1K_V1``. A module has its
             weights already.
-        device: ``"auto"`` (CUDA if available, else the CPU), the number of a CUDA device, or what ``torch.device``
-            takes.
+        device: ``"auto"`` (CUDA or MPS if available, else the CPU), the number of a CUDA device, or what
+            ``torch.device`` takes.
         labels: the names of the classes in the order of the logits, or the path of a text file with one per line.
             None takes those of the weights: of their record, or of a trained model's file. Without these, 1000 classes
             get the ImageNet names, and a log line says so, and any other number gets "class 0", "class 1", ...
@@ -251,8 +251,8 @@ class Extractor(_Runner):
         model_or_name: the name of a model, or a :class:`hardnet.HarDNet`, which is used as it is: it is switched to
             evaluation mode and moved to ``device``. Its classifier, if it has one, is not run.
         weights: with a name, what :func:`hardnet.create_model` takes; None means ``IMAGENET1K_V1``.
-        device: ``"auto"`` (CUDA if available, else the CPU), the number of a CUDA device, or what ``torch.device``
-            takes.
+        device: ``"auto"`` (CUDA or MPS if available, else the CPU), the number of a CUDA device, or what
+            ``torch.device`` takes.
         transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes the
             weights' own, or the ImageNet one without a record.
 
@@ -276,7 +276,7 @@ class Extractor(_Runner):
         if isinstance(model_or_name, str):  # without classes, the output of the model is the embedding
             self._choose_engine_later()
 
-    def stream(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> Iterator[Embedding]:
+    def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 32) -> Iterator[Embedding]:
         """Compute lazily, in bounded memory: one embedding per picture, in the order of the input.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -117,6 +118,23 @@ class Embedding:
     """(num_features,) in float32, on the CPU."""
     error: str | None = None
     """Why there is no vector; it names the source."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON: ``source`` and either ``embedding``, a list of numbers, or ``error``.
+
+        The numbers have nine digits, from which float32 values are restored exactly.
+        """
+        if self.vector is None:
+            return {"source": self.source, "error": self.error}
+        return {"source": self.source, "embedding": [float(f"{value:.9g}") for value in self.vector.tolist()]}
+
+
+def arrow_schema(value: str) -> Any:
+    """Return the Arrow schema of the results: source, "predictions" or "embedding", error."""
+    pa = importlib.import_module("pyarrow")
+    prediction = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
+    element = {"predictions": prediction, "embedding": pa.float32()}[value]
+    return pa.schema([("source", pa.string()), (value, pa.list_(element)), ("error", pa.string())])
 
 
 def _img(picture: Image.Image) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import os
@@ -14,18 +13,15 @@ import time
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import golden_state
-from PIL import Image
 
 import hardnet
 from hardnet.cli import main
 from hardnet.cli.predict import _report as predictions
 from hardnet.results import ImageResult, Prediction
 from hardnet.utils.progress import ProgressBar
-from hardnet.utils.text import printable
 from hardnet.weights import download
 from hardnet.weights.catalog import CATALOG
 
@@ -86,64 +82,6 @@ def test_classes_below_the_threshold_are_left_out(capsys: pytest.CaptureFixture[
     assert main([*arguments, "1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(entries)
     assert main([*arguments, "1.5"]) == 2
-
-
-def sources_of(path: Path) -> list[str]:
-    if path.suffix == ".jsonl":
-        return [json.loads(line)["source"] for line in path.read_text().splitlines()]
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
-        return [row["source"] for row in csv.DictReader(text)]
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_a_run_that_was_killed_is_resumed_wherever_it_stopped(suffix: str, names: list[str], tmp_path: Path) -> None:
-    folder, path = tmp_path / "in", tmp_path / f"x{suffix}"
-    assert main(["predict", str(folder), "--output", str(path)]) == 1
-    whole, all_names = path.read_bytes(), [str(folder / "0.png"), *names]
-    assert sources_of(path) == all_names
-    assert b"is not an image" in whole
-    for length in (0, 1, 300, len(whole) // 2, len(whole) - 1, len(whole)):
-        path.write_bytes(whole[:length])  # as SIGKILL leaves it
-        main(["predict", str(folder), "--output", str(path), "--resume", "--topk", "5"])
-        assert sources_of(path) == all_names, length
-    path.write_bytes(b"[1]\n" * 3)
-    assert main(["predict", str(folder), "--output", str(path), "--resume"]) == 2 if suffix == ".jsonl" else True
-    assert main(["predict", str(folder), "--output", str(tmp_path / "x.txt")]) == 2
-    assert main(["predict", str(folder), "--output", str(tmp_path / "no" / "x.csv")]) == 4
-    assert main(["predict", str(folder), "--resume"]) == 2
-
-
-def test_parquet(weights: str, names: list[str], tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    folder, path = tmp_path / "in", tmp_path / "x.parquet"
-    assert main(["predict", str(folder), "--output", str(path), "--topk", "2"]) == 1
-    rows = parquet.read_table(path).to_pylist()
-    assert [row["source"] for row in rows] == [printable(name) for name in (str(folder / "0.png"), *names)]
-    assert (
-        [row["error"] is None for row in rows]
-        == [row["predictions"] is not None for row in rows]
-        == [False] + [True] * 6
-    )
-    assert set(rows[1]["predictions"][1]) == {"label", "index", "probability"}
-    assert extract(weights, folder, "--output", path) == 1
-    rows = parquet.read_table(path).to_pylist()
-    assert [len(row["embedding"] or ()) for row in rows] == [0, *[1024] * 6]
-    assert "0.png: is not an image" in rows[0]["error"]
-    assert main(["predict", str(folder), "--output", str(tmp_path / "no" / "x.parquet")]) == 4
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["in", "x.parquet"]
-
-
-def test_lists_and_patterns(
-    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "list.txt").write_text(f"{names[0]}\n{names[3]}\n")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{names[5]}\n"))
-    pattern = str(tmp_path / "in" / "[1-4] *.png")
-    assert main(["predict", "-", pattern, "--from-file", str(tmp_path / "list.txt"), "--format", "jsonl"]) == 0
-    found = [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()]
-    assert found == [names[5], *names[1:4], names[0], names[3]]
-    assert main(["predict"]) == 2
-    assert main(["predict", "--from-file", str(tmp_path / "gone.txt")]) == 2
 
 
 def test_names_of_several_lines() -> None:
@@ -322,72 +260,6 @@ def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().out.startswith(f"{archive}: ")
     assert main(["weights", "verify", os.devnull]) == 1
     assert capsys.readouterr().out == f"{os.devnull}: cannot be read: Not a regular file\n"
-
-
-def extract(weights: str, *arguments: object) -> int:
-    return main(["extract", "--device", "cpu", "--weights", weights, *map(str, arguments)])
-
-
-@pytest.fixture
-def names(tmp_path: Path) -> list[str]:
-    """Pictures in a folder, whose names are those that a CSV file has to quote; one is broken."""
-    (tmp_path / "in").mkdir()
-    names = [
-        "1.png",
-        "2 two\nlines, and a comma.png",
-        "3 re\rturn.png",
-        '4 quo"ted.png',
-        "5 \udcff.png",
-        "6 \u65e5.png",
-    ]
-    for name in names:
-        Image.new("RGB", (40, 36), (10 * int(name[0]), 200, 30)).save(tmp_path / "in" / name)
-    (tmp_path / "in" / "0.png").write_bytes(b"no picture")
-    return [str(tmp_path / "in" / name) for name in names]
-
-
-def test_both_formats_hold_the_embeddings(
-    weights: str, names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert extract(weights, tmp_path / "in", "--output", tmp_path / "x.npz", "--batch-size", 1) == 1
-    assert "hardnet: 1 of 7 images could not be used" in capsys.readouterr().err
-    assert extract(weights, *names, "--output", tmp_path / "x.CSV", "--batch-size", 1) == 0
-    with np.load(tmp_path / "x.npz") as file:  # allow_pickle is off
-        embeddings, sources = file["embeddings"], file["sources"]
-    assert (embeddings.shape, embeddings.dtype) == ((6, 1024), np.float32)
-    assert sources.tolist() == names
-    with (tmp_path / "x.CSV").open(newline="", encoding="utf-8", errors="surrogateescape") as text:
-        header, *rows = csv.reader(text)
-    assert header == ["source", *map(str, range(1024))]
-    assert [row[0] for row in rows] == names
-    assert np.array_equal(np.array([row[1:] for row in rows]).astype(np.float32), embeddings)
-    [first, *_] = hardnet.Extractor("hardnet39ds", weights=weights, device="cpu").stream(names, 1)
-    assert np.array_equal(embeddings[0], first.vector.numpy())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "x.CSV", "x.npz"]
-
-
-def test_an_extraction_that_fails_leaves_what_was_there(
-    weights: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = tmp_path / "x.npz"
-    target.write_text("from before")
-    (tmp_path / "empty").mkdir()
-    assert extract(weights, tmp_path / "empty", "--output", target) == 2
-    assert "none of the images could be used" in capsys.readouterr().err
-    assert extract(weights, names[0], "--output", "x.txt") == 2
-    assert extract(weights, names[0], "--output", tmp_path / "no" / "x.csv") == 4
-    monkeypatch.setenv("HARDNET_OFFLINE", "1")
-    assert extract("IMAGENET1K_V1", names[0], "--output", target) == 3
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    capsys.readouterr()
-    assert extract(weights, names[0], "--output", target) == 4
-    assert capsys.readouterr().err == f"hardnet: {target}: cannot be written: No space left on device\n"
-    assert target.read_text() == "from before"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "in", "x.npz"]
 
 
 def hardnet_process(*arguments: object, **options: object) -> subprocess.Popen[str]:

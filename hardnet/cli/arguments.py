@@ -44,7 +44,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a tag, file or folder; default: {DEFAULT_TAG} with --model, else {PACKAGED_TAG} (no download)",
     )
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: cuda if available)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: a GPU if available)")
 
 
 def chosen_model(arguments: argparse.Namespace) -> tuple[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..utils.progress import ProgressBar
 from ..utils.text import csv_row, printable
 from .arguments import (
     Verbs,
@@ -20,9 +21,12 @@ from .arguments import (
     positive,
     status_of_images,
 )
-from .rows import RowFile, add_path_arguments, list_paths, write_parquet
+from .jobs import add_job_arguments, counting_bar, ranks_of_torchrun, write_on_ray, write_rows
+from .rows import Columns, add_path_arguments, list_paths
 
 if TYPE_CHECKING:
+    import torch
+
     from ..images.batches import Item
     from ..results import ImageResult
 
@@ -34,61 +38,80 @@ def add_verb(verbs: Verbs) -> None:
     add_model_arguments(parser)
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
     parser.add_argument("--threshold", type=float, default=0.0, metavar="P", help="least probability of a class")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)")
+    add_job_arguments(parser, ".jsonl, .csv or .parquet", required=False)
     add_engine_arguments(parser)
     parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
-    parser.add_argument("--output", metavar="FILE", help="write one row per image: .jsonl, .csv or .parquet")
-    parser.add_argument("--resume", action="store_true", help="continue FILE: skip the images that it has")
     parser.set_defaults(run=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from ..inference import Classifier
-
     if not 0 <= arguments.threshold <= 1:
         raise ValueError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
     if arguments.resume and not arguments.output:
         raise ValueError("--resume requires --output")
+    if arguments.on:
+        return write_on_ray(arguments, partial(_on_ray, arguments), "classified")
+    if arguments.output:
+        columns = Columns("predictions", ("label", "index", "probability", "predictions"), _cells)
+        return write_rows(arguments, lambda device: (_stream(arguments, device), columns), "classifying", "classified")
+    if ranks_of_torchrun() > 1:
+        raise ValueError("several processes require --output")
     paths = list_paths(arguments)
+    # Not where the results themselves scroll by on the terminal.
+    shown = (len(paths) > 1 or Path(paths[0]).is_dir()) and not sys.stdout.isatty()
+    counts = Counter[bool]()
+
+    def counted() -> Iterator[ImageResult]:
+        with counting_bar(paths, "classifying", enabled=shown) as bar:
+            for result in _stream(arguments, arguments.device)(paths):
+                counts[result.error is not None] += 1
+                bar.update(1)
+                yield result
+
+    for text in _report(counted(), arguments.format):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()  # whole lines, also where the process is killed
+    return status_of_images(counts[True], counts.total(), "classified")
+
+
+def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
+    from ..ray import predict
+
+    if arguments.calibration:
+        raise ValueError("--calibration does not go with --on")
+    options = ("labels", "topk", "threshold", "engine", "precision", "batch_size")
+    model, weights = chosen_model(arguments)
+    return predict(images, model, weights=weights, **{name: getattr(arguments, name) for name in options})
+
+
+def _stream(arguments: argparse.Namespace, device: str | torch.device) -> Callable[..., Iterator[ImageResult]]:
+    from ..inference import Classifier
+
     model, weights = chosen_model(arguments)
     classifier = Classifier(
         model,
         weights=weights,
-        device=arguments.device,
+        device=device,
         labels=arguments.labels,
         engine=arguments.engine,
         precision=arguments.precision,
         calibration=arguments.calibration,
     )
-    total = failed = 0
 
-    def counted(images: Iterable[str | Item]) -> Iterator[ImageResult]:
-        nonlocal total, failed
-        searching = len(paths) > 1 or Path(paths[0]).is_dir()
-        # Not where the results themselves scroll by on the terminal.
-        shown = searching and bool(arguments.output or not sys.stdout.isatty())
-        with ProgressBar(None, "classifying", unit="images", enabled=shown) as bar:
-            for result in classifier.stream(images, topk=arguments.topk, batch_size=arguments.batch_size):
-                total += 1
-                failed += result.error is not None
-                bar.update(1)
-                likely = tuple(p for p in result.predictions if p.probability >= arguments.threshold)
-                yield replace(result, predictions=likely)
+    def stream(images: Iterable[str | Item]) -> Iterator[ImageResult]:
+        for result in classifier.stream(images, topk=arguments.topk, batch_size=arguments.batch_size):
+            likely = tuple(p for p in result.predictions if p.probability >= arguments.threshold)
+            yield replace(result, predictions=likely)
 
-    if (arguments.output or "").lower().endswith(".parquet"):
-        if arguments.resume:
-            raise ValueError("--resume requires a .jsonl or .csv file")
-        columns = {"source": "text", "predictions": "predictions", "error": "text"}
-        write_parquet(arguments.output, (result.to_dict() for result in counted(paths)), columns)
-    elif arguments.output:
-        with RowFile(arguments.output, resume=arguments.resume) as file:
-            for result in counted(file.missing(paths)):
-                file.add(result)
-    else:
-        for text in _report(counted(paths), arguments.format):
-            print(text, flush=sys.stdout.isatty())
-    return status_of_images(failed, total, "classified")
+    return stream
+
+
+def _cells(result: ImageResult) -> tuple[object, ...]:
+    """The most probable class, and all as JSON."""
+    top = next(iter(result.predictions), None)
+    first = ("", "", "") if top is None else (top.label, top.index, f"{top.probability:.6f}")
+    return *first, json.dumps(result.to_dict()["predictions"])
 
 
 def _report(results: Iterable[ImageResult], style: str) -> Iterator[str]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import glob
 import importlib
 import itertools
 import json
 import os
 import sys
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
+
+from torch import Tensor
 
 from ..images.batches import Item, expand
-from ..results import ImageResult
+from ..images.read import natural_key
+from ..results import Embedding, ImageResult, arrow_schema
 from ..utils.files import write_atomically
 from ..utils.optional import require
 from ..utils.text import csv_row, printable
 from .arguments import OutputError
-
-_COLUMNS = ("source", "label", "index", "probability", "predictions", "error")
 
 
 def add_path_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +46,8 @@ def list_paths(arguments: argparse.Namespace) -> list[str]:
         if path == "-":
             paths += sys.stdin.read().splitlines()
         elif glob.has_magic(path) and not os.path.lexists(path):
-            paths += sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 (absolute patterns, too)
+            found = glob.glob(path, recursive=True)  # noqa: PTH207 (absolute patterns, too)
+            paths += sorted(found, key=lambda one: [natural_key(Path(part)) for part in Path(one).parts]) or [path]
         else:
             paths.append(path)
     if arguments.from_file:
@@ -56,115 +60,200 @@ def list_paths(arguments: argparse.Namespace) -> list[str]:
     return [path for path in paths if path]
 
 
-class RowFile:
-    """A .jsonl or .csv file with one row per image, written row by row; a context manager.
+class Columns(NamedTuple):
+    """The columns of a verb's output."""
 
-    Args:
-        path: the file.
-        resume: keep the rows of an earlier run, except an incomplete last one; False starts anew.
+    value: str
+    """The column of the results, in .jsonl and .parquet files; the others are "source" and "error"."""
+    csv: tuple[object, ...]
+    """Of a .csv file, between the source and the error."""
+    cells: Callable[[Any], Iterable[object]]
+    """A result without an error -> its cells of these columns."""
+    width: int = 0
+    """Of the vectors, for .npz files; 0 where there are none."""
+
+
+class RowFile:
+    """An output file with one row per image: .jsonl, .csv, .parquet, or .npz for vectors.
+
+    A .jsonl or .csv file grows row by row. The rows of a .parquet or .npz file wait in a file with ".part" added to its
+    name, until :meth:`finish` writes the file itself.
 
     Raises:
-        ValueError: another extension, or the rows are not those of such a file.
-        OutputError: the file cannot be written.
+        ValueError: another extension.
+        ImportError: pyarrow is missing for .parquet.
     """
 
-    def __init__(self, path: str, *, resume: bool) -> None:
-        self._name, self._csv = printable(path), path.lower().endswith(".csv")
-        if not self._csv and not path.lower().endswith(".jsonl"):
-            raise ValueError(f"{self._name}: results are written to a .jsonl or .csv file")
-        self._done: Counter[str] = Counter()
+    def __init__(self, path: str, columns: Columns) -> None:
+        self._path, self._name, self._columns = path, printable(path), columns
+        self._suffix = Path(path).suffix.lower()
+        known = [".jsonl", ".csv", ".parquet", *([".npz"] if columns.width else [])]
+        if self._suffix not in known or Path(path).is_dir():
+            raise ValueError(f"{self._name}: results are written to a {', '.join(known[:-1])} or {known[-1]} file")
+        if self._suffix == ".parquet":
+            require("pyarrow", "15.0", extra="parquet")
+        self._csv, self._grows = self._suffix == ".csv", self._suffix in (".jsonl", ".csv")
+        self._rows = Path(path if self._grows else f"{path}.part")
+        self._header = csv_row("source", *columns.csv, "error")
+        self._file: BinaryIO | None = None
+        self.skipped = 0
+        """How many images :meth:`missing` has found to be there."""
+
+    def open(self, *, resume: bool) -> None:
+        """Open the file for :meth:`add`.
+
+        Args:
+            resume: keep the rows of an earlier run, except an incomplete last one; False starts anew.
+
+        Raises:
+            ValueError: there is nothing to resume: the file is complete, and is not of a kind that grows.
+            OutputError: the file cannot be written.
+        """
+        if resume and not self._grows and not self._rows.exists() and Path(self._path).exists():
+            raise ValueError(f"{self._name}: is complete; --resume adds images to .jsonl and .csv files only")
         try:
-            self._file: BinaryIO = open(path, "r+b" if resume and Path(path).exists() else "w+b", buffering=0)  # noqa: PTH123, SIM115
-            rows = _complete_rows(self._file.read(), quoted=self._csv)
-            self._file.truncate(sum(map(len, rows)))
-            self._file.seek(0, os.SEEK_END)
+            self._file = self._rows.open("r+b" if resume and self._rows.exists() else "w+b", buffering=0)
+            end = sum(map(len, _complete_rows(self._rows, quoted=self._csv)))
+            self._file.truncate(end)
+            self._file.seek(end)
         except OSError as error:
             raise self._failure(error) from None
-        if self._csv and not rows:
-            self._write(csv_row(*_COLUMNS))
-        for row in rows[1:] if self._csv else rows:
-            self._done[self._source(row.decode("utf-8", "surrogateescape"))] += 1
-
-    def __enter__(self) -> RowFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._csv and not end:
+            self.add([self._header])
 
     def missing(self, paths: Iterable[str]) -> Iterator[Item]:
-        """Iterate over the images of the paths that have no row yet."""
-        done = self._done.copy()
+        """Iterate over the images of the paths that have no row yet.
+
+        The rows are read along with the paths; only those in another order than the paths are held in memory.
+
+        Raises:
+            ValueError: while iterating, the rows are not those of this verb.
+        """
+        rows, others = self._sources(), None
         for item in expand(paths):
-            if done[item.source]:
-                done[item.source] -= 1
+            if others is None:
+                source = next(rows, None)
+                if source == item.source:
+                    self.skipped += 1
+                    continue
+                others = Counter(() if source is None else (source, *rows))
+            if others[item.source]:
+                others[item.source] -= 1
+                self.skipped += 1
             else:
                 yield item
 
-    def add(self, result: ImageResult) -> None:
-        """Append the row of one image."""
-        if not self._csv:
-            self._write(json.dumps(result.to_dict()))
-            return
-        entry = result.to_dict()
-        top = next(iter(result.predictions), None)
-        first = ("", "", "") if top is None else (top.label, top.index, f"{top.probability:.6f}")
-        found = json.dumps(entry["predictions"]) if "predictions" in entry else ""
-        self._write(csv_row(result.source, *first, found, result.error or ""))
+    def line(self, result: ImageResult | Embedding) -> str:
+        """Return the row of one image, for :meth:`add`."""
+        if self._csv:
+            cells = self._columns.cells(result) if result.error is None else ("" for _ in self._columns.csv)
+            return csv_row(result.source, *cells, result.error or "")
+        if self._grows or not isinstance(result, Embedding) or result.vector is None:
+            return json.dumps(result.to_dict())
+        return json.dumps({"source": result.source, "embedding": _packed(result.vector)})
 
-    def _write(self, row: str) -> None:
-        content = (row + "\n").encode("utf-8", "surrogateescape")
+    def add(self, lines: Iterable[str]) -> None:
+        """Append rows.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        assert self._file is not None, "open the file first"  # noqa: S101
+        for line in lines:
+            content = (line + "\n").encode("utf-8", "surrogateescape")
+            try:
+                while content:
+                    content = content[self._file.write(content) :]
+            except OSError as error:
+                raise self._failure(error) from None
+
+    def finish(self) -> None:
+        """Close the file; write the .parquet or .npz file from the rows.
+
+        Raises:
+            OutputError: the file cannot be written; the rows remain, and ``resume`` continues from them.
+        """
+        assert self._file is not None, "open the file first"  # noqa: S101
+        self._file.close()
+        if self._grows:
+            return
         try:
-            while content:
-                content = content[self._file.write(content) :]
+            with write_atomically(self._path) as file:
+                if self._suffix == ".npz":
+                    self._write_npz(file)
+                else:
+                    self._write_parquet(file)
+            self._rows.unlink()
         except OSError as error:
             raise self._failure(error) from None
+
+    def _write_parquet(self, file: BinaryIO) -> None:
+        pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        schema, rows = arrow_schema(self._columns.value), self._dicts()
+        with parquet.ParquetWriter(file, schema) as writer:
+            while chunk := list(itertools.islice(rows, 1000)):
+                for row in chunk:  # file names need not be UTF-8, Arrow's strings are
+                    row.update({key: printable(row[key]) for key in ("source", "error") if key in row})
+                writer.write_table(pa.Table.from_pylist(chunk, schema))
+
+    def _write_npz(self, file: BinaryIO) -> None:
+        """Write ``embeddings``, float32 (N, width), NaN where there is an error, ``sources`` and ``errors``."""
+        import numpy as np
+
+        texts = [(row["source"], row.get("error", "")) for row in self._dicts()]
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), self._columns.width)}
+        missing = np.full(self._columns.width, np.nan, "<f4")
+        with zipfile.ZipFile(file, "w") as archive:
+            with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array_header_2_0(entry, header)
+                for row in self._dicts():
+                    entry.write(row.get("embedding", missing).tobytes())
+            for position, name in enumerate(("sources", "errors")):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.array([text[position] for text in texts], np.str_))
+
+    def _dicts(self) -> Iterator[dict[str, Any]]:
+        import numpy as np
+
+        for line in _complete_rows(self._rows, quoted=False):
+            row: dict[str, Any] = json.loads(line)
+            if isinstance(row.get("embedding"), str):
+                row["embedding"] = np.frombuffer(base64.b64decode(row["embedding"]), "<f4")
+            yield row
+
+    def _sources(self) -> Iterator[str]:
+        import csv
+
+        if not self._rows.exists():
+            return
+        for number, content in enumerate(_complete_rows(self._rows, quoted=self._csv)):
+            line = content.decode("utf-8", "surrogateescape").removesuffix("\n")
+            try:
+                if not self._csv:
+                    row = json.loads(line)
+                    row["error" if "error" in row else self._columns.value]
+                    yield str(row["source"])
+                elif number:
+                    yield next(csv.reader([line]))[0]
+                elif line != self._header:
+                    raise ValueError
+            except (ValueError, LookupError, TypeError, StopIteration, csv.Error):
+                raise ValueError(f"{self._name}: cannot be resumed: {line[:50]!r} is no row of this command") from None
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(f"{self._name}: cannot be written: {error.strerror or error}")
 
-    def _source(self, row: str) -> str:
-        import csv
 
-        try:
-            return next(csv.reader([row]))[0] if self._csv else str(json.loads(row)["source"])
-        except (ValueError, LookupError, TypeError, StopIteration, csv.Error):
-            raise ValueError(f"{self._name}: cannot be resumed: {row[:50]!r} is not a row of this command") from None
-
-
-def _complete_rows(content: bytes, quoted: bool) -> list[bytes]:
-    """Split into rows that end with a line break; in CSV files, line breaks within quotes end no row."""
-    rows, start, end = [], 0, 0
-    for line in content.split(b"\n")[:-1]:
-        end += len(line) + 1
-        if not quoted or content.count(b'"', start, end) % 2 == 0:
-            rows.append(content[start:end])
-            start = end
-    return rows
+def _complete_rows(path: Path, quoted: bool) -> Iterator[bytes]:
+    """Iterate over the rows that end with a line break; in CSV files, line breaks within quotes end no row."""
+    with path.open("rb") as file:
+        row = b""
+        for line in file:
+            row += line
+            if line.endswith(b"\n") and not (quoted and row.count(b'"') % 2):
+                yield row
+                row = b""
 
 
-def write_parquet(path: str, rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> None:
-    """Write rows to a Parquet file, which appears when it is complete.
-
-    Args:
-        path: the file.
-        rows: one dictionary per image; missing columns are null.
-        columns: names and Arrow types; "predictions" stands for a list of label, index and probability.
-
-    Raises:
-        ImportError: pyarrow is missing.
-        OutputError: the file cannot be written.
-    """
-    pa = require("pyarrow", "15.0", extra="parquet")
-    parquet = importlib.import_module("pyarrow.parquet")
-    prediction = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
-    types = {"predictions": pa.list_(prediction), "vector": pa.list_(pa.float32()), "text": pa.string()}
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    remaining = iter(rows)
-    try:
-        with write_atomically(path) as file, parquet.ParquetWriter(file, schema) as writer:
-            while chunk := list(itertools.islice(remaining, 1000)):
-                for row in chunk:  # file names need not be UTF-8, Arrow's strings are
-                    row.update({key: printable(row[key]) for key in ("source", "error") if row.get(key) is not None})
-                writer.write_table(pa.Table.from_pylist(chunk, schema))
-    except OSError as error:
-        raise OutputError(f"{printable(path)}: cannot be written: {error.strerror or error}") from None
+def _packed(vector: Tensor) -> str:
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()

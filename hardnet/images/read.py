@@ -21,7 +21,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -121,19 +121,25 @@ def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
     return _skip_unreadable(find_images(folder))
 
 
-def find_images(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, ImageError | None]]:
+def find_images(
+    folder: str | os.PathLike[str], *, also: Collection[str] = ()
+) -> Iterator[tuple[Path, ImageError | None]]:
     """Iterate like :func:`list_images`, with subfolders that cannot be read as (path, error).
+
+    Args:
+        folder: the folder.
+        also: extensions of further files to list.
 
     Raises:
         ImageError: there is no such folder, or it cannot be read.
     """
     root = Path(folder)
     try:
-        entries = sorted(root.iterdir(), key=_natural)
+        entries = sorted(root.iterdir(), key=natural_key)
         seen = {_identity(root)}
     except (OSError, ValueError) as error:
         raise ImageError(f"{printable(str(root))}: cannot be listed: {_reason(error)}") from None
-    return _walk(entries, seen, _extensions())
+    return _walk(entries, seen, image_extensions().union(also))
 
 
 def _skip_unreadable(found: Iterator[tuple[Path, ImageError | None]]) -> Iterator[Path]:
@@ -278,7 +284,8 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name not in _NOT_DECODED]
 
 
-def _extensions() -> frozenset[str]:
+def image_extensions() -> frozenset[str]:
+    """Return the extensions of image files, in lower case."""
     from PIL import Image
 
     formats = {*_formats(), "MPO"}  # MPO has no decoder of its own, JPEG's opens it
@@ -299,13 +306,13 @@ def _walk(
                     yield entry, None
             elif (identity := _identity(entry)) not in seen:
                 seen.add(identity)
-                waiting += sorted(entry.iterdir(), key=_natural, reverse=True)
+                waiting += sorted(entry.iterdir(), key=natural_key, reverse=True)
         except OSError as error:
             yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {_reason(error)}")
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    """Sort key of a name in which numbers count as numbers."""
+def natural_key(path: Path) -> tuple[list[str | int], str]:
+    """Return the sort key of a path by its name, in which numbers count as numbers."""
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 

@@ -113,8 +113,8 @@ def connect(device: str = "auto") -> Iterator[Ranks]:
 
 
 def _device(name: str, local_rank: int) -> torch.device:
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{local_rank}"
+    if name in ("auto", "cuda"):
+        name = f"cuda:{local_rank}" if torch.cuda.is_available() else name.replace("auto", "cpu")
     device = usable_device(name)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {name!r}")

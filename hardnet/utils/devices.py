@@ -9,13 +9,14 @@ def usable_device(device: str | int | torch.device) -> torch.device:
     """Return a device on which torch can compute.
 
     Args:
-        device: "auto" is CUDA if available, else the CPU; a number is that CUDA device.
+        device: "auto" is CUDA if available, else MPS (Apple), else the CPU; a number is that CUDA device.
 
     Raises:
         ValueError: there is no such device.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return torch.device(next(kind for kind, available in kinds.items() if available))
     if not isinstance(device, torch.device) and str(device).isdecimal():
         device = f"cuda:{device}"
     try:

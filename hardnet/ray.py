@@ -1,0 +1,241 @@
+"""Stages for Ray Data pipelines: read images, classify them, compute embeddings, on one machine or a cluster.
+
+>>> import hardnet.ray, ray
+>>> images = hardnet.ray.read(["s3://bucket/shards"])  # doctest: +SKIP
+>>> hardnet.ray.predict(images, "hardnet68").write_parquet("s3://bucket/labels")  # doctest: +SKIP
+
+Every machine needs this package, and the paths that are not addresses.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from .images.batches import Item
+from .images.shards import SHARDS, Row, list_files, read_files, resolve
+from .results import Embedding, ImageResult, arrow_schema
+from .utils.errors import ImageError
+from .utils.optional import require
+from .utils.text import printable
+
+_FILES_PER_TASK, _ROWS, _BYTES = 512, 512, 32 * 2**20  # of a reading task; the most in a block
+_ACTOR_CPUS, _TASK_CPUS = 0.8, 0.1  # what is left of a core reads and writes
+_NAMES = ("source", "path", "__key__")
+
+
+def read(paths: Sequence[str], *, filesystem: Any = None, column: str | None = None) -> Any:
+    """Return a dataset of encoded images: the columns ``source``, ``bytes`` and ``error``, one of the latter two null.
+
+    What cannot be read becomes a row with an error: a file, a subfolder, the rest of a shard.
+
+    Args:
+        paths: image files, WebDataset shards (.tar), Parquet files, and folders of these. ``s3://``, ``gs://`` and
+            other addresses are opened by ``pyarrow.fs``. The source of an image in a shard is ``SHARD/NAME``, of a row
+            of a Parquet file ``FILE/ROW``.
+        filesystem: a ``pyarrow.fs.FileSystem`` for all paths.
+        column: the column of the images in Parquet files: bytes, or a struct with bytes. None: the first such column.
+
+    Raises:
+        ImportError: Ray is missing.
+    """
+    _ray()
+    data = importlib.import_module("ray.data")
+    shards: list[Row] = []
+    images: list[Row] = []
+    for file in list_files(paths, filesystem):
+        (shards if file[0].lower().endswith(SHARDS) else images).append(file)
+    groups = [[file] for file in shards]
+    groups += [images[i : i + _FILES_PER_TASK] for i in range(0, len(images), _FILES_PER_TASK)]
+    return data.from_arrow([_table(group) for group in groups]).map_batches(
+        _read,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=_TASK_CPUS,
+        fn_kwargs={"filesystem": filesystem, "column": column},
+    )
+
+
+def _read(table: Any, filesystem: Any, column: str | None) -> Iterator[Any]:
+    """Read a block of files; yield tables of bounded size."""
+    rows: list[Row] = []
+    size = 0
+    for row in read_files(zip(*(one.to_pylist() for one in table.columns), strict=True), filesystem, column):
+        rows.append(row)
+        size += len(row[1] or b"")
+        if len(rows) == _ROWS or size >= _BYTES:
+            yield _table(rows)
+            rows, size = [], 0
+    if rows:
+        yield _table(rows)
+
+
+def _table(rows: list[Row]) -> Any:
+    pa = importlib.import_module("pyarrow")
+    kinds = {"source": pa.string(), "bytes": pa.binary(), "error": pa.string()}
+    columns = zip(zip(*rows, strict=True), kinds.values(), strict=True)
+    return pa.table([pa.array(values, kind) for values, kind in columns], list(kinds))
+
+
+def predict(
+    dataset: Any,
+    model: str,
+    *,
+    weights: str | None = None,
+    labels: Sequence[str] | None = None,
+    topk: int = 5,
+    threshold: float = 0.0,
+    engine: str = "auto",
+    precision: str = "fp32",
+    batch_size: int = 32,
+    column: str = "bytes",
+    actors: int | None = None,
+) -> Any:
+    """Return the dataset with ``predictions``, a list of label, index and probability, and ``error``; lazily.
+
+    One of the two is null. The column of the images is dropped, the others are kept.
+
+    Args:
+        dataset: a ``ray.data.Dataset``, of :func:`read` or of Ray's own readers.
+        model: the name of a model.
+        weights: a tag or a file. Each actor loads and verifies them once; a file must be on every machine.
+        labels: as for :class:`hardnet.Classifier`.
+        topk: the number of predictions per image.
+        threshold: the least probability of a prediction.
+        engine: as for :class:`hardnet.Classifier`.
+        precision: as for :class:`hardnet.Classifier`.
+        batch_size: the most images that the model gets at once.
+        column: holds the images: the bytes of files, or arrays of uint8, (H, W, 3).
+        actors: how many; None: one per GPU of the cluster, or one per core without GPUs.
+
+    Raises:
+        ImportError: Ray is missing.
+    """
+    options = {"weights": weights, "labels": labels, "engine": engine, "precision": precision}
+    call = {"topk": topk, "batch_size": batch_size}
+    return _apply(dataset, actors, column, "predictions", (model, options, call, threshold))
+
+
+def embed(
+    dataset: Any,
+    model: str,
+    *,
+    weights: str | None = None,
+    batch_size: int = 32,
+    column: str = "bytes",
+    actors: int | None = None,
+) -> Any:
+    """Return the dataset with ``embedding``, a list of float32, and ``error``, of which one is null; see `predict`."""
+    return _apply(dataset, actors, column, "embedding", (model, {"weights": weights}, {"batch_size": batch_size}, 0.0))
+
+
+class _Stage:
+    """An actor: a model that turns a block of images into a block of results."""
+
+    def __init__(
+        self, column: str, value: str, model: str, options: dict[str, Any], call: dict[str, Any], threshold: float
+    ) -> None:
+        from .inference import Classifier, Extractor
+
+        logging.getLogger("hardnet.inference").setLevel(logging.ERROR)  # unusable images are rows
+        runner: Any = (Classifier if value == "predictions" else Extractor)(model, **options)
+        self._column, self._value, self._stream, self._call, self._threshold = (
+            column,
+            value,
+            runner.stream,
+            call,
+            threshold,
+        )
+
+    def __call__(self, table: Any) -> Any:
+        pa = importlib.import_module("pyarrow")
+        schema = arrow_schema(self._value)
+        results = list(self._stream(self._items(table), **self._call))
+        table = table.drop_columns([name for name in (self._column, "error") if name in table.column_names])
+        for name, cells in ((self._value, map(self._cell, results)), ("error", _errors(results))):
+            table = table.append_column(schema.field(name), pa.array(cells, schema.field(name).type))
+        return table
+
+    def _items(self, table: Any) -> Iterator[Item]:
+        count = len(table)
+        named = next((name for name in _NAMES if name in table.column_names), None)
+        names = table[named].to_pylist() if named else ["the image"] * count
+        errors = table["error"].to_pylist() if "error" in table.column_names else [None] * count
+        for name, content, error in zip(names, table[self._column], errors, strict=True):
+            value = content.as_py()
+            if error is None and value is None:
+                error = f"{name}: there is no image"
+            yield Item(str(name), value if error is None else ImageError(error), alone=False)
+
+    def _cell(self, result: ImageResult | Embedding) -> Any:
+        if result.error is not None:
+            return None
+        if isinstance(result, Embedding):
+            assert result.vector is not None  # noqa: S101
+            return result.vector.numpy()
+        return [one for one in result.to_dict()["predictions"] if one["probability"] >= self._threshold]
+
+
+def _errors(results: Iterable[ImageResult | Embedding]) -> Iterator[str | None]:
+    return (None if result.error is None else printable(result.error) for result in results)
+
+
+def _apply(dataset: Any, actors: int | None, column: str, value: str, model: tuple[Any, ...]) -> Any:
+    ray, data = _ray(), importlib.import_module("ray.data")
+    if not ray.is_initialized():
+        start()
+    cluster = ray.cluster_resources()
+    cores, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
+    size = actors or gpus or cores
+    return dataset.map_batches(
+        _Stage,
+        batch_size=None,  # a block: the runner forms the batches, and decodes ahead of the model
+        batch_format="pyarrow",
+        compute=data.ActorPoolStrategy(size=size),
+        num_cpus=max(_ACTOR_CPUS, _ACTOR_CPUS * min(8, cores // size)) if gpus else _ACTOR_CPUS,
+        num_gpus=1 if gpus else None,
+        fn_constructor_args=(column, value, *model),
+        udf_modifying_row_count=False,
+    )
+
+
+def start(address: str | None = None) -> None:
+    """Connect to the cluster at ``address``; None starts Ray on this machine. Nothing happens if Ray is running.
+
+    Raises:
+        ImportError: Ray is missing.
+        ValueError: there is no cluster at the address.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address or "local", logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"Ray cannot be reached at {address}: {printable(str(error).splitlines()[0])}") from None
+
+
+def write(results: Any, folder: str) -> tuple[int, int]:
+    """Compute the results, write them to Parquet files in an empty folder; return how many have errors, and the total.
+
+    Raises:
+        FileExistsError: the folder is not empty.
+    """
+    data, fs = importlib.import_module("pyarrow.dataset"), importlib.import_module("pyarrow.fs")
+    filesystem, inner = resolve(folder)
+    if filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
+        raise FileExistsError(f"{printable(folder)}: is not empty, results are written to a new folder")
+    results.write_parquet(
+        inner, filesystem=filesystem, min_rows_per_file=10_000, ray_remote_args={"num_cpus": _TASK_CPUS}
+    )
+    written = data.dataset(inner, filesystem=filesystem, format="parquet")
+    return written.count_rows(filter=data.field("error").is_valid()), written.count_rows()
+
+
+def _ray() -> Any:
+    require("pyarrow", "15.0", extra="ray")
+    return require("ray", "2.44", extra="ray")
