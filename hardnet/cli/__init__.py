@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from ..utils.errors import ExportError, ImageError, WeightsError
 from ..utils.version import __version__
-from . import benchmark, demo, evaluate, explain, export, extract, info, predict, train, weights
+from . import benchmark, demo, evaluate, explain, export, extract, finetune, info, predict, train, weights
 from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, OutputError
 
 Verb = Callable[[argparse.Namespace], int]
@@ -85,6 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more on standard error")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (predict, explain, extract, export, info, weights, train, evaluate, demo, benchmark):
+    for verb in (predict, explain, extract, export, info, weights, train, finetune, evaluate, demo, benchmark):
         verb.add_verb(verbs)
     return parser

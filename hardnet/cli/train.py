@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..models.config import CONFIGS
 from ..training.options import FIELDS, TrainOptions, read_recipe
 from ..utils.errors import TrainingError
 from .arguments import FAILED, INTERRUPTED, Verbs, add_threads, first_rank, prepare_process
+
+if TYPE_CHECKING:
+    from ..training.data import Splits
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -21,19 +25,22 @@ def add_verb(verbs: Verbs) -> None:
     parser.set_defaults(run=run_train)
 
 
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``train``: DATA, and a flag for every other field of TrainOptions.
+def add_train_arguments(parser: argparse.ArgumentParser, *, recipe: bool = True) -> None:
+    """Add the arguments of ``train``: DATA, a flag for every other field of TrainOptions, and perhaps ``--recipe``.
 
     Flags that are not given are absent from the namespace, so that the defaults are those of TrainOptions.
     """
     parser.description = (
-        "Train a model. The defaults are the authors' recipe for ImageNet. For several processes or machines, start "
+        "Train a model. The defaults are the authors' recipe for ImageNet; for fewer than 50,000 images, or with "
+        "--weights, others are derived and printed. For several processes or machines, start "
         "the same command with torchrun: torchrun --nproc-per-node 2 -m hardnet train ..."
     )
-    parser.add_argument(
-        "--recipe",
-        help="options from a file: imagenet, fashion-mnist-39ds, or the path of a JSON file; flags override it",
-    )
+    parser.set_defaults(recipe=None)
+    if recipe:
+        parser.add_argument(
+            "--recipe",
+            help="options from a file: imagenet, fashion-mnist-39ds, or the path of a JSON file; flags override it",
+        )
     types = get_type_hints(TrainOptions)
     for name, field in FIELDS.items():
         flag, text, default = "--" + name.replace("_", "-"), field.metadata["help"], field.default
@@ -55,16 +62,26 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
 
 
-def run_train(arguments: argparse.Namespace) -> int:
-    """Train as the arguments say and print a line per epoch; return the exit status."""
+def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
+    """Train as the arguments say and print a line per epoch; return the exit status.
+
+    Args:
+        arguments: of :func:`add_train_arguments`.
+        stages: train the head first, then all: fine-tuning.
+    """
     from ..training.loop import train
 
-    values = {} if arguments.recipe is None else read_recipe(arguments.recipe)
-    values |= {name: value for name, value in vars(arguments).items() if name in FIELDS}
-    values |= {name: tuple(values[name]) for name in ("mean", "std") if values.get(name)}
+    given = {name: value for name, value in vars(arguments).items() if name in FIELDS}
+    given |= {name: tuple(given[name]) for name in ("mean", "std") if given.get(name)}
     prepare_process(arguments)
     try:
-        outcome = train(TrainOptions(**values), _print_epoch)
+        runs, data = _plan(given, arguments.recipe, stages)
+        for number, run in enumerate(runs, 1):
+            if first_rank() and len(runs) > 1:
+                print(f"stage {number} of {len(runs)}: {run.epochs} epochs", flush=True)
+            outcome = train(run, _print_epoch, data)
+            if not outcome.finished:
+                break
     except TrainingError as error:
         print(f"hardnet: {error}", file=sys.stderr)
         return FAILED
@@ -82,6 +99,31 @@ def run_train(arguments: argparse.Namespace) -> int:
                 "--resume auto"
             )
     return 0
+
+
+def _plan(given: dict[str, Any], recipe: str | None, stages: bool) -> tuple[list[TrainOptions], Splits | None]:
+    """Return the runs that follow each other; without a recipe, suited to the data set, which is then open."""
+    from ..training.data import open_data
+    from ..training.plan import as_flags, chain, finetune_stages, suit_data, suit_weights
+
+    if recipe is not None:
+        return chain(read_recipe(recipe), given), None
+    first = TrainOptions(**given)
+    data = open_data(first)
+    images = len(data.train)
+    suited = suit_data(images, int(os.environ.get("WORLD_SIZE", "1")), pretrained=first.weights is not None)
+    if first.weights is not None:
+        suited |= suit_weights(first.model, first.weights)
+    suited = {name: value for name, value in suited.items() if name not in given}
+    if first_rank():
+        kept = 0 if data.val is None else len(data.val)
+        print(f"{len(data.train.classes)} classes, {images} images for training, {kept} for validation", flush=True)
+        if suited:
+            print(f"options for these data and weights: {as_flags(suited)}", flush=True)
+    if not stages:
+        return chain([suited], given), data
+    plan = finetune_stages(given.pop("epochs", None) or suited.get("epochs", TrainOptions.epochs))
+    return chain([suited | stage for stage in plan], given), data
 
 
 def _ignore_signals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import struct
 import zlib
@@ -17,10 +18,13 @@ import torch
 from ..images.preprocess import Preprocessing
 from ..utils.errors import DataError
 from ..weights.catalog import CATALOG
+from .options import TrainOptions
 from .seeds import permutation
 
 if TYPE_CHECKING:
     from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -78,6 +82,11 @@ class FolderSource:
         except FileNotFoundError as error:  # torchvision names the classes without images
             raise DataError(f"{root}: {error}") from None
         self.classes: Sequence[str] = tuple(folder.classes)
+        folded: dict[str, str] = {}
+        for name in folder.classes:
+            other = folded.setdefault(name.casefold(), name)
+            if other != name:
+                raise DataError(f"{root}: the classes {other} and {name} differ in case only: rename or merge them")
         self._samples: list[tuple[str, int]] = folder.samples
         self.labels: list[int] = folder.targets
         self._root = root
@@ -173,12 +182,15 @@ def is_fashion_mnist(data: str, dataset: str = "auto") -> bool:
 def split_by_class(source: FolderSource, fraction: float, seed: int) -> tuple[SubsetSource, SubsetSource]:
     """Split a folder into training and validation images: the same share of every class, chosen by the seed.
 
-    Of a class with two images or more, at least one goes to either part.
+    Of a class with two images or more, at least one goes to either part; of a class with one, a warning says that
+    nothing is left for validation.
     """
     labels = torch.tensor(source.labels)
     chosen: list[int] = []
     for label in range(len(source.classes)):
         images = (labels == label).nonzero().flatten()
+        if len(images) == 1:
+            logger.warning("the class %s has one image: it is trained on, not validated", source.classes[label])
         count = min(max(round(fraction * len(images)), 1), len(images) - 1)
         chosen += images[permutation(len(images), seed, "split", label)[:count]].tolist()
     rest = sorted(set(range(len(source))) - set(chosen))
@@ -219,6 +231,17 @@ def open_splits(
         odd = sorted(set(val.classes) ^ set(train.classes))
         raise DataError(f"{val_root} and {root / 'train'} hold different classes: {', '.join(odd[:5])} in one only")
     return Splits(train, val)
+
+
+def open_data(options: TrainOptions) -> Splits:
+    """Open the data set of a run, as :func:`open_splits` does."""
+    return open_splits(
+        options.data,
+        options.dataset,
+        held_out=options.hold_out,
+        seed=options.seed,
+        val_fraction=options.val_fraction,
+    )
 
 
 def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageSource:

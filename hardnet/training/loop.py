@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import time
@@ -32,7 +33,7 @@ from .checkpoint import (
     restore,
     save_atomically,
 )
-from .data import ImageSource, Splits, SubsetSource, open_splits
+from .data import ImageSource, Splits, SubsetSource, open_data
 from .distributed import Ranks, connect
 from .evaluation import TOP, evaluate
 from .loading import Batch, iterate, training_batches, training_loader, training_transform
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 FINAL, BEST = "model.pt", "best.pt"
 """The weights to use, of the last epoch and of the best validation: the averaged ones where ``ema`` is on."""
+OPTIONS = "options.json"
+"""Every option of the run; usable as a recipe."""
 VALIDATION = "validation_images.txt"
 """The images of a folder that were kept for validation, a line each."""
 
@@ -66,12 +69,13 @@ class Outcome:
     """The numbers of the last complete epoch, None where this process completed none."""
 
 
-def train(options: TrainOptions, report: Report | None = None) -> Outcome:
+def train(options: TrainOptions, report: Report | None = None, data: Splits | None = None) -> Outcome:
     """Train a model; under torchrun together with the other ranks.
 
     Args:
         options: what to do.
         report: called on rank 0 with the numbers of every epoch, as in metrics.jsonl.
+        data: the data set, where it is open already.
 
     Raises:
         DataError: the data set is missing or malformed, or too small for one step.
@@ -83,31 +87,32 @@ def train(options: TrainOptions, report: Report | None = None) -> Outcome:
     with StopRequest() as stop, connect(options.device) as ranks:
         devices = [ranks.device] if ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            return Trainer(options, ranks, stop, report).run()
+            return Trainer(options, ranks, stop, report, data).run()
 
 
 class Trainer:
     """A training run on one rank: its parts, its position, and the loop over epochs and steps."""
 
     def __init__(
-        self, options: TrainOptions, ranks: Ranks, stop: StopRequest | None = None, report: Report | None = None
+        self,
+        options: TrainOptions,
+        ranks: Ranks,
+        stop: StopRequest | None = None,
+        report: Report | None = None,
+        data: Splits | None = None,
     ) -> None:
         self.options = options
         self.ranks = ranks
         self._stop = stop or StopRequest()
         self._report = report
         self._folder = Path(options.output).expanduser()
-        self._data = open_splits(
-            options.data,
-            options.dataset,
-            held_out=options.hold_out,
-            seed=options.seed,
-            val_fraction=options.val_fraction,
-        )
+        self._data = data or open_data(options)
         if options.save_pretrained:
             require_safetensors()  # not at the end of a long run
         classes = len(self._data.train.classes)
         images = len(self._data.train)
+        if classes < 2:
+            raise DataError(f"{options.data} has one class, {self._data.train.classes[0]}: two or more are required")
         if options.num_classes not in (None, classes):
             raise DataError(f"{options.data} has {classes} classes, not the {options.num_classes} asked for")
         global_batch = options.batch_size * options.accumulate * ranks.size
@@ -138,6 +143,8 @@ class Trainer:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"the output folder {self._folder} cannot be made: {error.strerror}") from error
+        if self.ranks.first:
+            (self._folder / OPTIONS).write_text(json.dumps(self.options.asdict(), indent=1) + "\n", "utf-8")
         if self.ranks.first and isinstance(self._data.val, SubsetSource) and self._data.val.names():
             (self._folder / VALIDATION).write_text("".join(f"{name}\n" for name in self._data.val.names()), "utf-8")
         recorder = Recorder(self._folder, self.position.epoch) if self.ranks.first else None
@@ -205,7 +212,7 @@ class Trainer:
         return result.stop
 
     def _lr(self) -> float:
-        return float(self.parts.optimizer.param_groups[0]["lr"])
+        return max(float(group["lr"]) for group in self.parts.optimizer.param_groups)
 
     def _describe_loss(self, loss: float) -> str:
         path = self._folder / CHECKPOINT

@@ -154,14 +154,15 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
 
 
 RECIPES = Path(__file__).with_name("recipes")
-"""The folder of the recipes that come with the library: JSON files with some of the fields of TrainOptions."""
+"""The folder of the recipes that come with the library: JSON files with some of the fields of TrainOptions, or a list
+of such objects for runs that follow each other."""
 
 
-def read_recipe(recipe: str) -> dict[str, Any]:
-    """Return the options of a recipe, given by its name in the library or by the path of a JSON file.
+def read_recipe(recipe: str) -> list[dict[str, Any]]:
+    """Return the options of each stage of a recipe, given by its name in the library or by the path of a JSON file.
 
     Raises:
-        ValueError: there is no such recipe, it is no JSON object, or it has an unknown option.
+        ValueError: there is no such recipe, it is neither an object nor a list of them, or it has an unknown option.
     """
     path = RECIPES / f"{recipe}.json"
     if not path.is_file():
@@ -173,10 +174,14 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         options = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"recipe {path} is not JSON: {error}") from None
-    unknown = sorted(set(options) - set(FIELDS)) if isinstance(options, dict) else ["not a JSON object"]
+    stages = options if isinstance(options, list) and options else [options]
+    if not all(isinstance(stage, dict) for stage in stages):
+        raise ValueError(f"recipe {path} must hold an object, or a list of objects")
+    unknown = sorted({name for stage in stages for name in stage} - set(FIELDS))
     if unknown:
         raise ValueError(f"recipe {path} has unknown options: {', '.join(unknown)}")
-    return dict(options)
+    # Later stages have the options of the first, unless they change them.
+    return [{**stages[0], **stage} for stage in stages]
 
 
 def parse_size_schedule(text: str) -> list[tuple[int, int]]:

@@ -1,0 +1,36 @@
+"""The verb ``finetune``: train pretrained weights on a folder of pictures of one's own."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..factory import DEFAULT_TAG
+from ..training.pretrained import FOLDER
+from ..utils.errors import WeightsError
+from .arguments import PACKAGED_TAG, Verbs
+from .train import add_train_arguments, run_train
+
+
+def add_verb(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("finetune", help="train pretrained weights on your own pictures, in folders by class")
+    add_train_arguments(parser, recipe=False)
+    parser.description = (
+        "Train pretrained weights on your own pictures: first the new head alone, then all layers, with smaller rates "
+        f"for earlier ones. OUTPUT/{FOLDER} is a folder for predict --weights. The options are those of train; without "
+        f"--weights, {DEFAULT_TAG} is downloaded."
+    )
+    parser.set_defaults(run=run_finetune)
+
+
+def run_finetune(arguments: argparse.Namespace) -> int:
+    """Fine-tune as the arguments say; return the exit status."""
+    chosen = "weights" in arguments
+    arguments.weights = arguments.weights if chosen else DEFAULT_TAG
+    try:
+        return run_train(arguments, stages=True)
+    except WeightsError as error:
+        if chosen:
+            raise
+        hint = f"without a network, start from the packaged weights, of garments: --weights {PACKAGED_TAG}"
+        raise WeightsError(f"{error}; {hint}") from error

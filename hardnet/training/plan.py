@@ -1,0 +1,82 @@
+"""Options that follow from the data and the weights: small data sets, fine-tuning, recipes of several stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..factory import create_model
+from ..weights.catalog import CATALOG
+from .options import FIELDS, TrainOptions
+
+# Below so many training images: global batch, learning rate for 256 images, epochs, epochs from weights.
+_SMALL = {1_000: (16, 0.4, 150, 40), 10_000: (64, 0.2, 150, 20), 50_000: (128, 0.1, 100, 10)}
+_HEAD_SHARE = 4
+"""In fine-tuning the head is trained alone for the epochs of the second stage divided by this number."""
+
+
+def suit_data(images: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
+    """Return options that differ from the defaults, which are ImageNet's, for a small data set.
+
+    Args:
+        images: in the training set; {} from 50,000 on.
+        ranks: processes that train together.
+        pretrained: whether training starts from weights.
+    """
+    for limit, (batch, lr, epochs, epochs_with_weights) in _SMALL.items():
+        if images < limit:
+            length = epochs_with_weights if pretrained else epochs
+            return {"batch_size": max(min(batch, images) // ranks, 1), "lr": lr, "epochs": length, "min_scale": 0.35}
+    return {}
+
+
+def suit_weights(model: str, weights: str) -> dict[str, Any]:
+    """Return the sizes and colours for which weights were trained, as options; {} where they are unknown.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit the model.
+    """
+    record = CATALOG.get((model, weights)) or create_model(model, weights=weights, progress=False).weights_record
+    if record is None:
+        return {}
+    used = record.preprocessing
+    return {"size": used.crop, "crop_ratio": used.crop / used.resize, "mean": used.mean, "std": used.std}
+
+
+def finetune_stages(epochs: int) -> list[dict[str, Any]]:
+    """Return the options of the two stages of fine-tuning: the head alone, then all with layer-wise rates."""
+    head = {"freeze": True, "epochs": max(epochs // _HEAD_SHARE, 1)}
+    return [head, {"epochs": epochs, "layer_decay": 0.75, "save_pretrained": True}]
+
+
+def chain(stages: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> list[TrainOptions]:
+    """Return the options of runs that follow each other, each from the final weights of the one before.
+
+    Args:
+        stages: options of each run. The last one writes to the output folder, the others to its subfolders stage-1, ...
+        values: options of every run; they take precedence.
+    """
+    runs: list[TrainOptions] = []
+    for number, stage in enumerate(stages, 1):
+        run = TrainOptions(**{**stage, **values})
+        if runs:
+            run = replace(run, weights=str(Path(runs[-1].output) / "model.pt"))
+        if number < len(stages):
+            run = replace(run, output=str(Path(run.output) / f"stage-{number}"))
+        runs.append(run)
+    return runs
+
+
+def as_flags(options: Mapping[str, Any]) -> str:
+    """Return options as they are written on the command line."""
+    texts = []
+    for name, value in options.items():
+        flag, default = name.replace("_", "-"), FIELDS[name].default
+        if isinstance(default, bool):
+            texts.append(f"--{'' if value else 'no-'}{flag}")
+        else:
+            words = value if isinstance(value, (list, tuple)) else [value]
+            texts.append(f"--{flag} {' '.join(map(str, words))}")
+    return " ".join(texts)
