@@ -1,0 +1,159 @@
+"""Options that follow from the data and the weights, the verb ``finetune``, recipes of stages, odd folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_data import make_folder, picture
+
+from hardnet import create_model
+from hardnet.cli import main
+from hardnet.training.loop import FINAL, OPTIONS
+from hardnet.training.options import TrainOptions, read_recipe
+from hardnet.training.plan import suit_data
+
+QUICK = ("--size", "32", "--workers", "0", "--device", "cpu", "--threads", "1")
+
+
+def hardnet(verb: str, *arguments: object) -> int:
+    return main([verb, *map(str, arguments)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path, images=10, split="plain")
+
+
+def stored(run: Path) -> dict[str, Any]:
+    """The options of a run, which its folder and its checkpoint hold alike."""
+    options: dict[str, Any] = json.loads((run / OPTIONS).read_text())
+    assert torch.load(run / FINAL, weights_only=True)["options"] == options
+    return options
+
+
+def test_options_depend_on_the_number_of_images_and_the_weights() -> None:
+    assert suit_data(50_000, 1, pretrained=True) == {}  # the defaults, which are ImageNet's
+    sizes = (5, 60, 5_000, 49_999)
+    assert [suit_data(images, 1, pretrained=True)["batch_size"] for images in sizes] == [5, 16, 64, 128]
+    assert suit_data(5_000, 4, pretrained=True)["batch_size"] == 16
+    for images in sizes:
+        fresh, tuned = (suit_data(images, 1, pretrained=weights) for weights in (False, True))
+        assert fresh["epochs"] > tuned["epochs"]
+        TrainOptions("d", "o", **fresh)
+
+
+def test_a_small_folder_is_trained_with_derived_options(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--weights", "FASHION_MNIST", "--epochs", 1, *QUICK)
+    assert hardnet("train", folder, "--output", tmp_path / "run", *arguments) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "3 classes, 24 images for training, 6 for validation"
+    assert second.startswith("options for these data and weights: --batch-size 16 --lr ")
+    told = dict(part.split(" ", 1) for part in second.split(": ", 1)[1][2:].split(" --"))
+    options = stored(tmp_path / "run")
+    for flag, text in told.items():
+        value = options[flag.replace("-", "_")]
+        assert text == " ".join(map(str, value if isinstance(value, list) else [value]))
+    assert options["mean"] == [0.286] * 3  # of the weights
+    assert (options["epochs"], options["size"]) == (1, 32)  # as asked for
+    assert read_recipe(str(tmp_path / "run" / OPTIONS)) == [options]
+
+
+def test_finetuning_trains_the_head_then_all_and_its_folder_predicts(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("--output", run, "--weights", "FASHION_MNIST", "--epochs", 2, *QUICK)
+    assert hardnet("finetune", folder, *arguments) == 0
+    head, everything = stored(run / "stage-1"), stored(run)
+    assert (head["freeze"], head["epochs"], everything["freeze"], everything["epochs"]) == (True, 1, False, 2)
+    assert everything["layer_decay"] == 0.75
+    assert everything["weights"] == str(run / "stage-1" / FINAL)
+    start = create_model("hardnet39ds", weights="FASHION_MNIST").state_dict()
+    first, last = (torch.load(path / FINAL, weights_only=True)["model"] for path in (run / "stage-1", run))
+    body = [key for key in start if not key.startswith("base.14.")]
+    assert all(torch.equal(start[key], first[key]) for key in body)
+    assert not any(torch.equal(first[key], last[key]) for key in body if key.endswith("conv.weight"))
+    capsys.readouterr()
+    picture(1, 77).save(tmp_path / "one.png")
+    assert hardnet("predict", tmp_path / "one.png", "--weights", run / "pretrained", "--format", "json") == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert {prediction["label"] for prediction in result["predictions"]} == {"class_0", "class_1", "class_2"}
+    assert hardnet("finetune", folder, *arguments, "--resume", "auto") == 0  # nothing is left to do
+
+
+def test_finetuning_says_what_to_do_without_a_download(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
+    assert hardnet("finetune", folder, "--output", tmp_path / "run", *QUICK) == 3
+    error = capsys.readouterr().err
+    assert "hardnet39ds IMAGENET1K_V1" in error
+    assert error.endswith("start from the packaged weights, of garments: --weights FASHION_MNIST\n")
+
+
+def test_the_stages_of_a_recipe_follow_each_other(tmp_path: Path, folder: Path) -> None:
+    recipe = tmp_path / "own.json"
+    recipe.write_text('[{"epochs": 1, "batch_size": 8, "lr": 0.1}, {"lr": 0.2}]')
+    run = tmp_path / "run"
+    assert hardnet("train", folder, "--output", run, "--recipe", recipe, *QUICK) == 0
+    options = [stored(path) for path in (run / "stage-1", run)]
+    assert [(one["epochs"], one["lr"], one["batch_size"]) for one in options] == [(1, 0.1, 8), (1, 0.2, 8)]
+    assert [one["weights"] for one in options] == [None, str(run / "stage-1" / FINAL)]
+    recipe.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="must hold an object, or a list of objects"):
+        read_recipe(str(recipe))
+
+
+def damage(root: Path) -> None:
+    (root / "class_1" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+
+
+def add_case(root: Path) -> None:
+    shutil.copytree(root / "class_1", root / "Class_1")
+
+
+def empty(root: Path) -> None:
+    (root / "empty").mkdir()
+
+
+def leave_one_class(root: Path) -> None:
+    for number in (1, 2):
+        shutil.rmtree(root / f"class_{number}")
+
+
+def leave_one_picture(root: Path) -> None:
+    for number in range(1, 10):
+        (root / "class_1" / f"{number}.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "complaint"),
+    [
+        (damage, 2, "3.png: "),
+        (add_case, 2, "the classes Class_1 and class_1 differ in case only: rename or merge them"),
+        (empty, 2, "the classes empty."),
+        (leave_one_class, 2, "has one class, class_0: two or more are required"),
+        (leave_one_picture, 0, "the class class_1 has one image: it is trained on, not validated"),
+    ],
+)
+def test_odd_folders_get_one_clear_line(
+    tmp_path: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
+    status: int,
+    complaint: str,
+) -> None:
+    change(folder)
+    assert hardnet("train", folder, "--output", tmp_path / "run", "--epochs", 1, *QUICK) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+    assert str(folder) in line or not status
