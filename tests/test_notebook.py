@@ -37,9 +37,11 @@ def check(notebook: NotebookNode) -> None:
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs), RERUN
     text = printed(notebook)
     assert not MACHINE_PATH.findall("".join(text.values()) + "".join(cell.source for cell in notebook.cells))
-    assert "the same class for 30 of 30 pictures" in text["fast"]
-    [difference] = re.findall(r"largest difference: (\S+) of", text["fast"])
-    assert float(difference) < 1e-4
+    engines = text["fast"].splitlines()
+    assert {line.split()[0] for line in engines} >= {"eager", "torch"}
+    for line in engines:
+        assert "the same class for 30 of 30 pictures" in line
+        assert float(re.findall(r"largest difference (\S+) of", line)[0]) < 1e-4
     head, everything = map(int, re.findall(r": (\d+) % ", text["train"]))
     assert 40 < head < everything  # by chance: 33
     assert everything >= 95
@@ -47,7 +49,7 @@ def check(notebook: NotebookNode) -> None:
 
 def test_the_committed_run_is_clean_and_small() -> None:
     check(nbformat.read(PATH, as_version=4))
-    assert PATH.stat().st_size < 400_000
+    assert PATH.stat().st_size < 600_000
 
 
 @pytest.mark.slow

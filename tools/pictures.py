@@ -54,7 +54,7 @@ def harmonic_links_of_a_block() -> Figure:
             axes.add_patch(arrow)
     key = [Line2D([], [], color=c, lw=2, marker=">", label=f"n - {n}, if {n} divides n") for n, c in colours.items()]
     axes.legend(
-        handles=key, loc="upper left", bbox_to_anchor=(-0.09, 1), frameon=False, title="Layer n reads layer",
+        handles=key, loc="upper left", bbox_to_anchor=(-0.08, 1), frameon=False, title="Layer n reads layer",
         alignment="left",
     )  # fmt: skip
     axes.get_legend().set_in_layout(False)  # it takes no space from the blocks
