@@ -22,7 +22,7 @@ from .utils.errors import ImageError
 from .utils.optional import require
 from .utils.text import printable
 
-_FILES_PER_TASK, _ROWS, _BYTES = 512, 512, 32 * 2**20  # of a reading task; the most in a block
+_FILES_PER_TASK, _ROWS, _BYTES = 256, 256, 32 * 2**20  # of a reading task; the most in a block
 _ACTOR_CPUS, _TASK_CPUS = 0.8, 0.1  # what is left of a core reads and writes
 _NAMES = ("source", "path", "__key__")
 

@@ -8,8 +8,13 @@ import errno
 import functools
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -202,3 +207,57 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     for name in ("cuda:77", "77", "nothing"):
         assert main(["predict", "x.jpg", "--device", name]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("hardnet: the device ")
+
+
+def pictures(folder: Path, count: int) -> Path:
+    """A folder of links to one picture, and to a file that is none."""
+    folder.mkdir()
+    Image.new("RGB", (80, 60), "green").save(folder.parent / "picture.png")
+    (folder.parent / "nothing.png").write_bytes(b"no picture")
+    for number in range(count):
+        (folder / f"{number}.png").symlink_to(folder.parent / ("nothing.png" if number == 7 else "picture.png"))
+    return folder
+
+
+def command(verb: str, folder: Path, output: Path, *, ranks: int = 0) -> list[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
+    options = ["--weights", "FASHION_MNIST", "--batch-size", "4", "--device", "cpu", "--resume"]
+    return [sys.executable, *torchrun, "-m", "hardnet", verb, str(folder), "--output", str(output), *options]
+
+
+def wait_for_bytes(path: Path, size: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None and not (path.exists() and path.stat().st_size >= size):
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("verb", "name"), [("predict", "x.csv"), ("extract", "x.npz")])
+def test_sigkill_loses_and_repeats_no_image(verb: str, name: str, tmp_path: Path) -> None:
+    kills = int(os.environ.get("HARDNET_TEST_KILLS", "3"))
+    folder, path = pictures(tmp_path / "in", 600), tmp_path / name
+    growing, random = path if verb == "predict" else tmp_path / "x.npz.part", Random(0)  # noqa: S311
+    row = 400 if verb == "predict" else 5500
+    for number in range(kills):
+        process = subprocess.Popen(command(verb, folder, path), stderr=subprocess.DEVNULL)
+        wait_for_bytes(growing, int(row * 550 * (number + random.random()) / kills), process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert subprocess.run(command(verb, folder, path), stderr=subprocess.DEVNULL, check=False).returncode in (0, 1)
+    assert [Path(row["source"]).stem for row in read(path)] == [str(number) for number in range(600)]
+
+
+@pytest.mark.slow
+def test_the_ranks_of_torchrun_write_what_one_process_writes(tmp_path: Path) -> None:
+    folder, path, whole = pictures(tmp_path / "in", 301), tmp_path / "x.csv", tmp_path / "whole.csv"
+    assert subprocess.run(command("predict", folder, whole), check=False).returncode == 1
+    process = subprocess.Popen(command("predict", folder, path, ranks=2))
+    wait_for_bytes(path, whole.stat().st_size // 3, process)
+    children = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    ranks = [child for child in children if b"predict" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(ranks[-1], signal.SIGKILL)
+    assert process.wait() == 1
+    assert 1 < len(read(path)) < 301
+    assert subprocess.run(command("predict", folder, path, ranks=2), check=False).returncode == 0
+    assert [(row["source"], row["value"]) for row in read(path)] == [
+        (row["source"], row["value"]) for row in read(whole)
+    ]
