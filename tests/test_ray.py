@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ OPTIONS = ["--model", "hardnet39ds", "--weights", "FASHION_MNIST"]
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
     stages.start()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors cannot import this file
     yield
     ray.shutdown()
 
