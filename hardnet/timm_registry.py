@@ -24,7 +24,7 @@ from .factory import WeightsLike, create_model
 from .models.config import CONFIGS, HarDNetConfig, feature_levels, head_index
 from .models.features import OUTPUT_STRIDES, checked_indices
 from .models.network import HarDNet, body
-from .utils.optional import require
+from .utils.optional import refuse_foreign, require
 from .weights.catalog import CATALOG, WeightsRecord
 
 LOWEST_TIMM = "1.0.3"
@@ -34,8 +34,6 @@ take_indices = timm.models._features.feature_take_indices  # as a global, so tha
 
 _SCHEME = "hardnet:"
 """In place of a URL, so that timm knows that there are weights but cannot fetch them unverified."""
-_LOCAL_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What ``timm.models.save_for_hf`` writes."""
 GLOBAL_POOLS = ("avg", "max", "avgmax", "")
 
 
@@ -55,15 +53,9 @@ class TimmHarDNet(HarDNet):
     """
 
     def __init__(
-        self,
-        config: HarDNetConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float | None = None,
-        global_pool: str = "avg",
-        output_stride: int = 32,
-    ) -> None:
+        self, config: HarDNetConfig, *, num_classes: int = 1000, in_chans: int = 3, drop_rate: float | None = None,
+        global_pool: str = "avg", output_stride: int = 32,
+    ) -> None:  # fmt: skip
         super().__init__(config, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate)
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
@@ -71,15 +63,11 @@ class TimmHarDNet(HarDNet):
             self.base = nn.Sequential(*body(config, in_chans, output_stride), self.base[-1])
         self.drop_rate = config.drop_rate if drop_rate is None else drop_rate
         self.head_hidden_size = self.num_features
-        self.feature_info = [
-            {
-                "num_chs": level.channels,
-                "reduction": min(level.stride, output_stride),
-                "module": f"base.{level.module_index}",
-            }
-            for level in feature_levels(config)
-        ]
         self._levels = [level.module_index for level in feature_levels(config)]
+        self.feature_info = [
+            {"num_chs": channels, "reduction": min(stride, output_stride), "module": f"base.{index}"}
+            for index, channels, stride in feature_levels(config)
+        ]
         self._set_pool(global_pool)
 
     def forward_intermediates(
@@ -93,13 +81,7 @@ class TimmHarDNet(HarDNet):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """(N, in_chans, H, W) -> the last feature map and the chosen levels, or the latter alone.
 
-        Args:
-            x: images.
-            indices: levels 0 to 4, or how many of the last ones; None means all.
-            norm: has no effect, there is no norm after the last stage.
-            stop_early: run nothing after the last chosen level.
-            output_fmt: only "NCHW".
-            intermediates_only: leave out the last feature map.
+        ``indices`` are levels 0 to 4, or how many of the last ones; None means all. ``norm`` has no effect.
 
         Raises:
             ValueError: another ``output_fmt``, or an input that the model refuses.
@@ -126,11 +108,6 @@ class TimmHarDNet(HarDNet):
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop everything after the last chosen level, and the head; return the levels, counted from the start.
-
-        Args:
-            indices: as in :meth:`forward_intermediates`.
-            prune_norm: has no effect, there is no norm after the last stage.
-            prune_head: replace the linear layer and the pooling, as ``reset_classifier(0, "")`` does.
 
         Raises:
             AssertionError: a level does not exist.
@@ -241,37 +218,31 @@ def _create(
 
 
 def _build(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) -> TimmHarDNet:
-    record = _record(config.name, cfg)
+    record = CATALOG.get((config.name, (cfg.tag or "").upper()))
     if record is not None:
         config = replace(config, block_activation=record.block_activation)
     if not pretrained:
         return TimmHarDNet(config, **keywords)
-    weights = _weights(config.name, cfg, record)
     own = {key: value for key, value in keywords.items() if key in ("num_classes", "in_chans", "drop_rate")}
-    source = create_model(config.name, weights=weights, **own)
+    source = create_model(config.name, weights=_weights(config.name, cfg, record), **own)
     model = TimmHarDNet(source.config, **keywords)
     model.load_state_dict(source.state_dict())
     model.weights_record = source.weights_record
     return model
 
 
-def _record(name: str, cfg: Any) -> WeightsRecord | None:
-    return CATALOG.get((name, (cfg.tag or "").upper()))
-
-
 def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> WeightsLike:
     """Return what ``pretrained=True`` means: a file, the file in a folder of ``save_for_hf``, or the tag's record."""
     if cfg.source == "hf-hub" and cfg.hf_hub_id:
         return f"hf-hub:{cfg.hf_hub_id}"
-    if cfg.source == "local-dir" and "hardnet" in json.loads((Path(cfg.file) / "config.json").read_text("utf-8")):
-        return Path(cfg.file)  # of HarDNet.save_pretrained: with its classes and preprocessing
     if cfg.source == "local-dir":
-        paths = [Path(cfg.file) / file for file in _LOCAL_FILES]
-        return next((path for path in paths if path.exists()), paths[0])
+        folder = Path(cfg.file)
+        if "hardnet" in json.loads((folder / "config.json").read_text("utf-8")):
+            return folder  # of HarDNet.save_pretrained: with its classes and preprocessing
+        return folder / ("model.safetensors" if (folder / "model.safetensors").exists() else "pytorch_model.bin")
     if cfg.file:
         return str(cfg.file)
-    foreign = cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME)
-    if foreign or record is None:
+    if cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME) or record is None:
         known = ", ".join(tag.lower() for model, tag in CATALOG if model == name)
         raise ValueError(
             f"pretrained: {name} takes the weights of its catalogue ({known}), or those of a file: "
@@ -296,13 +267,7 @@ def _register() -> None:
         ImportError: this timm has a model of its own under one of the names.
     """
     taken = {name: timm.model_entrypoint(name).__module__ for name in CONFIGS if timm.is_model(name)}
-    foreign = {name: module for name, module in taken.items() if module != __name__}
-    if foreign:
-        listed = ", ".join(f"{name} ({module})" for name, module in foreign.items())
-        raise ImportError(
-            f"timm {timm.__version__} has other models under these names: {listed}. They were left as they are; "
-            "hardnet.create_model builds the models without timm"
-        )
+    refuse_foreign(f"timm {timm.__version__}", taken, __name__)
     for name in CONFIGS:
         if name not in taken:
             globals()[name] = timm.models.register_model(_entry_point(name))

@@ -23,13 +23,10 @@ from .models.config import CONFIGS
 from .models.cost import StageCost, measure_cost
 from .models.features import HarDNetFeatures
 from .models.network import MIN_INPUT_SIZE
-from .utils.optional import require
+from .utils.optional import refuse_foreign, require
 from .weights.catalog import CATALOG, IMAGENET, WeightsRecord
 
 LOWEST_TORCHVISION = "0.21"
-
-_METRICS_OF = {IMAGENET: "ImageNet-1K"}
-"""What torchvision calls a set of images."""
 
 _RECIPES = {
     "PingoLH": "https://github.com/PingoLH/Pytorch-HarDNet",
@@ -134,18 +131,14 @@ def _weights_enum(name: str) -> Any:
 
 def _meta(record: WeightsRecord) -> dict[str, Any]:
     cost = _cost(record.model, record.preprocessing.crop, record.num_classes)
+    data = "ImageNet-1K" if record.evaluated_on == IMAGENET else record.evaluated_on  # torchvision's name for it
     return {
         **record.meta,
         "record": record,
         "num_params": cost.params,
         "min_size": (MIN_INPUT_SIZE, MIN_INPUT_SIZE),
         "recipe": next((url for name, url in _RECIPES.items() if name in record.provenance), "docs/training.md"),
-        "_metrics": {
-            _METRICS_OF.get(record.evaluated_on, record.evaluated_on): {
-                "acc@1": 100 - record.top1_error,
-                "acc@5": 100 - record.top5_error,
-            }
-        },
+        "_metrics": {data: {"acc@1": 100 - record.top1_error, "acc@5": 100 - record.top5_error}},
         "_ops": round(cost.macs / 1e9, 3),
         "_file_size": round(_file_size(record) / 2**20, 1),
         "_docs": f"{record.provenance}; the errors are those reported by {record.reported_by}",
@@ -201,12 +194,7 @@ def _register() -> None:
         ImportError: this torchvision has a model of its own under one of the names.
     """
     taken = {name: _api.get_model_builder(name).__module__ for name in _api.list_models() if name in CONFIGS}
-    foreign = [f"{name} ({module})" for name, module in taken.items() if module != __name__]
-    if foreign:
-        raise ImportError(
-            f"torchvision has other models under these names: {', '.join(foreign)}. They were left as they are; "
-            "hardnet.create_model builds the models without torchvision"
-        )
+    refuse_foreign("torchvision", taken, __name__)
     for name in CONFIGS:
         if name not in taken:
             weights_enum = _weights_enum(name)

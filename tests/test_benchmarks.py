@@ -164,11 +164,11 @@ def test_the_speed_picture_shows_the_committed_figures() -> None:
 
 
 def test_the_confusions_are_those_of_the_reported_error() -> None:
-    counted = json.loads((REPO / "docs" / "training" / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
-    record = hardnet.get_weights(*counted["weights"].split())
+    [counted] = json.loads((REPO / "docs" / "training" / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
+    record = hardnet.get_weights(counted["model"], counted["weights"])
     assert tuple(counted["classes"]) == record.categories
-    assert [sum(row) for row in counted["counts"]] == [1000] * 10
-    right = sum(row[number] for number, row in enumerate(counted["counts"]))
+    assert [sum(row) for row in counted["confusion"]] == [1000] * 10
+    right = sum(row[number] for number, row in enumerate(counted["confusion"]))
     assert 100 - right / 100 == pytest.approx(record.top1_error, abs=1e-9)
 
 

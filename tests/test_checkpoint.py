@@ -210,12 +210,10 @@ def without(key: str) -> dict[str, Tensor]:
         (saved({**STATE, "base.0.norm.bias": torch.full((24,), 1e200, dtype=torch.float64)}), "infinite values"),
         (saved({**STATE, "base.0.norm.running_var": torch.full((24,), -1.0)}), r"negative variances .*running_var"),
         (saved({**STATE, HEAD + "weight": torch.zeros(0, 1000), HEAD + "bias": torch.zeros(0)}), "head with 0 classes"),
-        (saved({**STATE, "base.0.norm.bias": torch.zeros(1).expand(10**11)}), "expanded from fewer values"),
-        (saved({**STATE, "base.0.norm.bias": torch.zeros(24, device="meta")}), "without values"),
-        (saved({**STATE, "base.0.norm.bias": torch.zeros(24).to_sparse()}), "sparse_coo"),
-        (saved({**STATE, "base.0.norm.bias": torch.zeros(24, dtype=torch.complex64)}), "complex64"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(24, device="meta")}), "1 other types .* on meta"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(24).to_sparse()}), "1 other types .*sparse_coo"),
+        (saved({**STATE, "base.0.norm.bias": torch.zeros(24, dtype=torch.complex64)}), "1 other types .*complex64"),
         (saved({**STATE, "base.0.norm.bias": torch.zeros(24, dtype=torch.int8)}), "1 other types"),
-        (saved({f"{n}": torch.zeros(()) for n in range(10_001)}), "no model here has so many"),
         (b"\x89HDF\r\n\x1a\n" + bytes(500), "cannot be read"),
         (saved(golden_state("hardnet68ds")), "does not fit hardnet39ds.*looks like a checkpoint of hardnet68ds"),
         (
@@ -345,9 +343,9 @@ def test_classes_and_preprocessing_are_the_files(tmp_path: Path) -> None:
     ("entries", "said"),
     [
         *(({"classes": wrong}, '"classes" must be a list of names') for wrong in ("cat", ["cat", 3], ["cat", " "])),
-        ({"preprocessing": []}, '"preprocessing" must hold resize and crop'),
+        ({"preprocessing": []}, '"preprocessing" is not valid'),
         *(
-            ({"preprocessing": TOLD | wrong}, '"preprocessing" must hold resize and crop')
+            ({"preprocessing": TOLD | wrong}, '"preprocessing" is not valid: ')
             for wrong in (
                 {"resize": 31},
                 {"crop": 0},

@@ -139,7 +139,7 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
         (change(label_names=["cat"]), "label_names must be a list of 2 names"),
         (change(label_names=["cat", 3]), '"classes" must be a list of names'),
         (change(hardnet={"block_activation": "gelu"}), "block_activation must be relu or relu6"),
-        (change(hardnet={"preprocessing": {"resize": 10**9}}), '"preprocessing" must hold'),
+        (change(hardnet={"preprocessing": {"resize": 10**9}}), '"preprocessing" is not valid'),
         (change(hardnet=[]), "block_activation must be"),
         (replaced("config.json", b"[1]"), "must hold an object"),
         (replaced("config.json", b"{"), "is not valid JSON"),

@@ -80,10 +80,8 @@ def networks() -> Figure:
         for column, stage in enumerate(cost.stages):
             side = stage.output_shape[-1] if len(stage.output_shape) == 3 else 0
             colour = colours.get(side, GREY)
-            box = FancyBboxPatch(
-                (column + 0.03, top - 0.86), 0.86, 0.68, "round,pad=0.02", fc=colour, ec=colour, alpha=0.22
-            )
-            axes.add_patch(box)
+            corner, style = (column + 0.03, top - 0.86), {"fc": colour, "ec": colour, "alpha": 0.22}
+            axes.add_patch(FancyBboxPatch(corner, 0.86, 0.68, "round,pad=0.02", **style))
             shape = " x ".join(map(str, stage.output_shape))
             lines = [shape, f"{_short(stage.params)} parameters", f"{_short(stage.macs)} MACs"]
             if side and column:
@@ -138,23 +136,23 @@ def training_curves() -> Figure:
 
 def confusions() -> Figure:
     """The confusion matrix of the shipped checkpoint on the test images of Fashion-MNIST."""
-    counted = json.loads((TRAINING / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
-    names, counts = counted["classes"], counted["counts"]
+    [row] = json.loads((TRAINING / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
+    names, counts = row["classes"], row["confusion"]
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     axes = figure.subplots()
     axes.imshow([[count**0.4 for count in row] for row in counts], cmap="Blues")
-    for row, line in enumerate(counts):
+    for true, line in enumerate(counts):
         for column, count in enumerate(line):
             if count:
-                axes.text(
-                    column, row, count, ha="center", va="center", color="white" if row == column else INK, fontsize=9
-                )
+                colour = "white" if true == column else INK
+                axes.text(column, true, count, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class, 1000 test images each")
-    right = sum(row[number] for number, row in enumerate(counts))
-    axes.set_title(f"{counted['weights']}: {right:,} of {sum(map(sum, counts)):,} correct", fontsize=11)
+    axes.set_title(
+        f"{row['model']} {row['weights']}: {row['top1_correct']:,} of {row['images']:,} correct", fontsize=11
+    )
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .read import to_rgb
 if TYPE_CHECKING:
     from PIL import Image
 
+_MAX_SIDE = 16_384
 MAX_ASPECT_RATIO = 32
 """Long side over short side, up to which the whole picture is resized before it is cropped."""
 
@@ -33,7 +34,8 @@ class Preprocessing:
     Needs pillow.
 
     Raises:
-        ValueError: sizes or deviations that are not positive, or a crop larger than the resized picture.
+        ValueError: sizes that are not integers with 1 <= crop <= resize <= 16384, or statistics that are not three
+            finite numbers, positive ones for ``std``.
         TypeError: on a call with anything but a Pillow image.
         ImageError: on a call with a picture without pixels, or whose values have no meaning as a picture.
     """
@@ -48,10 +50,22 @@ class Preprocessing:
     """Of red, green and blue; what the difference is divided by."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop <= self.resize:
-            raise ValueError(f"the crop must lie between 1 and the resized side {self.resize}, got {self.crop}")
+        if (
+            not all(type(side) is int for side in (self.crop, self.resize))
+            or not 1 <= self.crop <= self.resize <= _MAX_SIDE
+        ):
+            raise ValueError(
+                f"1 <= crop <= resize <= {_MAX_SIDE} pixels is required, got {self.crop!r}, {self.resize!r}"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+                raise ValueError(f"{name} must be three finite numbers, got {values!r}")
         if min(self.std) <= 0:
-            raise ValueError(f"the deviations must be positive, got {self.std}")
+            raise ValueError(f"std must be positive, got {self.std!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as checkpoints and ``config.json`` hold them."""
+        return {"resize": self.resize, "crop": self.crop, "mean": list(self.mean), "std": list(self.std)}
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Pillow image -> float32 tensor (3, crop, crop)."""

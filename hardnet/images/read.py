@@ -91,7 +91,7 @@ def load_image(path_or_file: str | os.PathLike[str] | IO[bytes], *, max_pixels: 
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError(f"{name}: cannot be opened: {_reason(error)}") from None
-    raise ImageError(f"{name}: is {_kind(mode)}, not a regular file")
+    raise ImageError(f"{name}: is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
 def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
@@ -105,6 +105,20 @@ def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         ImageError: the image could not be decoded.
     """
     return _upright(image, name, _shared_image_lock)
+
+
+def _upright(image: Image.Image, name: str, lock: AbstractContextManager[object]) -> Image.Image:
+    from PIL import Image
+
+    try:
+        with lock:
+            image.load()
+            # After loading: Pillow turns a TIFF upright while it loads, and drops the tag.
+            orientation = _orientation(image, name)
+        rgb = to_rgb(image)
+    except Exception as error:  # decoders fed with damaged bytes raise almost anything
+        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+    return rgb.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else rgb
 
 
 def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
@@ -237,20 +251,6 @@ def _read(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     raise ImageError(f"{name}: is too large: {size}, the limit is {max_pixels:,} (max_pixels of load_image)")
 
 
-def _upright(image: Image.Image, name: str, lock: AbstractContextManager[object]) -> Image.Image:
-    from PIL import Image
-
-    try:
-        with lock:
-            image.load()
-            # After loading: Pillow turns a TIFF upright while it loads, and drops the tag.
-            orientation = _orientation(image, name)
-        rgb = to_rgb(image)
-    except Exception as error:  # decoders fed with damaged bytes raise almost anything
-        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
-    return rgb.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else rgb
-
-
 def _orientation(image: Image.Image, name: str) -> int:
     from PIL import Image
 
@@ -268,14 +268,6 @@ def _reason(error: BaseException) -> str:
     return printable(" ".join(text.split())) or type(error).__name__
 
 
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a folder"
-    if stat.S_ISFIFO(mode):
-        return "a FIFO"
-    return "a socket" if stat.S_ISSOCK(mode) else "a device"
-
-
 def _formats() -> list[str]:
     """The formats of all plug-ins of Pillow, in the order in which it tries them."""
     from PIL import Image
@@ -284,16 +276,16 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name not in _NOT_DECODED]
 
 
-def image_extensions() -> frozenset[str]:
+def image_extensions() -> set[str]:
     """Return the extensions of image files, in lower case."""
     from PIL import Image
 
     formats = {*_formats(), "MPO"}  # MPO has no decoder of its own, JPEG's opens it
-    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in formats)
+    return {ext for ext, name in Image.registered_extensions().items() if name in formats}
 
 
 def _walk(
-    entries: list[Path], seen: set[tuple[int, int]], extensions: frozenset[str]
+    entries: list[Path], seen: set[tuple[int, int]], extensions: set[str]
 ) -> Iterator[tuple[Path, ImageError | None]]:
     waiting = entries[::-1]  # not by recursion: folders may be nested deeper than Python's stack allows
     while waiting:

@@ -19,9 +19,6 @@ class HarDNetConfig:
 
     The tuples ``block_layers``, ``growth_rates``, ``transition_channels`` and ``downsample`` hold one entry
     per HarDBlock.
-
-    Raises:
-        ValueError: these tuples differ in length.
     """
 
     name: str
@@ -45,16 +42,6 @@ class HarDNetConfig:
     """Of a further dropout between the last block and its transition; None has no such module."""
     block_activation: Activation = "relu6"
     """Inside the HarDBlocks only. Stem and transitions are always ReLU6."""
-
-    def __post_init__(self) -> None:
-        lengths = {
-            len(self.block_layers),
-            len(self.growth_rates),
-            len(self.transition_channels),
-            len(self.downsample),
-        }
-        if len(lengths) != 1:
-            raise ValueError(f"{self.name}: the per-block tuples differ in length: {sorted(lengths)}")
 
 
 CONFIGS: dict[str, HarDNetConfig] = {

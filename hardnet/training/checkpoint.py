@@ -131,16 +131,10 @@ def final_content(parts: Parts, options: TrainOptions, facts: Facts, numbers: di
 
 
 def _description(options: TrainOptions, facts: Facts) -> dict[str, Any]:
-    preprocessing = facts.preprocessing
     return {
         "architecture": options.model,
         "classes": list(facts.classes),
-        "preprocessing": {
-            "resize": preprocessing.resize,
-            "crop": preprocessing.crop,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-        },
+        "preprocessing": facts.preprocessing.to_dict(),
         "options": options.asdict(),
         "versions": {"hardnet": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     }

@@ -47,7 +47,7 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file next to ``target``; move it to ``target`` when the block ends without an error.
+    """Open a temporary file in the folder of ``target``; move it to ``target`` when the block ends without an error.
 
     The file is flushed to disk first, so that after a crash ``target`` is either the previous file or the complete new
     one. On an error the temporary file is removed. Files of writers that were killed are removed by the next writer.
@@ -56,31 +56,29 @@ def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OSError: the file cannot be written; ``target`` is unchanged.
     """
     target = Path(target)
-    part, file = _create_part(target)
-    try:
-        with file:
+    with scratch_folder(target.parent, f".{target.name[:50]}.") as folder:
+        part = folder / "part"
+        with part.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if os.name != "nt":  # renamed while it is locked, so that no other writer takes it for an orphan
-                part.replace(target)
-        if os.name == "nt":  # Windows renames closed files only
-            part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        part.replace(target)
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Create a temporary folder in ``parent`` that is removed with its content; remove those of killed processes."""
-    _remove_orphans(parent, prefix)
+    with contextlib.suppress(OSError):
+        for path in [path for path in parent.iterdir() if path.name.startswith(prefix) and path.suffix == ".part"]:
+            with contextlib.suppress(OSError):
+                _remove_if_orphan(path)
     while True:
         folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
         folder.mkdir(mode=0o700)
-        descriptor = None
+        descriptor, locked = None, None
         with contextlib.suppress(FileNotFoundError):
-            descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
-        if folder.exists() and (descriptor is None or (_lock(descriptor) is not False and folder.exists())):
+            descriptor, locked = _open_and_lock(folder)
+        if locked is not False and folder.exists():
             break
         if descriptor is not None:  # another process took it for an orphan before it was locked
             os.close(descriptor)
@@ -92,47 +90,27 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _create_part(target: Path) -> tuple[Path, BinaryIO]:
-    prefix = f".{target.name[:50]}."
-    _remove_orphans(target.parent, prefix)
-    while True:
-        part = target.parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
-        file = part.open("x+b")  # not tempfile, whose files only their owner can read
-        if _lock(file.fileno()) is not False and part.exists():
-            return part, file
-        file.close()  # another writer took it for an orphan before it was locked
-
-
-def _remove_orphans(folder: Path, prefix: str) -> None:
-    with contextlib.suppress(OSError):
-        for path in [path for path in folder.iterdir() if path.name.startswith(prefix) and path.suffix == ".part"]:
-            with contextlib.suppress(OSError):
-                _remove_if_orphan(path)
-
-
-def _remove_if_orphan(path: Path) -> None:
-    status = path.lstat()
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        return
-    descriptor = None if fcntl is None else os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _remove_if_orphan(folder: Path) -> None:
+    descriptor, locked = _open_and_lock(folder)
     try:
-        locked = None if descriptor is None else _lock(descriptor)
-        if locked is False or (locked is None and time.time() - status.st_mtime < STALE_AFTER):
-            return
-        if stat.S_ISDIR(status.st_mode):
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-        logger.info("removed %s, which an interrupted process left behind", path.name)
+        if locked or (locked is None and time.time() - folder.lstat().st_mtime > STALE_AFTER):
+            shutil.rmtree(folder)
+            logger.info("removed %s, which an interrupted process left behind", folder.name)
     finally:
         if descriptor is not None:
             os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool | None:
-    """Lock an open file without waiting: True if locked, False if another process holds it, None without locks."""
+def _open_and_lock(folder: Path) -> tuple[int | None, bool | None]:
+    """Return a descriptor of the folder, or None, and whether it is locked now, as ``_lock``."""
     if fcntl is None:
-        return None
+        return None, None
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    return descriptor, _lock(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock without waiting: True if locked, False if another process holds the lock, None without locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

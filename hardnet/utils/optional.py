@@ -34,6 +34,16 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
     return module
 
 
+def refuse_foreign(library: str, registered: dict[str, str], own: str) -> None:
+    """Raise ImportError if models that are ``registered`` in a library are of another module than ``own``."""
+    foreign = ", ".join(f"{name} ({module})" for name, module in registered.items() if module != own)
+    if foreign:
+        raise ImportError(
+            f"{library} has other models under these names: {foreign}. They were left as they are; "
+            "hardnet.create_model builds the models without it"
+        )
+
+
 def release(version: str) -> tuple[int, ...]:
     """Return the numbers at the start of a version: "1.0.3.dev0" -> (1, 0, 3)."""
     found = re.match(r"\d+(\.\d+)*", version)

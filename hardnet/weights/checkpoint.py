@@ -9,7 +9,7 @@ import functools
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from ..models.network import HarDNet
 from ..utils.errors import WeightsError
 from ..utils.text import printable
 from .catalog import WeightsRecord
-from .reading import odd_kind
 
 logger = logging.getLogger(__name__)
 
@@ -35,51 +34,36 @@ AVERAGED = ("state_dict_ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel and torch.compile add to every key."""
 
-_MOST_ENTRIES = 10_000  # the largest model has under 1,000
 _STEM_KEY = "base.0.conv.weight"
 _COLOURS = 3
 _SHOWN = 4
-_MAX_PIXELS = 16_384
 
 
 def find_state(loaded: object, origin: str, config: HarDNetConfig, *, use_ema: bool = True) -> StateDict:
     """Return the state dict in a file's content, under the original implementation's keys.
 
-    Takes a raw state dict or the entry of a training checkpoint, with or without the prefixes that
-    DistributedDataParallel and torch.compile add, under the original's keys or imgclsmob's.
-
-    Args:
-        loaded: the content of the file.
-        origin: the file's name, for messages.
-        config: the variant.
-        use_ema: take the moving average of the weights where the checkpoint has one.
+    ``loaded`` is a state dict or a training checkpoint with one, under the original's keys or imgclsmob's, with or
+    without the prefixes that DistributedDataParallel and torch.compile add. ``use_ema`` prefers the moving average.
 
     Raises:
-        WeightsError: there is none, or its tensors are not plain arrays.
+        WeightsError: there is none.
     """
-    state = _unwrap(loaded, origin, use_ema)
-    if len(state) > _MOST_ENTRIES:
-        raise WeightsError(f"{origin} has {len(state)} entries, no model here has so many")
-    state = _strip_prefixes(state)
-    if any(key.startswith("features.") for key in state):
-        state = rename_imgclsmob(state, config, origin)
-    odd = [f"{key} ({kind})" for key, value in state.items() if (kind := odd_kind(value))]
-    if odd:
-        raise WeightsError(f"{origin}: tensors of a kind that is not read: {_enumerate(odd)}")
-    return state
+    state = _strip_prefixes(_unwrap(loaded, origin, use_ema))
+    imgclsmob = any(key.startswith("features.") for key in state)
+    return rename_imgclsmob(state, config, origin) if imgclsmob else state
 
 
 def _unwrap(loaded: Any, origin: str, use_ema: bool) -> StateDict:
     if isinstance(loaded, dict):
         if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return {_text(key): value for key, value in loaded.items()}
+            return {str(key): value for key, value in loaded.items()}
         for name in (*AVERAGED, *WRAPPERS) if use_ema else WRAPPERS:
             entry = loaded.get(name)
             if isinstance(entry, dict) and entry and all(isinstance(value, Tensor) for value in entry.values()):
                 logger.info("%s: weights of the entry %r", origin, name)
                 # torch's AveragedModel also counts its updates.
-                return {_text(key): value for key, value in entry.items() if key != "n_averaged"}
-        found = "has the entries " + _enumerate([_text(key) for key in loaded]) if loaded else "is empty"
+                return {str(key): value for key, value in entry.items() if key != "n_averaged"}
+        found = "has the entries " + _enumerate([str(key) for key in loaded]) if loaded else "is empty"
     else:
         found = f"holds an object of type {type(loaded).__name__}"
     raise WeightsError(f"{origin} {found}; expected a state dict, or one under {', '.join(map(repr, WRAPPERS))}")
@@ -93,15 +77,14 @@ def find_record(loaded: Any, origin: str, model: str) -> WeightsRecord | None:
     """
     if not isinstance(loaded, dict) or not {"classes", "preprocessing"} <= loaded.keys():
         return None
-    classes, told = loaded["classes"], loaded["preprocessing"]
+    classes = loaded["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) and name.strip() for name in classes):
         raise WeightsError(f'{origin}: the entry "classes" must be a list of names')
-    if not isinstance(told, dict) or not _is_preprocessing(told):
-        raise WeightsError(
-            f'{origin}: the entry "preprocessing" must hold resize and crop in pixels (1 <= crop <= resize <= '
-            f"{_MAX_PIXELS}), and mean and std of three colours"
-        )
-    mean, std = (cast(tuple[float, float, float], tuple(map(float, told[key]))) for key in ("mean", "std"))
+    try:
+        resize, crop, mean, std = (loaded["preprocessing"][key] for key in ("resize", "crop", "mean", "std"))
+        preprocessing = Preprocessing(resize, crop, tuple(mean), tuple(std))
+    except (LookupError, TypeError, ValueError) as error:
+        raise WeightsError(f'{origin}: the entry "preprocessing" is not valid: {error}') from error
     return WeightsRecord(
         model=model,
         tag=origin,
@@ -112,24 +95,8 @@ def find_record(loaded: Any, origin: str, model: str) -> WeightsRecord | None:
         reported_by="",
         licence="",
         classes=tuple(classes),
-        preprocessing=Preprocessing(told["resize"], told["crop"], mean, std),
+        preprocessing=preprocessing,
     )
-
-
-def _is_preprocessing(told: dict[Any, Any]) -> bool:
-    resize, crop = told.get("resize"), told.get("crop")
-    if type(resize) is not int or type(crop) is not int or not 1 <= crop <= resize <= _MAX_PIXELS:
-        return False
-    for values in (told.get("mean"), told.get("std")):
-        if not isinstance(values, (list, tuple)) or len(values) != _COLOURS:
-            return False
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-            return False
-    return bool(min(told["std"]) > 0)
-
-
-def _text(key: object) -> str:
-    return str(key) if isinstance(key, (str, int)) else f"<{type(key).__name__}>"  # whose own text may be endless
 
 
 def _strip_prefixes(state: StateDict) -> StateDict:
@@ -149,7 +116,7 @@ def rename_imgclsmob(state: StateDict, config: HarDNetConfig, origin: str = "sta
     missing = names.values() - state.keys()
     unknown = state.keys() - names.values()
     if missing or unknown:
-        raise WeightsError(_mismatch(config.name, origin, missing=missing, unexpected=unknown))
+        raise WeightsError(_mismatch(config.name, origin, {"missing keys": missing, "unknown keys": unknown}))
     return {key: state[name] for key, name in names.items()}
 
 
@@ -239,19 +206,22 @@ def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) 
     if stem is not None and stem.dim() == 4 and stem.shape[1] == _COLOURS != model.in_chans:
         state[_STEM_KEY] = adapt_stem(stem, model.in_chans)
         logger.info("%s: stem adapted from %d to %d channels", origin, _COLOURS, model.in_chans)
-    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
-    both = [(key, state[key], value) for key, value in own.items() if key in state]
-    shapes = [
-        f"{key} {tuple(theirs.shape)} in the file, {tuple(ours.shape)} in the model"
-        for key, theirs, ours in both
-        if theirs.shape != ours.shape
-    ]
-    types = [
-        f"{key} {theirs.dtype}" for key, theirs, ours in both if theirs.is_floating_point() != ours.is_floating_point()
-    ]
-    if missing or unexpected or shapes or types:
-        advice = _which_model(state, model.config.name)
-        raise WeightsError(_mismatch(model.config.name, origin, missing, unexpected, shapes, types) + advice)
+    wrong: dict[str, Iterable[str]] = {
+        "missing keys": own.keys() - state.keys(),
+        "unknown keys": state.keys() - own.keys(),
+        "other shapes": [
+            f"{key} {tuple(theirs.shape)} in the file, {tuple(own[key].shape)} in the model"
+            for key, theirs in state.items()
+            if key in own and theirs.shape != own[key].shape
+        ],
+        "other types": [
+            f"{key} {theirs.dtype}, {theirs.layout} on {theirs.device}"
+            for key, theirs in state.items()
+            if key in own and _kind(theirs) != _kind(own[key])
+        ],
+    }
+    if any(wrong.values()):
+        raise WeightsError(_mismatch(model.config.name, origin, wrong) + _which_model(state, model.config.name))
     state = {key: state[key].detach().to(value.dtype) for key, value in own.items()}
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
@@ -275,21 +245,13 @@ def _fit_head(model: HarDNet, state: StateDict, origin: str) -> None:
     logger.info("%s: %d classes in the weights, %d in the model: %s", origin, classes, model.num_classes, outcome)
 
 
-def _mismatch(
-    name: str,
-    origin: str,
-    missing: Iterable[str],
-    unexpected: Iterable[str],
-    shapes: Iterable[str] = (),
-    types: Iterable[str] = (),
-) -> str:
-    kinds = (
-        ("missing keys", sorted(missing)),
-        ("unknown keys", sorted(unexpected)),
-        ("other shapes", list(shapes)),
-        ("other types", list(types)),
-    )
-    parts = [f"{len(found)} {kind} ({_enumerate(found)})" for kind, found in kinds if found]
+def _kind(value: Tensor) -> tuple[object, ...]:
+    return value.is_floating_point(), value.layout, value.is_meta
+
+
+def _mismatch(name: str, origin: str, wrong: dict[str, Iterable[str]]) -> str:
+    kinds = {kind: sorted(found) for kind, found in wrong.items()}
+    parts = [f"{len(found)} {kind} ({_enumerate(found)})" for kind, found in kinds.items() if found]
     return f"{origin} does not fit {name}: " + "; ".join(parts)
 
 

@@ -220,7 +220,7 @@ def _preprocessing(told: dict[str, Any], own: dict[str, Any]) -> object:
     if "preprocessing" in own:
         return own["preprocessing"]
     if not isinstance(cfg, dict) or not {"input_size", "crop_pct", "mean", "std"} <= cfg.keys():
-        return {"resize": 256, "crop": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        return Preprocessing().to_dict()
     try:
         crop = cfg["input_size"][-1]
         return {"resize": round(crop / cfg["crop_pct"]), "crop": crop, "mean": cfg["mean"], "std": cfg["std"]}
@@ -236,10 +236,9 @@ def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preproc
         "classifier": f"base.{head_index(model.config)}.3",
     }
     if preprocessing is not None:
-        colours = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
-        own["preprocessing"] = {"resize": preprocessing.resize, "crop": preprocessing.crop, **colours}
-        cfg |= {"input_size": [model.in_chans, preprocessing.crop, preprocessing.crop], "interpolation": "bilinear"}
-        cfg |= {"crop_pct": preprocessing.crop / preprocessing.resize, **colours}
+        own["preprocessing"] = told = preprocessing.to_dict()
+        cfg |= {"input_size": [model.in_chans, told["crop"], told["crop"]], "interpolation": "bilinear"}
+        cfg |= {"crop_pct": told["crop"] / told["resize"], "mean": told["mean"], "std": told["std"]}
     content: dict[str, Any] = {"architecture": model.config.name, "num_classes": model.num_classes}
     content |= {"num_features": model.num_features} | ({"label_names": list(labels)} if labels is not None else {})
     if model.in_chans != 3:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, open_regular
@@ -89,19 +88,6 @@ def read_pickled(content: bytes, origin: str) -> Any:
             f"{origin} cannot be read as a checkpoint of tensors ({_reason(error)}). If it is a training checkpoint "
             "that holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
-
-
-def odd_kind(value: Tensor) -> str | None:
-    """Return why a tensor is not a plain array with all its values in the file; None if it is one."""
-    if value.is_meta:
-        return "without values"
-    if value.layout is not torch.strided or value.is_nested:
-        return str(value.layout).removeprefix("torch.")
-    if value.is_quantized or value.is_complex():
-        return str(value.dtype).removeprefix("torch.")
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return f"{tuple(value.shape)}, expanded from fewer values"
-    return None
 
 
 def _reason(error: Exception) -> str:
