@@ -13,7 +13,7 @@ from ..models.config import CONFIGS
 from ..training.options import FIELDS
 from ..utils.errors import TrainingError
 from ..utils.text import table
-from .arguments import FAILED, Verbs, add_engine_arguments, add_threads, first_rank, prepare_process
+from .arguments import FAILED, Verbs, add_engine_arguments, add_threads, first_rank, positive, prepare_process
 
 if TYPE_CHECKING:
     from ..training.evaluation import Evaluation, Row
@@ -51,9 +51,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
     parser.add_argument("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
     parser.add_argument("--weights", help="a tag of the catalogue, or a file (default: all of the catalogue)")
-    parser.add_argument("--size", type=int, help="side of the centre crop in pixels (default: the weights' own)")
+    parser.add_argument("--size", type=positive, help="side of the centre crop in pixels (default: the weights' own)")
     parser.add_argument("--crop-ratio", type=float, help="crop over resized side (default: the weights' own)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=64, help="images at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help=_help("workers") + " (default: %(default)s)")
     parser.add_argument("--device", default="auto", help=_help("device"))
     add_engine_arguments(parser)
@@ -146,17 +146,9 @@ def _as_table(rows: Sequence[Row]) -> str:
     with_top5 = len(rows[0].measured.confusion) > TOP  # with five classes or fewer it is always 0
     for row in rows:
         measured, record = row.measured, row.reported
-        lines.append(
-            (
-                row.model,
-                row.weights,
-                f"{measured.images:,}",
-                _errors(measured, with_top5),
-                f"{measured.ece:.2f}",
-                "" if record is None else _errors(record, with_top5),
-                "" if record is None else record.reported_by,
-            )
-        )
+        reported = ("", "") if record is None else (_errors(record, with_top5), record.reported_by)
+        errors = (f"{measured.images:,}", _errors(measured, with_top5), f"{measured.ece:.2f}")
+        lines.append((row.model, row.weights, *errors, *reported))
     error = "top-1 / top-5 error (%)" if with_top5 else "top-1 error (%)"
     header = ("model", "weights", "images", error, "ECE (%)", "reported", "reported by")
     return table(header, lines)

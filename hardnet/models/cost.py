@@ -52,28 +52,15 @@ class Cost:
     @property
     def total(self) -> StageCost:
         """The sum over the stages."""
-        return StageCost(
-            name="total",
-            indices=(self.stages[0].indices[0], self.stages[-1].indices[1]),
-            output_shape=self.stages[-1].output_shape,
-            layers=sum(stage.layers for stage in self.stages),
-            params=sum(stage.params for stage in self.stages),
-            macs=sum(stage.macs for stage in self.stages),
-            cio=sum(stage.cio for stage in self.stages),
-        )
+        first, last = self.stages[0], self.stages[-1]
+        sums = {name: sum(getattr(s, name) for s in self.stages) for name in ("layers", "params", "macs", "cio")}
+        return StageCost("total", (first.indices[0], last.indices[1]), last.output_shape, **sums)
 
 
 def measure_cost(
     config: HarDNetConfig, *, height: int = 224, width: int = 224, num_classes: int = 1000, in_chans: int = 3
 ) -> Cost:
-    """Compute what one image (in_chans, height, width) costs, on the meta device.
-
-    Args:
-        config: the variant, a row of ``hardnet.models.config.CONFIGS`` or one of your own.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        num_classes: width of the logits.
-        in_chans: channels of the image.
+    """Compute what one image (in_chans, height, width), in pixels, costs a variant with ``num_classes`` logits.
 
     Raises:
         ValueError: ``height`` or ``width`` is below 32 pixels, or a number is out of range.
@@ -107,18 +94,13 @@ class _Counter:
     """Adds up the cost of every convolution and linear layer that runs below a module."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.macs = 0
-        self.cio = 0
+        self.macs = self.cio = 0
         for child in module.modules():
-            if isinstance(child, nn.Conv2d):
-                child.register_forward_hook(self._convolution)
-            elif isinstance(child, nn.Linear):
-                child.register_forward_hook(self._linear)
+            if isinstance(child, (nn.Conv2d, nn.Linear)):
+                child.register_forward_hook(self._count)
 
-    def _convolution(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)  # noqa: S101 (registered on nothing else; for the type checker)
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module.weight, Tensor)  # noqa: S101 (for the type checker)
         self.macs += output.numel() * module.weight[0].numel()
-        self.cio += inputs[0].numel() + output.numel()
-
-    def _linear(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.macs += output.numel() * inputs[0].shape[-1]
+        if isinstance(module, nn.Conv2d):
+            self.cio += inputs[0].numel() + output.numel()

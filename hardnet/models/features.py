@@ -42,18 +42,14 @@ class HarDNetFeatures(ImageModule):
         feature_info: channels, stride and module path of each entry of the list.
 
     Raises:
-        ValueError: a level does not exist or the levels do not rise, an output stride that cannot be had; in
-            ``forward``, as for :class:`hardnet.HarDNet`.
+        ValueError: a level does not exist, the levels do not rise, or another output stride; in ``forward``, as for
+            :class:`hardnet.HarDNet`.
     """
 
     def __init__(
-        self,
-        config: HarDNetConfig,
-        *,
-        out_indices: Sequence[int] = (1, 2, 3, 4),
-        output_stride: int = 32,
+        self, config: HarDNetConfig, *, out_indices: Sequence[int] = (1, 2, 3, 4), output_stride: int = 32,
         in_chans: int = 3,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(config, in_chans)
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
@@ -62,8 +58,7 @@ class HarDNetFeatures(ImageModule):
         self.out_indices = tuple(levels.index(level) for level in chosen)
         self.output_stride = output_stride
         self.feature_info = tuple(
-            FeatureInfo(level.channels, min(level.stride, output_stride), f"base.{level.module_index}")
-            for level in chosen
+            FeatureInfo(channels, min(stride, output_stride), f"base.{index}") for index, channels, stride in chosen
         )
         self._taps = [level.module_index for level in chosen]
         self.base = nn.Sequential(*islice(body(config, in_chans, output_stride), self._taps[-1] + 1))

@@ -95,12 +95,7 @@ class HarDNet(ImageModule):
     """
 
     def __init__(
-        self,
-        config: HarDNetConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float | None = None,
+        self, config: HarDNetConfig, *, num_classes: int = 1000, in_chans: int = 3, drop_rate: float | None = None
     ) -> None:
         super().__init__(config, in_chans)
         check_count("num_classes", num_classes, least=0)
@@ -187,15 +182,8 @@ def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Itera
     last = len(config.block_layers) - 1
     rows = zip(config.block_layers, config.growth_rates, config.transition_channels, config.downsample, strict=True)
     for index, (n_layers, growth_rate, out_channels, downsample) in enumerate(rows):
-        block = HarDBlock(
-            channels,
-            growth_rate,
-            config.growth_multiplier,
-            n_layers,
-            config.depthwise,
-            config.block_activation,
-            dilation,
-        )
+        kind = (config.depthwise, config.block_activation, dilation)
+        block = HarDBlock(channels, growth_rate, config.growth_multiplier, n_layers, *kind)
         yield block
         if index == last and config.last_block_drop_rate is not None:
             yield nn.Dropout(config.last_block_drop_rate)
@@ -239,7 +227,7 @@ def check_images(x: Tensor, name: str, in_chans: int) -> None:
     if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < MIN_INPUT_SIZE:
         raise ValueError(
             f"{name} takes images of shape (N, {in_chans}, H, W) with H and W of at least "
-            f"{MIN_INPUT_SIZE} pixels, got {_describe_shape(x)}{_advice(x, in_chans)}"
+            f"{MIN_INPUT_SIZE} pixels, got {tuple(x.shape)}{_advice(x, in_chans)}"
         )
     if not x.is_floating_point():
         raise ValueError(
@@ -253,7 +241,3 @@ def _advice(x: Tensor, in_chans: int) -> str:
     if x.dim() == 4 and x.shape[-1] == in_chans != x.shape[1]:
         return ": the channels are last, move them with x.permute(0, 3, 1, 2)"
     return ""
-
-
-def _describe_shape(x: Tensor) -> str:
-    return "(" + ", ".join(str(size) for size in x.shape) + ("," if x.dim() == 1 else "") + ")"

@@ -176,22 +176,14 @@ class EvaluateOptions:
     channels_last: bool = True
     skip_bad_images: bool = False
 
-    def __post_init__(self) -> None:
-        if self.size is not None and self.size < 32:
-            raise ValueError(f"size must be at least 32 pixels, got {self.size}")
-        if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio must lie between 0 and 1, got {self.crop_ratio}")
-        if self.batch_size < 1 or self.workers < 0:
-            raise ValueError(
-                f"batch_size must be positive, workers not negative, got {self.batch_size}, {self.workers}"
-            )
-
     def preprocessing(self, base: Preprocessing) -> Preprocessing:
         """Return the weights' preprocessing with the sizes that were asked for."""
         if self.size is None and self.crop_ratio is None:
             return base
         crop = self.size or base.crop
-        ratio = self.crop_ratio or base.crop / base.resize
+        ratio = base.crop / base.resize if self.crop_ratio is None else self.crop_ratio
+        if not 0 < ratio <= 1:
+            raise ValueError(f"crop_ratio must lie between 0 and 1, got {ratio}")
         return dataclasses.replace(base, crop=crop, resize=max(crop, round(crop / ratio)))
 
 
@@ -250,17 +242,11 @@ def compare(
     options: EvaluateOptions,
     calibration: ImageSource | None = None,
 ) -> Iterator[Row]:
-    """Evaluate one after the other and yield a row for each.
-
-    Args:
-        chosen: names, and the weights of each.
-        source: the images and their classes.
-        ranks: the processes that share the work.
-        options: how to evaluate.
-        calibration: other images, of the same kind, for an int8 engine.
+    """Evaluate one after the other and yield a row for each. ``calibration`` are other images for an int8 engine.
 
     Raises:
-        WeightsError: weights cannot be had, do not fit, or have other classes than the data set.
+        WeightsError: weights cannot be loaded or have another number of classes than the data set.
+        DataError: a trained model has other classes than the data set.
         ImageError: an image cannot be read, and bad ones are not to be skipped.
         TrainingError: logits are not finite.
     """
@@ -268,8 +254,11 @@ def compare(
         model = create_model(name, weights=weights, progress=ranks.first)
         record = model.weights_record
         title = record.tag if isinstance(record, WeightsRecord) else os.fspath(str(weights))
-        if isinstance(record, WeightsRecord) and not record.sources:
-            _check_classes(record, source)
+        if isinstance(record, WeightsRecord) and not record.sources and list(record.categories) != list(source.classes):
+            pairs = zip(record.categories, source.classes, strict=False)
+            counts = (f"{record.num_classes} classes", f"{len(source.classes)} classes")
+            trained, found = next(((one, other) for one, other in pairs if one != other), counts)
+            raise DataError(f"{record}: was trained on other classes: {trained!r} where the data set has {found!r}")
         if model.num_classes != len(source.classes):
             raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(source.classes)}")
         preprocessing = options.preprocessing(Preprocessing() if record is None else record.preprocessing)
@@ -309,17 +298,3 @@ def _engine(
         batches = [transform(calibration.load(index)[0])[None] for index in spread]
     example = torch.zeros(1, 3, *2 * (transform.crop,), device=device)
     return accelerate(model, engine=engine, precision=options.precision, example_input=example, calibration=batches)
-
-
-def _check_classes(record: WeightsRecord, source: ImageSource) -> None:
-    """Refuse a model that was trained on other classes.
-
-    Raises:
-        DataError: a name, or their number, differs.
-    """
-    if list(record.categories) == list(source.classes):
-        return
-    pairs = zip(record.categories, source.classes, strict=False)
-    counts = (f"{record.num_classes} classes", f"{len(source.classes)} classes")
-    trained, found = next(((one, other) for one, other in pairs if one != other), counts)
-    raise DataError(f"{record}: was trained on other classes: {trained!r} where the data set has {found!r}")

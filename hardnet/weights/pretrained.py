@@ -30,6 +30,21 @@ from .reading import deserialise, read_file, require_safetensors
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 HUB_PREFIX = "hf-hub:"
 
+_CARD_HEAD = """---
+library_name: hardnet
+pipeline_tag: image-classification
+tags: [image-classification, hardnet, timm]
+---
+
+# {name}
+
+A HarDNet image classifier with {classes} classes, saved by hardnet {version}."""
+_CARD_USE = """```python
+import hardnet
+
+model = hardnet.from_pretrained("FOLDER_OR_OWNER/NAME").eval()
+```
+"""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _Model = TypeVar("_Model", bound=HarDNet)
 
@@ -128,18 +143,7 @@ def push_to_hub(
 def build_pretrained(
     kind: type[_Model], source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
 ) -> _Model:
-    """Build a model of class ``kind`` from a folder or a repository of the Hub, with its own classes and channels.
-
-    Args:
-        kind: HarDNet or a subclass that is constructed with the same arguments.
-        source: a folder, or "owner/name", "owner/name@revision", with or without "hf-hub:" before it.
-        revision: of the repository: a branch, a tag or a commit.
-        token: for private repositories; None takes that of ``hf auth login``.
-
-    Raises:
-        WeightsError: the files are missing, could not be downloaded, are damaged, or contradict each other.
-        ImportError: huggingface_hub or safetensors is not installed.
-    """
+    """Build a HarDNet, or a subclass with the same arguments; see :func:`hardnet.from_pretrained`."""
     found = read_pretrained(source, revision=revision, token=token)
     stem = found.state.get("base.0.conv.weight")
     in_chans = stem.shape[1] if stem is not None and stem.dim() == 4 and stem.shape[1] else 3
@@ -152,11 +156,7 @@ def build_pretrained(
 def read_pretrained(
     source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
 ) -> Pretrained:
-    """Read a folder or a repository of the Hub; see :func:`build_pretrained`.
-
-    Raises:
-        WeightsError: the files are missing, could not be downloaded, are damaged, or contradict each other.
-    """
+    """Read a folder, or a repository with or without "hf-hub:" before its name; see ``hardnet.from_pretrained``."""
     folder = expand_user(source)
     name = str(source).removeprefix(HUB_PREFIX)
     if str(source).startswith(HUB_PREFIX) or (not folder.exists() and _REPOSITORY.fullmatch(name)):
@@ -249,27 +249,17 @@ def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preproc
 def _card(
     model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None, notes: Sequence[str]
 ) -> str:
-    lines = ["---", "library_name: hardnet", "pipeline_tag: image-classification", "tags:", "- image-classification"]
-    lines += ["- hardnet", "- timm", "---", "", f"# {model.config.name}", ""]
-    lines += [f"A HarDNet image classifier with {model.num_classes} classes, saved by hardnet {__version__}.", ""]
+    paragraphs = [_CARD_HEAD.format(name=model.config.name, classes=model.num_classes, version=__version__)]
     record = model.weights_record
     if isinstance(record, WeightsRecord) and record.sources:
-        lines += [f"Initial weights: {record}, {record.provenance}, licence {record.licence}.", ""]
-    for note in notes:
-        lines += [note, ""]
+        paragraphs.append(f"Initial weights: {record}, {record.provenance}, licence {record.licence}.")
+    paragraphs += notes
     if preprocessing is not None:
-        lines += [f"Preprocessing: {preprocessing!r}", ""]
+        paragraphs.append(f"Preprocessing: {preprocessing!r}")
     if labels is not None:
         shown = ", ".join(printable(label) for label in labels[:20])
-        lines += [f"Classes: {shown}{', ...' if len(labels) > 20 else ''}", ""]
-    lines += [
-        "```python",
-        "import hardnet",
-        "",
-        'model = hardnet.from_pretrained("FOLDER_OR_OWNER/NAME").eval()',
-        "```",
-    ]
-    return "\n".join([*lines, ""])
+        paragraphs.append(f"Classes: {shown}{', ...' if len(labels) > 20 else ''}")
+    return "\n\n".join([*paragraphs, _CARD_USE])
 
 
 # The methods of HarDNet for this format. They are set here because the network does not import the weights.
