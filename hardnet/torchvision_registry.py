@@ -7,15 +7,13 @@ Weights come through this library's verified loader. Of a model's weights, ``DEF
 with the lowest reported top-1 error, as everywhere in torchvision.
 """
 
-# Annotations must not be strings here: torch.jit.script cannot read them.
-
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .factory import _known, create_model
 from .images.preprocess import Preprocessing
@@ -39,43 +37,6 @@ require("torchvision", LOWEST_TORCHVISION)
 # The public part of torchvision lists and builds models; what registers them lies here, and its own models use it.
 from torchvision.models import _api  # type: ignore[import-untyped]  # noqa: E402  (after the check of the version)
 from torchvision.transforms._presets import ImageClassification  # type: ignore[import-untyped]  # noqa: E402
-
-
-class HarDNetTransform(nn.Module):
-    """The preprocessing of weights, as torchvision's presets are: a module for images and tensors, scriptable.
-
-    Takes a Pillow image, which goes through ``hardnet.images.preprocess``, or a tensor (C, H, W) or (N, C, H, W), uint8
-    or floating point in [0, 1], which goes through ``torchvision.transforms._presets.ImageClassification``. The two
-    differ by what torchvision's resizing of images and of tensors differs.
-
-    Args:
-        preprocessing: sizes, mean and standard deviation.
-    """
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.preprocessing = preprocessing
-        self.preset = ImageClassification(
-            crop_size=preprocessing.crop,
-            resize_size=preprocessing.resize,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-        )
-
-    def forward(self, img: Tensor) -> Tensor:
-        """Pillow image or tensor ([N,] C, H, W) -> float32 tensor ([N,] C, crop, crop)."""
-        if not torch.jit.is_scripting() and not isinstance(img, Tensor):
-            return self._from_pillow(img)
-        transformed: Tensor = self.preset(img)
-        return transformed
-
-    @torch.jit.unused
-    def _from_pillow(self, img: Any) -> Tensor:
-        return self.preprocessing(img)
-
-    def describe(self) -> str:
-        """Return torchvision's description of the transform."""
-        return str(self.preset.describe())
 
 
 class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has no types
@@ -118,8 +79,7 @@ def return_layers(features: HarDNetFeatures) -> dict[str, str]:
 def _weights_enum(name: str) -> Any:
     records = {tag: record for (model, tag), record in CATALOG.items() if model == name}
     members = {
-        # A partial and not record.transforms: torchvision knows how to compare the former when it unpickles a member.
-        tag: _api.Weights(record.sources[0].url, partial(HarDNetTransform, record.preprocessing), _meta(record))
+        tag: _api.Weights(record.sources[0].url, _transforms(record.preprocessing), _meta(record))
         for tag, record in records.items()
     }
     comparable = [tag for tag, record in records.items() if record.evaluated_on == IMAGENET]
@@ -127,6 +87,11 @@ def _weights_enum(name: str) -> Any:
     title = f"HarDNet{name.removeprefix('hardnet').upper()}_Weights"
     # Two names of one value: the second is an alias.
     return HarDNetWeights(title, {**members, "DEFAULT": members[best]}, module=__name__)
+
+
+def _transforms(wanted: Preprocessing) -> partial[ImageClassification]:
+    sizes = {"crop_size": wanted.crop, "resize_size": wanted.resize}
+    return partial(ImageClassification, **sizes, mean=wanted.mean, std=wanted.std)
 
 
 def _meta(record: WeightsRecord) -> dict[str, Any]:

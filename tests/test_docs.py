@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -266,20 +265,16 @@ def test_the_table_of_cuts() -> None:
 
 def record_row(record: WeightsRecord) -> str:
     [who] = [name for name in ("the HarDNet authors", "osmr (imgclsmob)", "this project") if name in record.provenance]
-    errors = f"{record.top1_error:.2f} / {record.top5_error:.2f}, {record.reported_by}"
+    errors = f"{record.top1_error:.2f} / {record.top5_error:.2f}"
     sizes = f"{record.preprocessing.resize}, {record.preprocessing.crop}"
-    cells = (who, errors, record.evaluated_on, record.num_classes, sizes, record.block_activation)
+    cells = (who, errors, record.evaluated_on, sizes, record.block_activation)
     return f"| `{record.model}` | `{record.tag}` | {' | '.join(map(str, cells))} |"
 
 
 def source_rows(record: WeightsRecord) -> Iterator[str]:
-    for number, source in enumerate(record.sources, start=1):
+    for source in record.sources:
         place = source.url.replace("package:", "../hardnet/")
-        cells: tuple[Any, ...] = (
-            f"{number}. {source.publisher}",
-            f"[{source.filename}]({place})",
-            f"`{source.digest}`",
-        )
+        cells = (source.publisher, f"[{source.filename}]({place})", f"`{source.digest}`")
         yield f"| `{record.model}` | `{record.tag}` | {' | '.join(cells)} |"
 
 
