@@ -135,7 +135,7 @@ def test_pickles_compares_and_says_what_it_does() -> None:
 
 
 def test_impossible_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"1 <= crop <= resize <= 16384 pixels is required, got 224, 100"):
+    with pytest.raises(ValueError, match=r"1 <= crop <= resize <= 16384 pixels is required, got \(224, 100\)"):
         Preprocessing(resize=100)
     with pytest.raises(ValueError, match="crop"):
         Preprocessing(crop=0)

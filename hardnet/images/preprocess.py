@@ -50,13 +50,9 @@ class Preprocessing:
     """Of red, green and blue; what the difference is divided by."""
 
     def __post_init__(self) -> None:
-        if (
-            not all(type(side) is int for side in (self.crop, self.resize))
-            or not 1 <= self.crop <= self.resize <= _MAX_SIDE
-        ):
-            raise ValueError(
-                f"1 <= crop <= resize <= {_MAX_SIDE} pixels is required, got {self.crop!r}, {self.resize!r}"
-            )
+        sides = (self.crop, self.resize)
+        if {type(side) for side in sides} != {int} or not 1 <= self.crop <= self.resize <= _MAX_SIDE:
+            raise ValueError(f"1 <= crop <= resize <= {_MAX_SIDE} pixels is required, got {sides}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
                 raise ValueError(f"{name} must be three finite numbers, got {values!r}")
