@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import hardnet
 from hardnet import Accelerated, Classifier, Extractor, HarDNet, accelerate, create_model
-from hardnet.engines import AutoEngine, available_engines, choose_engine, fold, native, openvino
+from hardnet.engines import AutoEngine, available_engines, base, choose_engine, fold, native, openvino
 from hardnet.engines.accelerate import cpu_has_bf16
 from hardnet.engines.cache import artifacts_dir, fingerprint
 from hardnet.engines.folding import merge
@@ -47,7 +47,8 @@ def check(engine: str, name: str, fill: Fill, shapes: list[tuple[int, ...]], **o
     """Compare with the eager model, with parameters that saturate ReLU6."""
     model = fill(create_model(name)).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    fast = accelerate(model, engine=engine, **options)  # type: ignore[arg-type]
+    example = torch.randn(shapes[0])  # with it, "torch" compiles every shape that comes twice
+    fast = accelerate(model, engine=engine, example_input=example, **options)  # type: ignore[arg-type]
     assert isinstance(fast, Accelerated)
     assert fast.engine == engine
     for shape in shapes:
@@ -306,13 +307,16 @@ def test_where_nothing_can_be_kept_it_works_all_the_same(
 
 
 def test_the_engine_follows_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
+    model, small = create_model("hardnet68"), create_model("hardnet39ds")
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name == "openvino" or None)
-    assert [choose_engine(cpu, images=count) for count in (1, 64, 2000, None)] == ["eager", "torch", *["openvino"] * 2]
-    assert choose_engine(cpu, "bf16", 1) == "openvino"
-    assert choose_engine(torch.device("cuda"), images=5000) == "eager"
+    wanted = {32: "eager", 33: "torch", 1000: "torch", 1001: "openvino", None: "openvino"}
+    assert {count: choose_engine(model, images=count) for count in wanted} == wanted
+    assert [choose_engine(small, images=count) for count in (10_000, 10_001)] == ["torch", "openvino"]
+    assert choose_engine(model, "bf16", 1) == "openvino"
+    with torch.device("meta"):
+        assert choose_engine(create_model("hardnet68"), images=5000) == "eager"  # not on the CPU
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
-    assert choose_engine(cpu) == "torch"
+    assert choose_engine(model) == "torch"
 
 
 def test_auto_changes_the_engine_as_images_come(
@@ -401,6 +405,32 @@ def test_a_shape_that_comes_again_gets_a_graph(folded: nn.Module) -> None:
 
 
 @needs_onednn
+def test_a_graph_waits_for_images(folded: nn.Module) -> None:
+    plain = Watched(folded)
+    graphs = OneDnnGraphs(folded, plain, patience=8)
+    for times in (1, 2, 3, 3):  # 4 and 8 images without; the third time, to compare with; then the graph alone
+        graphs(images(4, 3, 64, 64))
+        assert plain.times == times
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_large_batches_run_in_equal_slices(
+    features_only: bool, golden_fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_SLICE_PIXELS", 5 * 64 * 64 + 1)
+    model, sizes, x = (
+        golden_fill(create_model("hardnet39ds", features_only=features_only)).eval(),
+        [],
+        images(9, 3, 64, 64),
+    )
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found, wanted = base.in_slices(model)(x), model(x)
+    assert sizes == [5, 4, 9]
+    pairs = zip(found, wanted, strict=True) if features_only else [(found, wanted)]
+    assert all(same(one, other) for one, other in pairs)  # type: ignore[arg-type]
+
+
+@needs_onednn
 def test_graphs_are_bounded(folded: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(native._MAX_GRAPHS, "cpu", 1)
     plain = Watched(folded)
@@ -486,7 +516,7 @@ def test_feature_maps(golden_fill: Callable[[nn.Module], nn.Module]) -> None:
 def test_images_of_every_sort(golden_fill: Callable[[nn.Module], nn.Module]) -> None:
     """One channel, whose order in memory is both, inference mode, and images that want gradients."""
     model = golden_fill(create_model("hardnet39ds", in_chans=1)).eval()
-    fast = accelerate(model, engine="torch")  # type: ignore[arg-type]
+    fast = accelerate(model, engine="torch", example_input=torch.zeros(2, 1, 64, 64))  # type: ignore[arg-type]
     plain = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = model(plain)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..models.network import ImageModule
 from ..utils.text import check_count
 from . import inductor, native, onnx, openvino
-from .base import Accelerated, Output, Plan, Run
+from .base import Accelerated, Output, Plan, Run, in_slices
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,11 @@ _TABLE = {
     "onnxruntime": Engine(onnx.build, ("fp32", "int8"), ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
     "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",)),
 }
-FEW, MANY = 64, 2000
-"""Images after which building the "torch" engine, and converting for another one, have paid off on CPUs; roughly."""
+FEW, MANY, MANY_DS = 32, 1000, 10_000
+"""Images after which building the "torch" engine, and converting for another one, pay off on CPUs; DS models are fast
+already."""
+_PATIENCE = 256
+"""Images of a shape after which compiling a graph pays off."""
 
 ENGINES = tuple(_TABLE)
 """What ``engine=`` may be, in addition to "auto"."""
@@ -87,7 +90,7 @@ def accelerate(
     if not isinstance(model, ImageModule):
         raise TypeError(f"only models of this library can be accelerated, got {type(model).__name__}")
     device = next(model.parameters()).device
-    plan = _plan(engine, precision, device, threads)
+    plan = _plan(engine, precision, device, threads, 0 if example_input is not None else _PATIENCE)
     batches = _calibration(precision, calibration)
     result = Accelerated(model, _TABLE[plan.engine].build(model, plan, batches), plan)
     logger.info("%s runs in %s, %s, on %s", model.config.name, plan.engine, plan.precision, device)
@@ -97,19 +100,21 @@ def accelerate(
     return result
 
 
-def choose_engine(device: torch.device, precision: str = "fp32", images: int | None = None) -> str:
-    """Choose "eager" below 64 images, "torch" below 2,000, the fastest installed engine from there on.
+def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None = None) -> str:
+    """Choose "eager" up to 32 images, "torch" up to 1,000 (10,000 of a DS model), beyond the fastest installed engine.
 
     Precisions other than fp32 always get the fastest installed engine that has them. On CUDA, fp32 is always "eager".
 
     Args:
-        device: of the model.
+        model: on the device where it is to run.
         precision: one of :data:`PRECISIONS`.
         images: how many images are to be computed; None means many.
     """
-    if precision == "fp32" and (device.type != "cpu" or (images is not None and images < FEW)):
+    device = next(model.parameters()).device.type
+    if precision == "fp32" and (device != "cpu" or (images is not None and images <= FEW)):
         return "eager"
-    return "torch" if precision == "fp32" and images is not None and images < MANY else _choose(precision, device.type)
+    many = MANY_DS if isinstance(model, ImageModule) and model.config.depthwise else MANY
+    return "torch" if precision == "fp32" and images is not None and images <= many else _choose(precision, device)
 
 
 class AutoEngine:
@@ -121,15 +126,14 @@ class AutoEngine:
 
     def __init__(self, model: nn.Module) -> None:
         self._model, self._images, self._engine = model, 0, "eager"
-        self._device = next(model.parameters()).device
-        self._run: Callable[[Tensor], Output] = model
+        self._run: Run = in_slices(model) if next(model.parameters()).device.type == "cpu" else model
         self._lock = threading.Lock()
 
     def __call__(self, x: Tensor) -> Output:
         """(N, C, H, W) -> output of the model."""
         with self._lock:
             self._images += len(x)
-            engine = choose_engine(self._device, images=self._images)
+            engine = choose_engine(self._model, images=self._images)
             if engine != self._engine:
                 self._engine = engine
                 try:
@@ -146,7 +150,7 @@ def available_engines(device: str | torch.device = "cpu", precision: str = "fp32
     return [engine for engine in order if precision in _precisions(engine, kind) and not _missing(engine, precision)]
 
 
-def _plan(engine: str, precision: str, device: torch.device, threads: int | None) -> Plan:
+def _plan(engine: str, precision: str, device: torch.device, threads: int | None, patience: int = 0) -> Plan:
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"there is no engine {engine!r}; known: auto, {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
@@ -168,7 +172,7 @@ def _plan(engine: str, precision: str, device: torch.device, threads: int | None
         )
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise ValueError("this processor does not compute in bf16, it would be slower than fp32")
-    return Plan(engine, precision, device, threads or torch.get_num_threads())
+    return Plan(engine, precision, device, threads or torch.get_num_threads(), patience)
 
 
 def _choose(precision: str, device: str) -> str:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class Plan:
     device: torch.device
     threads: int
     """CPU threads."""
+    patience: int = 0
+    """Images of one shape in a row before anything is compiled for this shape."""
 
 
 class Accelerated(nn.Module):
@@ -88,6 +91,27 @@ class Accelerated(nn.Module):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows in the parentheses."""
         return f"{self.config.name}, {self.engine}, {self.precision}, {self.device}, {self.threads} threads"
+
+
+_SLICE_PIXELS = 8 * 224 * 224
+
+
+def in_slices(run: Run) -> Run:
+    """Return a function that runs large batches in equal parts of at most 8 images of 224 x 224 pixels.
+
+    On CPUs, their activations stay in the caches and in memory that the process has already.
+    """
+
+    def sliced(x: Tensor) -> Output:
+        parts = -(-len(x) // max(1, _SLICE_PIXELS // (x.shape[2] * x.shape[3])))
+        if parts < 2:
+            return run(x)
+        outputs = [run(part) for part in x.tensor_split(parts)]
+        if isinstance(outputs[0], Tensor):
+            return torch.cat(cast("list[Tensor]", outputs))
+        return [torch.cat(level) for level in zip(*outputs, strict=True)]
+
+    return sliced
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..models.layers import ConvLayer, DWConvLayer
 from ..models.network import ImageModule
-from .base import Output, Plan, Run
+from .base import Output, Plan, Run, in_slices
 from .folding import convolution_name, fold
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
         return _CudaGraphs(in_channels_last(folded, dtype))
     if _onednn_works(dtype):
         fused = fuse(copy.deepcopy(folded, {id(each): each for each in folded.parameters()}))  # the weights are shared
-        prepared = in_channels_last(OneDnnGraphs(folded, fused), dtype)
+        prepared = in_slices(in_channels_last(OneDnnGraphs(folded, fused, plan.patience), dtype))
     else:
-        prepared = in_channels_last(folded, dtype)
+        prepared = in_slices(in_channels_last(folded, dtype))
 
     def run(x: Tensor) -> Output:
         with cpu_threads(plan.threads):
@@ -146,17 +146,19 @@ def _onednn_works(dtype: torch.dtype) -> bool:
 
 
 class OneDnnGraphs:
-    """Run a compiled graph for shapes that came twice in a row: (N, C, H, W), channels last -> output of the model.
+    """Run a compiled graph for shapes that come repeatedly: (N, C, H, W), channels last -> output of the model.
 
     Args:
         folded: the network to compile; its parameters must not require gradients.
         otherwise: the same network, for all other shapes.
+        patience: images of the shape in a row that run before it is compiled; at least one batch does.
     """
 
-    def __init__(self, folded: nn.Module, otherwise: Callable[[Tensor], Output]) -> None:
-        self._folded, self._otherwise = folded, otherwise
+    def __init__(self, folded: nn.Module, otherwise: Callable[[Tensor], Output], patience: int = 0) -> None:
+        self._folded, self._otherwise, self._patience = folded, otherwise, patience
         self._graphs: dict[torch.Size, Callable[[Tensor], Output]] = {}
         self._seen: torch.Size | None = None
+        self._images = 0  # of this shape in a row
 
     def __call__(self, x: Tensor) -> Output:
         """(N, C, H, W) -> output of the model."""
@@ -164,8 +166,9 @@ class OneDnnGraphs:
         run = self._graphs.get(x.shape)
         if run is not None:
             return run(x)
-        if x.shape != self._seen or len(self._graphs) >= _MAX_GRAPHS["cpu"]:
-            self._seen = x.shape
+        self._images = len(x) + (self._images if x.shape == self._seen else 0)
+        self._seen = x.shape
+        if self._images <= max(self._patience, len(x)) or len(self._graphs) >= _MAX_GRAPHS["cpu"]:
             return self._otherwise(x)
         with _LOCK:
             if x.shape not in self._graphs:

@@ -285,9 +285,7 @@ def _engine(
 ) -> Callable[[Tensor], Tensor]:
     from ..engines import CALIBRATION_IMAGES, accelerate, choose_engine
 
-    device, engine = next(model.parameters()).device, options.engine
-    if engine == "auto":
-        engine = choose_engine(device, options.precision, images)
+    engine = choose_engine(model, options.precision, images) if options.engine == "auto" else options.engine
     if (engine, options.precision) == ("eager", "fp32"):
         return model
 
@@ -296,5 +294,4 @@ def _engine(
         count = min(CALIBRATION_IMAGES, len(calibration))
         spread = [index * len(calibration) // count for index in range(count)]
         batches = [transform(calibration.load(index)[0])[None] for index in spread]
-    example = torch.zeros(1, 3, *2 * (transform.crop,), device=device)
-    return accelerate(model, engine=engine, precision=options.precision, example_input=example, calibration=batches)
+    return accelerate(model, engine=engine, precision=options.precision, calibration=batches)
