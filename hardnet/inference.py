@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -44,10 +45,23 @@ class _Runner:
     def _forward(self, images: Tensor) -> object:
         return self.model(images) if self._auto is None else self._auto(images)
 
-    def _choose_engine_later(self) -> None:
-        from .engines import AutoEngine
+    def _set_engine(
+        self, named: bool, engine: str, precision: str, calibration: ImageLike | Iterable[ImageLike] | None
+    ) -> None:
+        if (engine, precision, calibration) == ("auto", "fp32", None):
+            if named:
+                from .engines import AutoEngine
 
-        self._auto = AutoEngine(self.model)
+                self._auto = AutoEngine(self.model)
+        elif (engine, precision) != ("eager", "fp32") or calibration is not None:
+            from .engines import accelerate
+
+            self.model = accelerate(
+                cast(ImageModule, self.model),  # checked by accelerate
+                engine=engine,
+                precision=precision,
+                calibration=None if calibration is None else prepare_each(calibration, self.transform, self.model),
+            )
 
     def _rows(self, items: Iterator[Item], batch_size: int) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
         """Run the model: one row (width,) per image on the CPU, float32 or float64, or why there is none.
@@ -143,18 +157,7 @@ class Classifier(_Runner):
         classes = getattr(self.model, "num_classes", None)
         if isinstance(classes, int):
             self.labels = self._labels_for(classes)
-        if engine == "auto" and precision == "fp32" and calibration is None:
-            if isinstance(model_or_name, str):
-                self._choose_engine_later()
-        elif (engine, precision) != ("eager", "fp32") or calibration is not None:
-            from .engines import accelerate
-
-            self.model = accelerate(
-                cast(ImageModule, self.model),  # checked by accelerate
-                engine=engine,
-                precision=precision,
-                calibration=None if calibration is None else prepare_each(calibration, self.transform, self.model),
-            )
+        self._set_engine(isinstance(model_or_name, str), engine, precision, calibration)
 
     def __repr__(self) -> str:
         classes = "unknown" if self.labels is None else len(self.labels)
@@ -255,10 +258,16 @@ class Extractor(_Runner):
             ``torch.device`` takes.
         transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes the
             weights' own, or the ImageNet one without a record.
+        engine: as for :class:`Classifier`.
+        precision: of the engine.
+        calibration: as for :class:`Classifier`.
 
     Raises:
-        ValueError: an unknown name, a device that cannot be used, ``weights`` for a module.
+        ValueError: an unknown name, a device that cannot be used, ``weights`` for a module, an engine or a precision
+            that is not available.
         TypeError: ``model_or_name`` is neither a name nor a HarDNet.
+        ImportError: the engine's package is missing.
+        ImageError: a picture of ``calibration`` is unusable.
         WeightsError: the weights could not be downloaded from any source.
     """
 
@@ -269,12 +278,18 @@ class Extractor(_Runner):
         weights: WeightsLike | None = None,
         device: str | int | torch.device = "auto",
         transform: Transform | None = None,
+        engine: str = "auto",
+        precision: str = "fp32",
+        calibration: ImageLike | Iterable[ImageLike] | None = None,
     ) -> None:
         target = usable_device(device)
-        super().__init__(_build(model_or_name, HarDNet, weights, num_classes=0), target, transform)
-        self.num_features: int = cast(HarDNet, self.model).num_features
-        if isinstance(model_or_name, str):  # without classes, the output of the model is the embedding
-            self._choose_engine_later()
+        model: HarDNet = _build(model_or_name, HarDNet, weights, num_classes=0)
+        self.num_features: int = model.num_features
+        if not isinstance(model_or_name, str) and (engine not in ("auto", "eager") or precision != "fp32"):
+            model = copy.deepcopy(model)  # an engine gives the output of the whole model
+            model.reset_classifier(0)
+        super().__init__(model, target, transform)
+        self._set_engine(isinstance(model_or_name, str), engine, precision, calibration)
 
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 32) -> Iterator[Embedding]:
         """Compute lazily, in bounded memory: one embedding per picture, in the order of the input.
@@ -301,7 +316,6 @@ class Extractor(_Runner):
                     yield Embedding(item.source, row.float())
 
     def _forward(self, images: Tensor) -> object:
-        if self._auto is not None:
-            return self._auto(images)
-        model = cast(HarDNet, self.model)
-        return model.forward_head(model.forward_features(images), pre_logits=True)
+        if isinstance(self.model, HarDNet) and self._auto is None:
+            return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+        return super()._forward(images)

@@ -622,6 +622,16 @@ def test_embeddings_are_the_pooled_features(model: HarDNet, device: str) -> None
     assert not torch.allclose(wanted[0], wanted[1], rtol=1e-2, atol=1e-2)
 
 
+def test_an_engine_gives_the_same_embeddings(model: HarDNet) -> None:
+    images = [plain("red"), plain("green"), plain("blue")]
+    wanted, found = (
+        torch.stack(vectors(Extractor(model, device="cpu", transform=small_transform, engine=engine).stream(images)))
+        for engine in ("eager", "torch")
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert model.num_classes  # the caller's model keeps its classifier
+
+
 def test_a_broken_picture_is_named_and_left_out(model: HarDNet, six: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = list(Extractor(model, device="cpu", transform=small_transform).stream(six))
     assert [Path(one.source).name for one in found] == [f"{n}.png" for n in range(6)]

@@ -13,7 +13,16 @@ from ..models.config import CONFIGS
 from ..training.options import FIELDS
 from ..utils.errors import TrainingError
 from ..utils.text import table
-from .arguments import FAILED, Verbs, add_engine_arguments, add_threads, first_rank, positive, prepare_process
+from .arguments import (
+    FAILED,
+    Verbs,
+    add_engine_arguments,
+    add_threads,
+    check_calibration,
+    first_rank,
+    positive,
+    prepare_process,
+)
 
 if TYPE_CHECKING:
     from ..training.evaluation import Evaluation, Row
@@ -87,6 +96,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from ..training.distributed import connect
     from ..training.evaluation import EvaluateOptions, choose, compare
 
+    check_calibration(arguments, required=False)
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
     source = open_evaluation(arguments.data, arguments.dataset, arguments.split)

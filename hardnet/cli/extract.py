@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..factory import DEFAULT_TAG, list_models
-from .arguments import Verbs
+from .arguments import Verbs, add_calibration, add_engine_arguments, check_calibration
 from .jobs import Stream, add_job_arguments, write_on_ray, write_rows
 from .rows import Columns, add_path_arguments
 
@@ -25,17 +25,23 @@ def add_verb(verbs: Verbs) -> None:
     parser.add_argument("--model", choices=list_models(), default="hardnet39ds")
     parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: a GPU if available)")
+    add_engine_arguments(parser)
+    add_calibration(parser)
     parser.set_defaults(run=_extract)
 
 
 def _extract(arguments: argparse.Namespace) -> int:
+    check_calibration(arguments, required=True)
     if arguments.on:
+        if (arguments.engine, arguments.precision) != ("auto", "fp32"):
+            raise ValueError("--engine and --precision do not go with --on")
         return write_on_ray(arguments, partial(_on_ray, arguments), "used")
 
     def start(device: torch.device) -> tuple[Stream, Columns]:
         from ..inference import Extractor
 
-        extractor = Extractor(arguments.model, weights=arguments.weights, device=device)
+        options = {name: getattr(arguments, name) for name in ("weights", "engine", "precision", "calibration")}
+        extractor = Extractor(arguments.model, device=device, **options)
         width = extractor.num_features
         columns = Columns("embedding", tuple(range(width)), _cells, width)
         return partial(extractor.stream, batch_size=arguments.batch_size), columns

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ..utils.text import csv_row, printable
 from .arguments import (
     Verbs,
+    add_calibration,
     add_engine_arguments,
     add_model_arguments,
+    check_calibration,
     chosen_model,
     positive,
     status_of_images,
@@ -40,7 +42,7 @@ def add_verb(verbs: Verbs) -> None:
     parser.add_argument("--threshold", type=float, default=0.0, metavar="P", help="least probability of a class")
     add_job_arguments(parser, ".jsonl, .csv or .parquet", required=False)
     add_engine_arguments(parser)
-    parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
+    add_calibration(parser)
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
     parser.set_defaults(run=_predict)
 
@@ -50,6 +52,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
     if arguments.resume and not arguments.output:
         raise ValueError("--resume requires --output")
+    check_calibration(arguments, required=not arguments.on)
     if arguments.on:
         return write_on_ray(arguments, partial(_on_ray, arguments), "classified")
     if arguments.output:

@@ -161,7 +161,7 @@ def _plan(engine: str, precision: str, device: torch.device, threads: int | None
         engine = _choose(precision, device.type)
     precisions = _precisions(engine, device.type)
     if not precisions:
-        raise ValueError(f"the {engine} engine does not run on {device.type}: move the model to the CPU first")
+        raise ValueError(f"the {engine} engine does not run on {device.type}, only on the CPU")
     if precision not in precisions:
         raise ValueError(f"the {engine} engine has no {precision} on {device.type}, only {', '.join(precisions)}")
     if missing := _missing(engine, precision):
