@@ -1,4 +1,4 @@
-"""Chromium without a screen, for the tests of pages: what it asked for and what it complained of."""
+"""Chromium without a screen, for the tests of pages: what it asked for, what it complained of, what axe-core finds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ OPTIONS = (
 
 
 @contextmanager
-def browser(width: int, height: int, profile: Path) -> Iterator[Any]:
+def browser(width: int, height: int, profile: Path, language: str = "en", theme: str = "light") -> Iterator[Any]:
     """A page of this size in pixels; phones are narrower than any window may be, so the size is emulated."""
     from selenium import webdriver
 
@@ -34,13 +35,16 @@ def browser(width: int, height: int, profile: Path) -> Iterator[Any]:
         pytest.fail("this test needs a browser: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = paths[0]
-    for option in (*OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
+    for option in (*OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--lang={language}"):
         options.add_argument(option)
+    options.add_experimental_option("prefs", {"intl.accept_languages": language})
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(paths[1]))
     try:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": theme}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get_log("performance")  # what the empty start page did
         yield driver
     finally:
@@ -62,3 +66,11 @@ def requested(driver: Any) -> set[str]:
 def complaints(driver: Any) -> list[str]:
     """The errors of the console since the last call, refused loads among them."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def accessibility_violations(driver: Any) -> list[str]:
+    """What axe-core finds on the page as it is: rule, and the elements."""
+    script = Path(find_spec("axe_playwright_python").submodule_search_locations[0], "axe.min.js").read_text("utf-8")
+    driver.execute_script(script)
+    run = "axe.run().then(({violations}) => arguments[0](violations.map(v => [v.id, ...v.nodes.map(n => n.html)])))"
+    return [": ".join(each)[:1000] for each in driver.execute_async_script(run)]

@@ -1,29 +1,42 @@
-"""The demo page in a real browser, at the widths of a desk and of a telephone, with the network away."""
+"""The demo page in a real browser: two sizes, two languages, light and dark, with the network away."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browser, complaints, requested
+import torch
+from browser import accessibility_violations, browser, complaints, requested
+from http_server import Handler, running, serve
 from offline_copy import python_of, read_page
+from PIL import Image
+
+import hardnet
 
 pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).parent.parent
 GARMENTS = REPO / "images" / "fashion_mnist"
+CAT = REPO / "images" / "cat.jpg"
 PATIENCE = 120
+SIZES = {"desk": (1280, 900), "phone": (390, 844)}
 
-# Python runs a module of this name at its start: here it writes down every host that the server turns to.
+# Python runs a module of this name at its start. Here it writes down every host that the server turns to, and enters a
+# server of the test as the source of all weights.
 WATCH = """
 import os, sys
 
@@ -39,37 +52,70 @@ def watch(event, arguments):
             print(host, file=file)
 
 sys.addaudithook(watch)
+
+if sys.argv[:1] == ["-m"]:
+    from dataclasses import replace
+    from hardnet.weights.catalog import CATALOG, Digest, Source
+
+    source = Source(os.environ["SOURCE"] + "/{}.pth", Digest("sha256", os.environ["SHA256"]), "the test")
+    for key, record in CATALOG.items():
+        if key[1] != "FASHION_MNIST":
+            CATALOG[key] = replace(record, sources=(replace(source, url=source.url.format(key[0])),))
 """
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The page's server in a process of its own: its address, and the file with the hosts that it turned to.
+
+    It downloads random weights as those of hardnet39ds; of the others it gets, slowly, a file that is not right.
+    """
+    path = folder / "random.pth"
+    torch.save(hardnet.create_model("hardnet39ds").state_dict(), path)
+    content = path.read_bytes()
+
+    def slowly(handler: Handler) -> None:
+        half = b"PK\x03\x04" + bytes(9_999_996)
+        handler.start(200, {"Content-Length": str(2 * len(half))})
+        handler.wfile.write(half)
+        time.sleep(3)
+        handler.wfile.write(half)
+
+    (folder / "sitecustomize.py").write_text(WATCH)
+    watched = folder / "hosts.txt"
+    watched.touch()
+    with running() as source:
+        source.on("/hardnet39ds.pth", serve(content))
+        for name in ("hardnet68ds", "hardnet68", "hardnet85"):
+            source.on(f"/{name}.pth", slowly)
+        variables = {
+            "PYTHONPATH": f"{folder}{os.pathsep}{REPO}",
+            "WATCHED": str(watched),
+            "SOURCE": source.url,
+            "SHA256": hashlib.sha256(content).hexdigest(),
+            "TMPDIR": str(folder),
+            "TORCH_HOME": str(folder / "torch"),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "hardnet", "demo", "--port", "0"]
+        with subprocess.Popen(
+            command, env=os.environ | variables, cwd=folder, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                line = process.stdout.readline() if process.stdout else ""
+                found = re.fullmatch(r"hardnet: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends\)\n", line)
+                assert found, line
+                yield found[1], watched
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(PATIENCE)
+    assert not list(folder.glob("hardnet-demo-*"))  # it takes its pictures along
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A server in a process of its own: its address, and the file with the hosts that it turned to."""
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "sitecustomize.py").write_text(WATCH)
-    watched = folder / "hosts.txt"
-    watched.touch()
-    variables = {
-        "PYTHONPATH": f"{folder}{os.pathsep}{REPO}",
-        "WATCHED": str(watched),
-        "TMPDIR": str(folder),
-        "TORCH_HOME": str(folder / "torch"),
-        "HARDNET_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "hardnet", "demo", "--port", "0"]
-    with subprocess.Popen(
-        command, env=os.environ | variables, cwd=folder, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            found = re.fullmatch(r"hardnet: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends\)\n", line)
-            assert found, line
-            yield found[1], watched
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
-    assert not list(folder.glob("hardnet-demo-*"))  # it takes its pictures along
+    with serving(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
 def test_a_space_serves_the_page(tmp_path: Path) -> None:
@@ -93,16 +139,25 @@ def test_a_space_serves_the_page(tmp_path: Path) -> None:
             process.wait(PATIENCE)
 
 
-@pytest.fixture(params=[(1280, 1000), (390, 844)], ids=["desk", "telephone"])
+@pytest.fixture(params=SIZES)
 def page(request: pytest.FixtureRequest, server: tuple[str, Path], tmp_path: Path) -> Iterator[Any]:
-    with browser(*request.param, tmp_path / "profile") as driver:
-        driver.get(server[0])
-        wait(driver, lambda: elements(driver, "#examples button"))
+    with browser(*SIZES[request.param], tmp_path / "profile") as driver:
+        visit(driver, server[0])
         yield driver
+        check_nothing_left(driver, *server)
+
+
+def visit(driver: Any, address: str) -> None:
+    driver.get(address)
+    wait(driver, lambda: elements(driver, "#about") and text(driver, "#about"))
 
 
 def elements(driver: Any, selector: str) -> list[Any]:
     return list(driver.find_elements("css selector", selector))
+
+
+def text(driver: Any, selector: str) -> str:
+    return " ".join(element.text for element in elements(driver, selector))
 
 
 def wait(driver: Any, condition: Callable[[], Any]) -> Any:
@@ -113,84 +168,168 @@ def wait(driver: Any, condition: Callable[[], Any]) -> Any:
     return WebDriverWait(driver, PATIENCE, ignored_exceptions=ignored).until(lambda _: condition())
 
 
-def upload(driver: Any, path: Path) -> None:
-    """Put a file into the field, as dropping it would; a picture that is there has to go first."""
-    for close in elements(driver, "#image button[aria-label='Clear']"):
-        close.click()
-    field = wait(driver, lambda: elements(driver, "#image input[type=file]"))[0]
-    field.send_keys(str(path))
+def upload(driver: Any, *paths: Path) -> None:
+    """Put files into the field, as dropping them would."""
+    elements(driver, "#drop input")[0].send_keys("\n".join(map(str, paths)))
 
 
-def label(driver: Any) -> str:
-    return "".join(element.text for element in elements(driver, "#top [data-testid=label-output-value]"))
+def top(driver: Any) -> str:
+    return text(driver, ".result h2 [lang=en]")
 
 
-def problem(driver: Any) -> str:
-    return "".join(element.get_property("value") for element in elements(driver, "#problem textarea"))
+def choose(driver: Any, value: str) -> None:
+    elements(driver, f"#choice option[value='{value}']")[0].click()
 
 
-def choose(driver: Any, field: str, option: str) -> None:
-    elements(driver, f"#{field} input")[0].click()
-    [entry] = wait(driver, lambda: elements(driver, f"[role=option][aria-label='{option}']"))
-    entry.click()
+def shown_map(driver: Any) -> str:
+    [shown] = [each for each in elements(driver, ".map") if each.is_displayed()]
+    return str(shown.get_attribute("alt"))
 
 
 def check_nothing_left(driver: Any, address: str, watched: Path) -> None:
     urls = requested(driver)
     assert any(url.startswith(f"{address}/gradio_api/") for url in urls)  # the log tells something at all
-    assert {url for url in urls if not url.startswith(address)} == set()
+    assert {url for url in urls if not url.startswith((address, f"blob:{address}"))} == set()
     assert complaints(driver) == []
     assert watched.read_text() == ""
 
 
-def test_a_visit(page: Any, server: tuple[str, Path], tmp_path: Path) -> None:
-    """Upload, example, broken file, upload again: labels and errors are read off the page."""
+def check_layout(driver: Any) -> None:
+    """Nothing sticks out at the side or is wider than its box; at a desk nothing has to be scrolled to."""
+    driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+    width, height, inner_width, inner_height, cut = driver.execute_script(
+        "const e = document.documentElement;"
+        "const cut = [...document.querySelectorAll('#page *')].filter(e => e.clientWidth && e.scrollWidth > "
+        "e.clientWidth + 1 && !e.matches('.spoken, .drop small span'));"
+        "return [e.scrollWidth, e.scrollHeight, innerWidth, innerHeight, cut.map(e => e.outerHTML.slice(0, 200))]"
+    )
+    assert cut == []
+    assert width <= inner_width
+    assert height <= inner_height or inner_width < 500
+    drop, result = (elements(driver, selector)[0].rect for selector in ("#drop", "#result"))
+    if inner_width < 500 and result["height"]:
+        assert 0 <= result["y"] - drop["y"] - drop["height"] < 40
+
+
+def test_a_visit(page: Any, tmp_path: Path) -> None:
+    """Upload, example, broken file, upload again: what is shown is read off the page."""
+    check_layout(page)
     upload(page, GARMENTS / "sneaker-00009.png")
-    wait(page, lambda: label(page) == "Sneaker")
-    bars = wait(page, lambda: elements(page, "#top meter"))
-    shares = [float(bar.get_attribute("value")) for bar in bars]
+    wait(page, lambda: top(page) == "Sneaker")
+    check_layout(page)
+    shares = [float(e.text.rstrip("%")) for e in elements(page, "fieldset span:nth-of-type(2)")]
     assert len(shares) == 5
     assert shares == sorted(shares, reverse=True)
-    assert 0.5 < shares[0] < sum(shares) < 1.001
-    assert elements(page, "#facts textarea")[0].get_property("value").startswith("Read and prepared in ")
-    for name in ("seen", "looked"):
-        [picture] = wait(page, lambda name=name: elements(page, f"#{name} img"))
-        wait(page, lambda picture=picture: picture.get_property("naturalWidth") == 256)
+    assert 50 < shares[0] < sum(shares) < 100.3
+    assert "ten garments only" in text(page, ".note")
+    assert "4 x 4 cells of 16 pixels" in text(page, ".result")
+    assert re.search(r"PyTorch eager, fp32, CPU, warm: network \d+\.\d ms", text(page, ".facts"))
+    [preview] = elements(page, ".drop img")
+    assert min(preview.size.values()) > 100  # not a stamp of 28 pixels
+    assert preview.value_of_css_property("image-rendering") == "pixelated"
 
-    [trouser] = [e for e in elements(page, "#examples button") if "trouser" in e.get_attribute("innerHTML")]
-    trouser.click()
-    wait(page, lambda: label(page) == "Trouser")
+    assert shown_map(page) == "Evidence for Sneaker"
+    elements(page, "fieldset label")[2].click()
+    third = text(page, "fieldset label:nth-of-type(3) [lang=en]")
+    assert shown_map(page) == f"Evidence for {third}"
+    page.execute_script("arguments[0].focus()", elements(page, "[type=range]")[0])
+    elements(page, "[type=range]")[0].send_keys("\ue011")  # the key Home
+    wait(page, lambda: page.execute_script("return getComputedStyle(document.querySelector('.map')).opacity") == "0")
+
+    elements(page, "[data-example^=trouser]")[0].click()
+    wait(page, lambda: top(page) == "Trouser")
+    assert shown_map(page) == "Evidence for Trouser"
+    assert not elements(page, ".note")
 
     (tmp_path / "broken.png").write_bytes((GARMENTS / "bag-00018.png").read_bytes()[:300])
     upload(page, tmp_path / "broken.png")
-    told = wait(page, lambda: problem(page))
-    assert re.fullmatch(r"broken\.png: cannot be read: .*", told), told
-    assert label(page) == ""
+    told = wait(page, lambda: text(page, ".problem"))
+    assert told == "The picture cannot be read\nbroken.png: cannot be read: image file is truncated"
+    assert not elements(page, "#page img:not(.examples img)")  # no empty boxes
+    check_layout(page)
 
-    upload(page, GARMENTS / "bag-00018.png")
-    wait(page, lambda: label(page) == "Bag")
-    assert problem(page) == ""
-    page.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
-    width, inner = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-    assert width <= inner  # nothing sticks out at the side
-    check_nothing_left(page, *server)
+    with Image.open(GARMENTS / "coat-00006.png") as picture:
+        picture.convert("CMYK").save(tmp_path / "coat.tiff")
+    upload(page, tmp_path / "coat.tiff")
+    wait(page, lambda: top(page) == "Coat")
+    wait(page, lambda: elements(page, ".drop img")[0].get_property("naturalWidth") == 28)
 
 
-def test_weights_that_cannot_be_loaded(page: Any, server: tuple[str, Path]) -> None:
-    upload(page, GARMENTS / "coat-00006.png")
-    wait(page, lambda: label(page) == "Coat")
-    assert "ten garments" in elements(page, "#garments")[0].text
-    assert not [each for each in elements(page, "#photographs") if each.is_displayed()]
-    choose(page, "model", "hardnet85")
-    wait(page, lambda: [each for each in elements(page, "#photographs") if each.is_displayed()])
-    assert not [each for each in elements(page, "#garments") if each.is_displayed()]
-    told = wait(page, lambda: problem(page))
-    assert told.startswith("The weights IMAGENET1K_V1 of hardnet85 could not be loaded.")
-    assert label(page) == ""
-    choose(page, "weights", "IMAGENET1K_V2")
-    wait(page, lambda: "IMAGENET1K_V2 of hardnet85" in problem(page))
-    choose(page, "model", "hardnet39ds")
-    wait(page, lambda: "IMAGENET1K_V2 of hardnet39ds" in problem(page))
-    choose(page, "weights", "FASHION_MNIST")
-    wait(page, lambda: label(page) == "Coat")
-    check_nothing_left(page, *server)
+def test_several_pictures(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_bytes(b"no picture")
+    upload(page, GARMENTS / "trouser-00002.png", GARMENTS / "bag-00018.png", tmp_path / "notes.png")
+    wait(page, lambda: elements(page, ".table"))
+    check_layout(page)
+    assert [row.text.splitlines()[0] for row in elements(page, "tbody tr")] == [
+        "trouser-00002.png", "bag-00018.png", "notes.png"
+    ]  # fmt: skip
+    link = elements(page, "a[download='hardnet.csv']")[0].get_attribute("href")
+    rows = list(csv.reader(urllib.parse.unquote(link.partition(",")[2]).splitlines()))
+    assert [row[1] for row in rows[1:]] == ["Trouser", "Bag", ""]
+    assert "is not an image" in rows[3][-1]
+    assert accessibility_violations(page) == []
+
+
+def test_weights_that_are_downloaded_and_some_that_cannot_be(page: Any) -> None:
+    upload(page, CAT)
+    wait(page, lambda: top(page))
+    choose(page, "hardnet85/IMAGENET1K_V1")
+    wait(page, lambda: "10.0 of 20.0 MB downloaded" in text(page, ".waiting"))
+    told = wait(page, lambda: text(page, ".problem"))
+    assert told == "HarDNet-85 IMAGENET1K_V1 could not be loaded\nThe server's log says why.\nTry again"
+    check_layout(page)
+    assert [e.get_attribute("data-example") for e in elements(page, "[data-example]") if e.is_displayed()] == [
+        "camera.jpg", "cat.jpg", "coffee.jpg", "rocket.jpg"
+    ]  # fmt: skip
+    choose(page, "hardnet39ds/FASHION_MNIST")
+    wait(page, lambda: top(page))
+    elements(page, "[data-choose]")[0].click()
+    wait(page, lambda: "HarDNet-39DS IMAGENET1K_V1" in text(page, ".facts"))
+    assert len(elements(page, ".map")) == 5
+    check_layout(page)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("language", ["en", "ko"])
+@pytest.mark.parametrize("size", SIZES)
+def test_accessibility(size: str, language: str, theme: str, server: tuple[str, Path], tmp_path: Path) -> None:
+    """axe-core finds nothing in any state; every control is reached by the Tab key and shows its focus."""
+    with browser(*SIZES[size], tmp_path / "profile", language, theme) as driver:
+        visit(driver, server[0])
+        assert driver.execute_script("return document.documentElement.lang") == language
+        assert ("Examples" in text(driver, "#options"), "예제" in text(driver, "#options")) == (
+            language == "en",
+            language == "ko",
+        )
+        assert accessibility_violations(driver) == []
+        check_layout(driver)
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        for path, state in ((GARMENTS / "sneaker-00009.png", ".result"), (tmp_path / "broken.png", ".problem")):
+            upload(driver, path)
+            wait(driver, lambda state=state: elements(driver, state))
+            assert accessibility_violations(driver) == []
+            check_layout(driver)
+
+
+def test_the_keyboard(page: Any) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    reached = []
+    for _ in range(40):
+        ActionChains(page).send_keys(Keys.TAB).perform()
+        focus = page.switch_to.active_element
+        reached.append(focus.get_attribute("data-example") or focus.get_attribute("type") or focus.get_attribute("id"))
+        outline = page.execute_script(
+            "const e = document.activeElement; return getComputedStyle(e.closest('.drop') || e).outlineStyle"
+        )
+        assert outline == "solid" or focus.tag_name == "body"
+        if reached[-1] and reached[-1].startswith("sandal"):
+            ActionChains(page).send_keys(Keys.ENTER).perform()
+            wait(page, lambda: top(page) == "Sandal")
+            break
+    else:
+        pytest.fail(f"the Tab key reached only {reached}")
+    assert "file" in reached
+    page.execute_script("document.querySelector('[name=class]').focus()")
+    ActionChains(page).send_keys(Keys.ARROW_DOWN).perform()
+    assert shown_map(page) != "Evidence for Sandal"

@@ -1,38 +1,61 @@
-"""Take the picture of the demo page that the documentation shows: the page must be running, Chromium installed.
+"""Take pictures of the demo page in all its states with Chromium, and the one that the documentation shows.
 
-python -m hardnet demo &
-python tools/photograph_demo.py http://127.0.0.1:7860 docs/pictures/demo.png [WIDTH HEIGHT]
+python tools/photograph_demo.py FOLDER
+
+FOLDER gets STATE-SIZE-LANGUAGE-THEME.png; docs/pictures/demo.png is replaced.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+REPO = Path(__file__).parent.parent
+sys.path.insert(0, str(REPO / "tests"))
 
-from browser import browser
-from test_demo_browser import elements, label, wait
+from browser import browser  # noqa: E402
+from test_demo_browser import CAT, GARMENTS, SIZES, choose, elements, serving, upload, visit, wait  # noqa: E402
+
+STATES = ("empty", "result", "photograph", "table", "loading", "problem")
+
+
+def show(driver: Any, state: str, broken: Path) -> None:
+    """Bring the page into a state."""
+    ends = {"photograph": ".result", "loading": "progress[max]"}
+    if state == "result":
+        elements(driver, "[data-example^=sandal]")[0].click()
+    elif state == "table":
+        upload(driver, *sorted(GARMENTS.glob("*.png"))[::4], CAT, broken)
+    elif state == "problem":
+        upload(driver, broken)
+    elif state in ends:
+        choose(driver, "hardnet39ds/IMAGENET1K_V1" if state == "photograph" else "hardnet85/IMAGENET1K_V1")
+        elements(driver, "[data-example='cat.jpg']")[0].click()
+    wait(driver, lambda: elements(driver, ends.get(state, f".{state}")))
+    driver.execute_async_script("setTimeout(arguments[0], 500)")  # until what fades has faded
 
 
 def main() -> None:
-    """Click the sandal and photograph what comes."""
-    address, target, *size = sys.argv[1:]
-    width, height = map(int, size or ("1100", "850"))
-    with tempfile.TemporaryDirectory() as profile, browser(width, height, Path(profile)) as driver:
-        driver.get(address)
-        wait(driver, lambda: elements(driver, "#examples button"))
-        [button] = [e for e in elements(driver, "#examples button") if "sandal" in e.get_attribute("innerHTML")]
-        button.click()
-        wait(driver, lambda: label(driver) == "Sandal" and elements(driver, "#looked img"))
-        driver.execute_async_script("setTimeout(arguments[0], 1000)")  # until what fades has faded
-        driver.save_screenshot(target)
-    with Image.open(target) as picture:
+    """Photograph every state, size, language and theme."""
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (address, _):
+        broken = Path(folder, "broken.png")
+        broken.write_bytes(b"no picture")
+        for size, language, theme in itertools.product(SIZES, ("en", "ko"), ("light", "dark")):
+            with browser(*SIZES[size], Path(folder, size + language + theme), language, theme) as driver:
+                for state in STATES:
+                    visit(driver, address)
+                    show(driver, state, broken)
+                    driver.save_screenshot(str(target / f"{state}-{size}-{language}-{theme}.png"))
+    with Image.open(target / "result-desk-en-light.png") as picture:
         small = picture.convert("RGB").quantize(128)
-    small.save(target, optimize=True)
+    small.save(REPO / "docs" / "pictures" / "demo.png", optimize=True)
 
 
 if __name__ == "__main__":

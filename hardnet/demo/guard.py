@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import suppress
@@ -11,15 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-logger = logging.getLogger(__name__)
-
 # Gradio's own page needs 'unsafe-inline' and 'unsafe-eval'.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'"
 HEADERS = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
 
 
 class Guard:
-    """ASGI middleware that refuses foreign, oversized and malformed requests.
+    """ASGI middleware that refuses foreign and oversized requests.
 
     Args:
         app: the application behind it.
@@ -38,39 +35,28 @@ class Guard:
             await self.app(scope, receive, send)
         if scope["type"] != "http":  # the page has no web sockets
             return
-        status = 0
 
-        async def checked_send(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
                 message["headers"] = [*message.get("headers", []), *HEADERS]
-            if status != 500:
-                await send(message)
-
-        async def answer(status: int, text: str) -> None:
-            await checked_send(
-                {"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]}
-            )
-            await send({"type": "http.response.body", "body": text.encode()})
+            await send(message)
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         length = headers.get("content-length", "")
         size = int(length) if length.isdecimal() else 0
         refusal = self._refusal(scope["path"], headers, size)
         if refusal is not None:
-            await answer(*refusal)
+            status, text = refusal
+            await send_with_headers(
+                {"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]}
+            )
+            await send({"type": "http.response.body", "body": text.encode()})
             return
         self.arriving += size
         try:
-            await self.app(scope, receive, checked_send)
-        except Exception:
-            logger.exception("%s %r failed", scope["method"], scope["path"])
-            status = status or 500
+            await self.app(scope, receive, send_with_headers)
         finally:
             self.arriving -= size
-        if status == 500:  # Gradio's answer to malformed requests
-            await answer(400, "The request is malformed.")
 
     def _refusal(self, path: str, headers: dict[str, str], size: int) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")

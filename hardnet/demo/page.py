@@ -1,4 +1,4 @@
-"""The demo page and its server: upload a picture; see the five most probable classes, the network's input and Grad-CAM.
+"""The demo page and its server: drop pictures; see the most probable classes and where the evidence for them is.
 
 Built with Gradio: ``pip install gradio``, then ``python -m hardnet demo``. The page loads nothing from other
 hosts: system fonts, no analytics, and a content security policy.
@@ -6,28 +6,28 @@ hosts: system fonts, no analytics, and a content security policy.
 
 from __future__ import annotations
 
-import logging
+import itertools
 import os
 import signal
 import socket
 import sys
 import tempfile
 from abc import ABCMeta
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..factory import DEFAULT_TAG, get_weights, list_models, list_weights
-from ..utils.errors import ImageError, WeightsError
 from ..utils.files import scratch_folder
 from ..utils.optional import require
+from .answer import MAX_COUNT, TEMPORARY, answer
 from .guard import Guard
-from .view import MAX_PIXELS, about, look, sample_images
+from .markup import empty, header, options, prompt
+from .texts import LANGUAGES, translate
+from .view import MAX_PIXELS
 
 HOST, PORT = "127.0.0.1", 7860
-TEMPORARY = "GRADIO_TEMP_DIR"
-MODEL, TAG = "hardnet39ds", "FASHION_MNIST"
 MAX_BYTES = 20 * 2**20
 """The largest file that may be uploaded; a request may have 64 KiB more."""
 MAX_STORED = 2**30
@@ -35,9 +35,9 @@ MAX_STORED = 2**30
 KEPT_SECONDS = 3600
 """How long uploaded and drawn pictures stay on disk while the server runs."""
 
-logger = logging.getLogger(__name__)
-
-_STYLE = "#problem textarea {font-family: ui-monospace, monospace}"
+_HERE = Path(__file__).parent
+SESSIONS = 1000
+"""How many visitors are remembered, so that what they no longer want is not shown to them."""
 
 
 def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequence[str] = ()) -> None:
@@ -89,10 +89,12 @@ def build_app(
     app.add_middleware(Guard, hosts=hosts, max_request=max_bytes + 2**16, max_stored=max_stored)
     return gr.mount_gradio_app(
         app,
-        _build_page(gr, max_pixels),
+        _build_page(gr, max_bytes, max_pixels),
         path="/",
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=_STYLE,
+        theme=gr.themes.Base(
+            primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]
+        ),
+        css=(_HERE / "style.css").read_text(encoding="utf-8"),
         max_file_size=max_bytes,
         show_error=False,
         footer_links=[],
@@ -103,96 +105,77 @@ def build_app(
     )
 
 
-_PLAIN: dict[str, Any] = {"interactive": False, "buttons": [], "format": "png", "type": "pil", "height": 280}
+_LOCAL = "(navigator.language.toLowerCase().startsWith('ko') ? ko : en)"
+_DROP = """<label class="drop ${preview ? 'full' : ''}">
+<input type="file" multiple accept="image/*,.tif,.tiff,.tga,.jp2">${preview || local}
+</label><p class="spoken" role="status">${status}</p>"""
 
 
-def _build_page(gr: Any, max_pixels: int) -> Any:
-    def show(path: str | None, model: str, tag: str) -> list[Any]:
-        if path is None:
-            return [None, None, None, "", gr.update(visible=False)]
-        try:
-            view = look(path, model, tag, max_pixels)
-        except (WeightsError, OSError, ImageError) as error:
-            logger.warning("%s", error)
-            problem = str(error)
-            if isinstance(error, WeightsError):
-                problem = f"The weights {tag} of {model} could not be loaded. The server's log says why."
-            elif isinstance(error, OSError):
-                problem = "The picture is no longer on the server. Upload it again."
-            return [None, None, None, "", gr.update(value=problem, visible=True)]
-        return [view.top, view.seen, view.looked, view.facts, gr.update(visible=False)]
+def _build_page(gr: Any, max_bytes: int, max_pixels: int) -> Any:
+    latest: OrderedDict[str | None, int] = OrderedDict()  # the number of each session's last order
+    number = itertools.count()
 
-    def choose(model: str, tag: str) -> tuple[Any, ...]:
-        tags = list_weights(model)
-        tag = tag if tag in tags else DEFAULT_TAG
-        small = tag == TAG
-        known = about(get_weights(model, tag))
-        return gr.update(choices=tags, value=tag), known, gr.update(visible=small), gr.update(visible=not small)
+    def show(order: Any, request: Any) -> Iterator[tuple[Any, Any]]:
+        own = latest[request.session_hash] = next(number)
+        while len(latest) > SESSIONS:
+            latest.popitem(last=False)
+        for update in answer(order, max_pixels, max_bytes):
+            if latest.get(request.session_hash) != own:
+                return  # the visitor wants something else by now
+            changed = {} if update.preview is None else {"preview": update.preview}
+            yield gr.update(status=update.status, **changed), update.result
 
-    garments, photographs = (
-        [[str(path)] for path in sample_images() if path.suffix == kind] for kind in (".png", ".jpg")
-    )
+    show.__annotations__["request"] = gr.Request  # Gradio passes it by its type
+
+    def local(
+        build: Callable[[str], str], place: str, template: str = "${local}", kind: Any = gr.HTML, **more: Any
+    ) -> Any:
+        """Return an HTML component with what ``build`` returns for the browser's language, as ``local``."""
+        texts = {language: build(language) for language in LANGUAGES}
+        return kind(html_template=template.replace("local", _LOCAL), elem_id=place, **texts, **more)
+
     with gr.Blocks(title="HarDNet", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
-        gr.Markdown("# HarDNet\nDrop a picture, or click one of the examples.")
-        with gr.Row():
-            with gr.Column():
-                image = _upload_class(gr)(
-                    label="Picture", sources=["upload", "clipboard"], type="filepath", height=300, elem_id="image"
-                )
-                with gr.Row():
-                    model = gr.Dropdown(list_models(), value=MODEL, label="Model", elem_id="model", min_width=200)
-                    tag = gr.Dropdown(list_weights(MODEL), value=TAG, label="Weights", elem_id="weights", min_width=200)
-                known = gr.Textbox(about(get_weights(MODEL, TAG)), show_label=False, container=False, lines=2)
-                with gr.Column(elem_id="garments") as first:
-                    gr.Markdown("These weights know ten garments only. Choose other weights for photographs.")
-                    if garments:
-                        gr.Examples(garments, image, label="Examples", examples_per_page=20, elem_id="examples")
-                with gr.Column(visible=False, elem_id="photographs") as second:
-                    if photographs:
-                        gr.Examples(photographs, image, label="Examples", elem_id="photograph-examples")
-            with gr.Column():
-                problem = gr.Textbox(label="This did not work", visible=False, elem_id="problem", lines=3)
-                top = gr.Label(label="Most probable", num_top_classes=5, elem_id="top")
-                with gr.Row():
-                    seen = gr.Image(label="What the network saw", elem_id="seen", min_width=140, **_PLAIN)
-                    looked = gr.Image(label="Where it saw the class", elem_id="looked", min_width=140, **_PLAIN)
-                facts = gr.Textbox(show_label=False, container=False, lines=2, elem_id="facts")
-        inputs, outputs = [image, model, tag], [top, seen, looked, facts, problem]
-        shared: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
-        image.change(show, inputs, outputs, **shared)
-        for choice in (model, tag):
-            chosen = choice.input(choose, [model, tag], [tag, known, first, second], api_visibility="private")
-            chosen.then(show, inputs, outputs, **shared)
+        local(header, "header")
+        with gr.Column(elem_id="page"):
+            drop = local(
+                lambda language: prompt(language, max_bytes, MAX_COUNT),
+                "drop",
+                _DROP,
+                _order_class(gr),
+                js_on_load=(_HERE / "page.js").read_text(encoding="utf-8"),
+                preview="",
+                status="",
+                limit=max_bytes,
+                most=MAX_COUNT,
+                uploading={language: translate(language, "uploading") for language in LANGUAGES},
+            )
+            result = local(empty, "result", "${value || local}")
+            local(options, "options")
+        drop.submit(
+            show,
+            drop,
+            [drop, result],
+            api_visibility="private",
+            trigger_mode="multiple",
+            concurrency_limit=4,
+            show_progress="hidden",
+        )
     page.queue(max_size=16)
     return page
 
 
-def _upload_class(gr: Any) -> Any:
-    """Return an image field that passes on the path of the uploaded file, for load_image to read.
+def _order_class(gr: Any) -> Any:
+    """Return an HTML component that takes orders, and no files in Gradio's own form.
 
-    Gradio checks paths only in pages that it launches itself, and it would fetch a URL. Here the path is checked before
-    the file is copied, and again before it is passed on, because streamed files are not copied.
+    Gradio copies a file whose path comes in that form, from anywhere on the server, or fetches it from an address.
     """
 
-    def check(image: Any, place: str | Path) -> str:
-        if not Path(place).resolve().is_relative_to(Path(image.GRADIO_CACHE).resolve()):
-            raise gr.Error("Only files that were uploaded here are read.", print_exception=False)
-        return str(place)
+    async def refuse(component: Any, place: object) -> None:
+        raise gr.Error("Only files that were uploaded here are read.", print_exception=False)
 
-    def preprocess(image: Any, payload: Any) -> str | None:
-        return None if payload is None else check(image, payload.path)
-
-    async def move(image: Any, place: str | Path | None) -> Any:
-        return None if place is None else await gr.Image.async_move_resource_to_block_cache(image, check(image, place))
-
-    members = {
-        "__module__": __name__,
-        "is_template": True,  # the browser treats it as an Image
-        "preprocess": preprocess,
-        "async_move_resource_to_block_cache": move,
-    }
+    members = {"__module__": __name__, "async_move_resource_to_block_cache": refuse}
     # ABCMeta, because Gradio's metaclass would write a stub file next to this module.
-    return ABCMeta.__new__(type(gr.Image), "Upload", (gr.Image,), members)
+    return ABCMeta.__new__(type(gr.HTML), "Order", (gr.HTML,), members)
 
 
 def _gradio() -> Any:

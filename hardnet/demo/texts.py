@@ -1,0 +1,97 @@
+"""What the demo page says, in English and in Korean."""
+
+from __future__ import annotations
+
+LANGUAGES = ("en", "ko")
+
+_TEXTS = {
+    "sentence": (
+        "Image classification with little memory traffic. Drop a picture to see its class, and why.",
+        "메모리 이동이 적은 이미지 분류. 사진을 놓으면 무엇인지, 왜 그런지 보여 줍니다.",
+    ),
+    "links": ("About HarDNet", "HarDNet 소개"),
+    "paper": ("Paper", "논문"),
+    "repository": ("Repository", "저장소"),
+    "licence": ("MIT licence", "MIT 라이선스"),
+    "drop": ("Drop pictures here", "여기에 사진을 놓으세요"),
+    "choose_files": ("or choose files, or paste", "또는 파일을 고르거나 붙여 넣으세요"),
+    "limits": (
+        "{size} MiB each, {count} at once; deleted once classified",
+        "장당 {size} MiB, 한 번에 {count}장까지. 분류 후 바로 삭제됩니다",
+    ),
+    "yours": ("Your picture", "올린 사진"),
+    "pixels": ("{width} x {height} pixels", "{width} x {height} 픽셀"),
+    "another": ("Choose other pictures", "다른 사진 고르기"),
+    "pictures": ("{count} pictures", "사진 {count}장"),
+    "uploading": ("Uploading", "올리는 중"),
+    "choice": ("Model and weights", "모델과 가중치"),
+    "garments": ("Ten garments (Fashion-MNIST)", "의류 10종 (Fashion-MNIST)"),
+    "things": (
+        "1000 kinds of things (ImageNet), downloaded on first use",
+        "사물 1000종 (ImageNet), 처음 쓸 때 내려받음",
+    ),
+    "about": (
+        "Top-1 error {error:.2f} % on {data}, reported by {who}.",
+        "{data}에서 1순위 오류율 {error:.2f} %, 출처: {who}.",
+    ),
+    "examples": ("Examples", "예제"),
+    "empty": ("The result appears here", "결과가 여기에 나타납니다"),
+    "empty_more": (
+        "The five most probable classes, and for each a map of the places that speak for it. "
+        "Several pictures give a table.",
+        "가장 가능성 높은 다섯 분류와, 각 분류의 근거 위치 지도를 보여 줍니다. 여러 장이면 표로 보여 줍니다.",
+    ),
+    "loading": ("Loading {model}", "{model} 불러오는 중"),
+    "loading_more": (
+        "The first use of these weights takes longer.",
+        "이 가중치를 처음 쓸 때는 시간이 더 걸립니다.",
+    ),
+    "downloaded": ("{done:.1f} of {total:.1f} MB downloaded", "{total:.1f} MB 중 {done:.1f} MB 내려받음"),
+    "classifying": ("Classifying", "분류하는 중"),
+    "progress": ("{done} of {total} pictures", "사진 {total}장 중 {done}장"),
+    "classes": ("Choose a class to see its map", "분류를 고르면 그 지도를 보여 줍니다"),
+    "seen": ("As the network gets it: {side} x {side} pixels", "신경망이 받는 모습: {side} x {side} 픽셀"),
+    "map": ("Evidence for {label}", "{label}의 근거"),
+    "none": ("no evidence", "근거 없음"),
+    "most": ("most", "가장 큼"),
+    "opacity": ("Opacity of the map", "지도 불투명도"),
+    "resolution": (
+        "Grad-CAM at stride {stride}: {cells} x {cells} cells of {stride} pixels each, enlarged smoothly. It shows "
+        "the region, not the outline.",
+        "간격 {stride}의 Grad-CAM: {stride}픽셀 칸 {cells} x {cells}개를 부드럽게 확대했습니다. 윤곽이 아니라 영역을 "
+        "보여 줍니다.",
+    ),
+    "only": (
+        "These weights know ten garments only, whatever the picture shows.",
+        "이 가중치는 사진 내용과 관계없이 의류 10종만 압니다.",
+    ),
+    "switch": ("Use ImageNet weights", "ImageNet 가중치 사용"),
+    "facts": (
+        "PyTorch {engine}, {precision}, {device}, warm: network {network:.1f} ms, preparation {prepared:.1f} ms",
+        "PyTorch {engine}, {precision}, {device}, 준비된 상태: 신경망 {network:.1f} ms, 전처리 {prepared:.1f} ms",
+    ),
+    "table": (
+        "{count} pictures classified by {model}; network {network:.1f} ms each ({engine}, {precision}, {device}, warm)",
+        "{model}의 사진 {count}장 분류; 신경망 장당 {network:.1f} ms ({engine}, {precision}, {device}, 준비된 상태)",
+    ),
+    "csv": ("Save as CSV", "CSV로 저장"),
+    "picture": ("Picture", "사진"),
+    "class": ("Class", "분류"),
+    "probability": ("Probability", "확률"),
+    "unreadable": ("The picture cannot be read", "사진을 읽을 수 없습니다"),
+    "no_weights": ("{model} could not be loaded", "{model} 가중치를 불러올 수 없습니다"),
+    "log": ("The server's log says why.", "이유는 서버 로그에 있습니다."),
+    "fault": ("The server failed", "서버 오류입니다"),
+    "gone": ("The picture is no longer on the server. Upload it again.", "사진이 서버에 없습니다. 다시 올리세요."),
+    "large": ("The file has more than {size} MiB.", "파일이 {size} MiB보다 큽니다."),
+    "refused": (
+        "The server did not accept the file. Try again later.",
+        "서버가 파일을 받지 않았습니다. 나중에 다시 해 보세요.",
+    ),
+    "again": ("Try again", "다시 시도"),
+}
+
+
+def translate(language: str, key: str, **values: object) -> str:
+    """Return a text in one of :data:`LANGUAGES`, with its values filled in."""
+    return _TEXTS[key][LANGUAGES.index(language)].format(**values)
