@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from training_data import make_folder
 
 import hardnet
@@ -16,6 +17,7 @@ from hardnet.cli import main
 from hardnet.cli.evaluate import add_evaluate_arguments, run_evaluate
 from hardnet.cli.train import add_train_arguments, run_train
 from hardnet.images.preprocess import Preprocessing
+from hardnet.training.confusion import draw_confusion
 from hardnet.training.data import FolderSource
 from hardnet.training.distributed import Ranks
 from hardnet.training.evaluation import EvaluateOptions, choose, evaluate
@@ -164,6 +166,23 @@ def test_every_class_is_reported_with_what_it_is_taken_for(
     assert run_evaluation(data, "--device", "cpu", "--per-class", "--format", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["confusion"] == [[3, 0, 0]] * 3
+
+
+def test_the_confusion_matrix_is_drawn(
+    tmp_path: Path, data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--device", "cpu", "--format", "json", "--per-class", "--confusion")
+    assert run_evaluation(data, *arguments, tmp_path / "x.png") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert "top5_error" not in row  # of three classes
+    assert row["class_accuracies"] == [100, 0, 0]
+    with Image.open(tmp_path / "x.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+    figure = draw_confusion("some", row["classes"], row["confusion"])
+    assert figure.axes[0].get_title() == "some: 3 of 9 correct"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["3", "3", "3"]
+    with pytest.raises(ValueError, match="takes one model, and a file with the suffix"):
+        run_evaluation(data, *arguments, tmp_path / "x.txt")
 
 
 def test_the_sizes_of_the_test_can_be_chosen(data: Path) -> None:

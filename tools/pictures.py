@@ -23,6 +23,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from benchmarks.pictures import BLUE, FOLDER, GREEN, GREY, INK, ORANGE, PURPLE, save
 from hardnet.models.config import CONFIGS, harmonic_links, kept_layers, layer_width
 from hardnet.models.cost import measure_cost
+from hardnet.training.confusion import draw_confusion
 
 REPO = Path(__file__).parent.parent
 TRAINING = REPO / "docs" / "training"
@@ -137,23 +138,7 @@ def training_curves() -> Figure:
 def confusions() -> Figure:
     """The confusion matrix of the shipped checkpoint on the test images of Fashion-MNIST."""
     [row] = json.loads((TRAINING / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
-    names, counts = row["classes"], row["confusion"]
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow([[count**0.4 for count in row] for row in counts], cmap="Blues")
-    for true, line in enumerate(counts):
-        for column, count in enumerate(line):
-            if count:
-                colour = "white" if true == column else INK
-                axes.text(column, true, count, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class, 1000 test images each")
-    axes.set_title(
-        f"{row['model']} {row['weights']}: {row['top1_correct']:,} of {row['images']:,} correct", fontsize=11
-    )
-    return figure
+    return draw_confusion(f"{row['model']} {row['weights']}", row["classes"], row["confusion"])
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {

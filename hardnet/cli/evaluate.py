@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..models.config import CONFIGS
 from ..training.options import FIELDS
 from ..utils.errors import TrainingError
+from ..utils.files import write_atomically
+from ..utils.optional import require
 from ..utils.text import table
 from .arguments import (
     FAILED,
+    OutputError,
     Verbs,
     add_engine_arguments,
     add_threads,
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from ..weights.catalog import WeightsRecord
 
 _MOST_COLUMNS, TOP = 20, 5
+_PICTURES = (".png", ".svg", ".pdf")
 
 
 def _help(option: str) -> str:
@@ -86,6 +92,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-class", action="store_true", help="also the accuracy of every class and the confusion matrix"
     )
+    parser.add_argument(
+        "--confusion", type=Path, metavar="PICTURE", help="draw the confusion matrix of one model: .png, .svg or .pdf"
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     add_threads(parser)
 
@@ -101,6 +110,10 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
     source = open_evaluation(arguments.data, arguments.dataset, arguments.split)
     chosen = choose(arguments.model, arguments.weights, len(source.classes))
+    if arguments.confusion is not None:
+        require("matplotlib", "3.8", extra="train")
+        if arguments.confusion.suffix not in _PICTURES or len(chosen) != 1:
+            raise ValueError(f"--confusion takes one model, and a file with the suffix {', '.join(_PICTURES)}")
     prepare_process(arguments)
     calibration = None
     if options.precision == "int8":
@@ -112,6 +125,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         print(f"hardnet: {error}", file=sys.stderr)
         return FAILED
     if first_rank():
+        if arguments.confusion is not None:
+            _draw_confusion(arguments.confusion, rows[0], source.classes)
         if arguments.format == "json":
             print(_as_json(rows, source.classes if arguments.per_class else ()))
         else:
@@ -132,6 +147,17 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     return FAILED if wrong else 0
+
+
+def _draw_confusion(path: Path, row: Row, classes: Sequence[str]) -> None:
+    from ..training.confusion import draw_confusion
+
+    figure = draw_confusion(f"{row.model} {row.weights}", classes, row.measured.confusion)
+    try:
+        with write_atomically(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=150)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _errors(record: Evaluation | WeightsRecord, with_top5: bool) -> str:
@@ -165,26 +191,27 @@ def _as_table(rows: Sequence[Row]) -> str:
 
 
 def _as_json(rows: Sequence[Row], classes: Sequence[str]) -> str:
-    """Return the rows with every count as a JSON array."""
-    return json.dumps(
-        [
-            {
-                "model": row.model,
-                "weights": row.weights,
-                "preprocessing": dataclasses.asdict(row.preprocessing),
-                "images": row.measured.images,
-                "top1_correct": row.measured.top1,
-                "top5_correct": row.measured.top5,
-                "top1_error": row.measured.top1_error,
-                "top5_error": row.measured.top5_error,
-                "loss": row.measured.loss,
-                "ece": row.measured.ece,
-                **({"classes": list(classes), "confusion": row.measured.confusion} if classes else {}),
-                "skipped": len(row.measured.bad),
-                "reported_top1_error": None if row.reported is None else row.reported.top1_error,
-                "reported_top5_error": None if row.reported is None else row.reported.top5_error,
-            }
-            for row in rows
-        ],
-        indent=2,
-    )
+    """Return the rows with every count as a JSON array; top-5 for more than five classes, else it is always 0."""
+    found = []
+    for row in rows:
+        measured, record = row.measured, row.reported
+        content = {
+            "model": row.model,
+            "weights": row.weights,
+            "preprocessing": dataclasses.asdict(row.preprocessing),
+            "images": measured.images,
+            "top1_correct": measured.top1,
+            "top1_error": measured.top1_error,
+            "loss": measured.loss,
+            "ece": measured.ece,
+            "skipped": len(measured.bad),
+            "reported_top1_error": None if record is None else record.top1_error,
+            "reported_top5_error": None if record is None else record.top5_error,
+        }
+        if len(measured.confusion) > TOP:
+            content |= {"top5_correct": measured.top5, "top5_error": measured.top5_error}
+        if classes:
+            accuracies = [None if math.isnan(value) else value for value in measured.class_accuracies]
+            content |= {"classes": list(classes), "class_accuracies": accuracies, "confusion": measured.confusion}
+        found.append(content)
+    return json.dumps(found, indent=2)
