@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,7 +27,6 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _WARMUP_START = 0.01
 """The share of the learning rate at the first step of the warm-up."""
-_AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_model(options: TrainOptions, num_classes: int, ranks: Ranks) -> tuple[HarDNet, AveragedModel | None]:
@@ -97,19 +95,6 @@ def _build_teacher(source: str, options: TrainOptions, facts: Facts, ranks: Rank
     if options.channels_last:
         teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     return teacher
-
-
-def parallelise(model: HarDNet, options: TrainOptions, ranks: Ranks) -> nn.Module:
-    """Return the model as the training step calls it: with gradients averaged over the ranks."""
-    if ranks.size == 1:
-        return model
-    devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-
-
-def autocast(options: TrainOptions, device: torch.device) -> torch.autocast:
-    """Return the context of mixed precision for the forward pass; it does nothing where ``amp`` is "none"."""
-    return torch.autocast(device.type, _AMP_TYPES.get(options.amp), enabled=options.amp in _AMP_TYPES)
 
 
 def make_mix(options: TrainOptions, num_classes: int) -> Mix | None:

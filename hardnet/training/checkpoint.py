@@ -49,10 +49,6 @@ class Position:
     best: float | None = None
     """The lowest top-1 error of a validation so far, in per cent."""
 
-    def next_epoch(self) -> None:
-        """Go to the start of the next epoch."""
-        self.epoch, self.step, self.loss_sum, self.seconds, self.skipped = self.epoch + 1, 0, 0.0, 0.0, 0
-
 
 @dataclass(frozen=True)
 class Parts:

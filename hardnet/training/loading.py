@@ -83,9 +83,10 @@ class _Images(Dataset[_Sample]):
 
     def __getitem__(self, index: int) -> _Sample:
         bad: list[str] = []
-        for candidate in range(index, index + (len(self) if self._substitute else 1)):
+        count = len(self._source)
+        for candidate in range(index, index + (count if self._substitute else 1)):
             try:
-                image, label = self._source.load(candidate % len(self))
+                image, label = self._source.load(candidate % count)
             except ImageError as error:  # raised again by `iterate`: a worker's exception would arrive as a traceback
                 bad.append(str(error))
                 continue

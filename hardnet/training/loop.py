@@ -186,7 +186,7 @@ class Trainer:
     def _batches(self) -> Generator[Batch, None, None]:
         options, epoch = self.options, self.position.epoch
         batches = training_batches(
-            len(self._data.train),
+            self._facts.images,
             options,
             epoch,
             rank=self.ranks.rank,
@@ -245,7 +245,7 @@ class Trainer:
             if self._report is not None:
                 self._report(numbers)
         self._keep_weights(numbers, last)
-        position.next_epoch()
+        self.position = Position(epoch=position.epoch + 1, best=position.best)
         self._save()
         return numbers
 

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from .build import autocast, build_teachers, make_mix, parallelise
+from .build import build_teachers, make_mix
 from .checkpoint import Facts, Parts
 from .distributed import Ranks
 from .loading import Batch
 from .options import TrainOptions
+
+_AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StopRequest:
@@ -80,7 +82,10 @@ class Stepper:
         self._parts = parts
         self._options = options
         self._ranks = ranks
-        self._forward = parallelise(parts.model, options, ranks)
+        self._forward: nn.Module = parts.model
+        if ranks.size > 1:  # averages the gradients over the ranks
+            devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+            self._forward = DistributedDataParallel(parts.model, device_ids=devices, gradient_as_bucket_view=True)
         self._criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
         self._mix = make_mix(options, len(facts.classes))
         self._teachers = build_teachers(options, facts, ranks)
@@ -110,7 +115,7 @@ class Stepper:
         labels = batch.labels.to(device, non_blocking=True)
         if self._mix is not None:
             images, labels = self._mix(images, labels)
-        with autocast(options, device):
+        with torch.autocast(device.type, _AMP_TYPES.get(options.amp), enabled=options.amp in _AMP_TYPES):
             logits = self._forward(images)
             loss: Tensor = self._criterion(logits, labels)
             if self._teachers:
