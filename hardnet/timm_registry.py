@@ -38,7 +38,7 @@ GLOBAL_POOLS = ("avg", "max", "avgmax", "")
 
 
 class TimmHarDNet(HarDNet):
-    """:class:`hardnet.HarDNet` with what timm asks of a model beyond it. State dict and results are the same.
+    """:class:`hardnet.HarDNet` with the additional methods of timm's models. State dict and results are the same.
 
     Args:
         config: the variant.
@@ -264,7 +264,7 @@ def _register() -> None:
     """Add the models to timm's registry, where they are not there yet.
 
     Raises:
-        ImportError: this timm has a model of its own under one of the names.
+        ImportError: timm has another model under one of the names.
     """
     taken = {name: timm.model_entrypoint(name).__module__ for name in CONFIGS if timm.is_model(name)}
     refuse_foreign(f"timm {timm.__version__}", taken, __name__)

@@ -34,7 +34,7 @@ _RECIPES = {
 
 require("torchvision", LOWEST_TORCHVISION)
 
-# The public part of torchvision lists and builds models; what registers them lies here, and its own models use it.
+# torchvision's public API lists and builds models; they are registered through this module.
 from torchvision.models import _api  # type: ignore[import-untyped]  # noqa: E402  (after the check of the version)
 from torchvision.transforms._presets import ImageClassification  # type: ignore[import-untyped]  # noqa: E402
 
@@ -71,7 +71,7 @@ def return_layers(features: HarDNetFeatures) -> dict[str, str]:
     >>> return_layers(features)
     {'4': '0', '9': '1', '12': '2', '15': '3'}
 
-    The names are those of ``features.base``, which is to be handed over with them.
+    The names refer to ``features.base``: pass it with them.
     """
     return {info.module.removeprefix("base."): str(number) for number, info in enumerate(features.feature_info)}
 
@@ -156,7 +156,7 @@ def _register() -> None:
     """Add the models to torchvision's registry, where they are not there yet.
 
     Raises:
-        ImportError: this torchvision has a model of its own under one of the names.
+        ImportError: torchvision has another model under one of the names.
     """
     taken = {name: _api.get_model_builder(name).__module__ for name in _api.list_models() if name in CONFIGS}
     refuse_foreign("torchvision", taken, __name__)

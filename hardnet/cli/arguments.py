@@ -65,8 +65,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     from ..engines import ENGINES, PRECISIONS
 
     engines = ("auto", *ENGINES)
-    parser.add_argument("--engine", choices=engines, default="auto", help="what runs the model (default: auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the engine (default: fp32)")
+    parser.add_argument("--engine", choices=engines, default="auto", help="inference engine (default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="numeric precision (default: fp32)")
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from .arguments import Verbs
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("demo", help="a page in the browser: pictures in, classes out")
+    parser = verbs.add_parser("demo", help="serve a web page that classifies pictures")
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, or 127.0.0.1, which only this machine reaches")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860; 0 takes a free one")
     parser.add_argument(

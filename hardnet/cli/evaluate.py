@@ -52,8 +52,8 @@ def add_verb(verbs: Verbs) -> None:
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
     parser.description = (
-        "Measure top-1 and top-5 errors. Without --model and --weights: of every model and weights of the catalogue "
-        "that fit the data set's classes, measured beside reported. Under torchrun the ranks share the images."
+        "Measure top-1 and top-5 errors and show them next to the reported ones. Default: all weights of the catalogue "
+        "with as many classes as the data set. Under torchrun the ranks share the images."
     )
     parser.add_argument(
         "data",
@@ -75,7 +75,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="DATA",
-        help="images on which int8 is calibrated, a folder as DATA (default: the train split of DATA)",
+        help="images for int8 calibration, in a folder like DATA (default: the train split of DATA)",
     )
     parser.add_argument(
         "--channels-last", action=argparse.BooleanOptionalAction, default=True, help=_help("channels_last")
@@ -87,10 +87,10 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0.1,
         metavar="POINTS",
-        help="status 1 where an error differs from the reported one by more percentage points (without a number: 0.1)",
+        help="status 1 if an error differs from the reported one by more than POINTS percentage points (default: 0.1)",
     )
     parser.add_argument(
-        "--per-class", action="store_true", help="also the accuracy of every class and the confusion matrix"
+        "--per-class", action="store_true", help="also print the accuracy of every class and the confusion matrix"
     )
     parser.add_argument(
         "--confusion", type=Path, metavar="PICTURE", help="draw the confusion matrix of one model: .png, .svg or .pdf"
@@ -177,7 +177,7 @@ def _class_table(measured: Evaluation, classes: Sequence[str]) -> str:
 
 
 def _as_table(rows: Sequence[Row]) -> str:
-    """Return the rows in the form of the model table: measured beside reported."""
+    """Return a table of measured and reported errors."""
     lines = []
     with_top5 = len(rows[0].measured.confusion) > TOP  # with five classes or fewer it is always 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""The verb ``explain``: draw which parts of an image speak for a class (Grad-CAM)."""
+"""The verb ``explain``: show which parts of an image support a class (Grad-CAM)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST_SIDE = 448
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("explain", help="draw which parts of an image speak for a class (Grad-CAM)")
+    parser = verbs.add_parser("explain", help="show which parts of an image support a class (Grad-CAM)")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("--output", required=True, metavar="FILE", help="the picture: .png, .jpg, .webp, ...")
     add_model_arguments(parser)

@@ -14,7 +14,7 @@ from .arguments import Verbs, image_size
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("info", help="layers, parameters, multiply-accumulates and memory traffic")
+    parser = verbs.add_parser("info", help="show layers, parameters, multiply-accumulates and memory traffic")
     parser.add_argument("model", nargs="?", choices=list_models(), help="one model, stage by stage (default: all)")
     parser.add_argument("--size", type=image_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
     parser.set_defaults(run=_info)

@@ -39,7 +39,9 @@ def add_verb(verbs: Verbs) -> None:
     add_path_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
-    parser.add_argument("--threshold", type=float, default=0.0, metavar="P", help="least probability of a class")
+    parser.add_argument(
+        "--threshold", type=float, default=0.0, metavar="P", help="leave out classes below this probability"
+    )
     add_job_arguments(parser, ".jsonl, .csv or .parquet", required=False)
     add_engine_arguments(parser)
     add_calibration(parser)

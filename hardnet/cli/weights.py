@@ -19,20 +19,20 @@ def add_verb(verbs: Verbs) -> None:
     parser = verbs.add_parser("weights", help="list, download, verify and find pretrained weights")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    listing = actions.add_parser("list", help="which weights there are, and which are in the cache")
+    listing = actions.add_parser("list", help="list all weights, their errors, and whether they are cached")
     listing.add_argument("model", nargs="?", choices=list_models())
     listing.set_defaults(run=_weights_list)
 
     for name, run, what in (
-        ("download", _weights_download, "fetch into the cache, verified, and print the path"),
-        ("path", _weights_path, "print the path of the verified file; status 1 where it is not in the cache"),
+        ("download", _weights_download, "download to the cache, verify, and print the path"),
+        ("path", _weights_path, "print the path of the verified file; status 1 if it is not cached"),
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("model", choices=list_models())
         action.add_argument("tag", nargs="?", default=DEFAULT_TAG, help="default: %(default)s")
         action.set_defaults(run=run)
 
-    verify = actions.add_parser("verify", help="check the digests of cached files, or of the files named")
+    verify = actions.add_parser("verify", help="check the digests of the given files, or of the cache")
     verify.add_argument(
         "files", nargs="*", metavar="FILE", help="a file, or a folder of save_pretrained; default: the cache"
     )

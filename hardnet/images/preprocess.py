@@ -26,7 +26,7 @@ class Preprocessing:
     The shorter side is resized (bilinear, antialiased), the centre cropped, the values scaled to [0, 1] and
     normalised: the operations of torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize``, to the
     last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.read`. The EXIF
-    orientation is a matter of reading the file, see :func:`hardnet.images.load_image`.
+    orientation is not applied; :func:`hardnet.images.load_image` does this.
 
     Of a picture more than 32 times as long as wide only the middle is resized, since the whole would fill the memory
     (1 x 10,000 pixels would become 256 x 2,560,000); its 8-bit values can differ by one step from those of the whole.
@@ -37,7 +37,7 @@ class Preprocessing:
         ValueError: sizes that are not integers with 1 <= crop <= resize <= 16384, or statistics that are not three
             finite numbers, positive ones for ``std``.
         TypeError: on a call with anything but a Pillow image.
-        ImageError: on a call with a picture without pixels, or whose values have no meaning as a picture.
+        ImageError: on a call with a picture without pixels, or with values out of range.
     """
 
     resize: int = 256

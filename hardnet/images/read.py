@@ -186,7 +186,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     rgb = image.convert("RGB")
-    rgb.info = {}  # what it said of transparency has been dealt with
+    rgb.info = {}  # its transparency has been applied
     return rgb
 
 
@@ -255,7 +255,7 @@ def _orientation(image: Image.Image, name: str) -> int:
     from PIL import Image
 
     try:
-        # Parsed apart from getexif, which fails once, possibly while Pillow opens the file, and is empty from then on.
+        # Parse it here: getexif may fail only once, while Pillow opens the file, and returns nothing afterwards.
         Image.Exif().load(image.info.get("exif") or b"")
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception as error:  # as with decoders: almost anything

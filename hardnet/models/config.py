@@ -15,7 +15,7 @@ Activation = Literal["relu6", "relu"]
 
 @dataclass(frozen=True)
 class HarDNetConfig:
-    """One variant: every number that sets it apart from the others.
+    """The configuration of one variant.
 
     The tuples ``block_layers``, ``growth_rates``, ``transition_channels`` and ``downsample`` hold one entry
     per HarDBlock.
@@ -147,7 +147,7 @@ def kept_layers(n_layers: int) -> tuple[int, ...]:
 
 
 class StageIndices(NamedTuple):
-    """Where one row of the config lies in ``HarDNet.base``."""
+    """The indices in ``HarDNet.base`` of one stage."""
 
     block: int
     transition: int

@@ -14,7 +14,7 @@ OUTPUT_STRIDES = (32, 16, 8)
 
 
 class FeatureInfo(NamedTuple):
-    """What one entry of the pyramid is."""
+    """Description of one feature map of the pyramid."""
 
     channels: int
     """Of the feature map."""
@@ -28,8 +28,8 @@ class HarDNetFeatures(ImageModule):
     """Feature pyramid: (N, in_chans, H, W) -> a list of (N, C_i, H / stride_i, W / stride_i).
 
     H and W are 32 pixels or more; where a stride does not divide them, depthwise-separable variants round up and the
-    others, from stride 8 on, down. Modules carry the classifier's names, so that the classifier's weights load. What
-    lies behind the last level asked for is neither built nor run.
+    others, from stride 8 on, down. Modules carry the classifier's names, so that the classifier's weights load. Layers
+    behind the last level are neither built nor run.
 
     Args:
         config: the variant.

@@ -1,4 +1,4 @@
-"""The layers and the HarDBlock, readable beside the paper (https://arxiv.org/abs/1909.00948).
+"""The layers and the HarDBlock, following the paper (https://arxiv.org/abs/1909.00948).
 
 Module names are those of the authors' released code, so that its checkpoints load strictly.
 """
@@ -23,8 +23,8 @@ def _convolution(
 ) -> nn.Conv2d:
     """Build a convolution without bias, its weights drawn as the released code does: Xavier (Glorot) normal.
 
-    torch's own initialisation goes to a weight that is not there: to draw each twice would be most of the time that
-    building a model takes.
+    It is built on the meta device, because initialising each weight twice would take most of the time of building a
+    model.
     """
     padding = kernel_size // 2 * dilation
     conv = nn.Conv2d(
@@ -133,7 +133,7 @@ class HarDBlock(nn.Module):
         self.kept = list(kept_layers(n_layers))
         self.out_channels = sum(widths[n] for n in self.kept)
         self.checkpointing = False
-        """Whether the activations within are computed once more for the backward pass in place of being kept."""
+        """Whether the backward pass recomputes the activations within the block instead of storing them."""
         self.layers = nn.ModuleList()
         for n in numbers:
             linked = sum(widths[i] for i in self.links[n - 1])
@@ -150,7 +150,7 @@ class HarDBlock(nn.Module):
         return self._run(x)
 
     def set_checkpointing(self, enable: bool) -> None:
-        """Choose whether training keeps no activations within the block and computes them twice."""
+        """Choose whether the backward pass recomputes the activations within the block instead of storing them."""
         self.checkpointing = enable
         if enable and not HarDBlock._uncompiled:
             # Under torch.compile with backend "eager" the statistics would be counted twice. Not a decorator: it

@@ -1,7 +1,7 @@
 """The network: a stem, HarDBlocks with their transitions, and a head.
 
 The numbering of ``HarDNet.base`` is that of the authors' released code, so that its checkpoints load strictly and code
-that takes ``model.base`` apart keeps working.
+that slices ``model.base`` keeps working.
 """
 
 import os
@@ -38,7 +38,7 @@ class WeightsInfo(Protocol):
 
 
 class ImageModule(nn.Module):
-    """What the classifier and the feature pyramid share: the check of the input and the initialisation."""
+    """Base class of the classifier and the feature pyramid: configuration and check of the input."""
 
     min_input_size = MIN_INPUT_SIZE
 
@@ -56,9 +56,9 @@ class ImageModule(nn.Module):
         """Class names and preprocessing of the loaded weights; None where nothing is known."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep no activations within the HarDBlocks, compute them twice.
+        """Save memory in training: recompute the activations within the HarDBlocks in the backward pass.
 
-        Gradients and running statistics stay what they are without it. Under ``torch.compile`` the HarDBlocks then
+        Gradients and running statistics do not change. Under ``torch.compile`` the HarDBlocks then
         run uncompiled.
         """
         for module in self.modules():
@@ -219,7 +219,7 @@ def _classifier(channels: int, num_classes: int) -> nn.Module:
 
 
 def check_images(x: Tensor, name: str, in_chans: int) -> None:
-    """Refuse what a model of that name cannot take.
+    """Check the input of a model.
 
     Raises:
         ValueError: not (N, in_chans, H, W) with H and W of at least 32 pixels, or not floating point.

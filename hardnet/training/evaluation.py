@@ -177,7 +177,7 @@ class EvaluateOptions:
     skip_bad_images: bool = False
 
     def preprocessing(self, base: Preprocessing) -> Preprocessing:
-        """Return the weights' preprocessing with the sizes that were asked for."""
+        """Return the weights' preprocessing with the sizes of the options."""
         if self.size is None and self.crop_ratio is None:
             return base
         crop = self.size or base.crop

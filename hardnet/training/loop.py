@@ -81,7 +81,7 @@ def train(options: TrainOptions, report: Report | None = None, data: Splits | No
         DataError: the data set is missing or malformed, or too small for one step.
         ImageError: an image cannot be read, and bad ones are not to be skipped.
         TrainingError: the loss is not finite; a checkpoint cannot be written, or does not fit the run.
-        WeightsError: the weights to start from cannot be had or do not fit.
+        WeightsError: the initial weights could not be loaded.
         ValueError: options that exclude each other, or no such device.
     """
     with StopRequest() as stop, connect(options.device) as ranks:
@@ -114,7 +114,7 @@ class Trainer:
         if classes < 2:
             raise DataError(f"{options.data} has one class, {self._data.train.classes[0]}: two or more are required")
         if options.num_classes not in (None, classes):
-            raise DataError(f"{options.data} has {classes} classes, not the {options.num_classes} asked for")
+            raise DataError(f"{options.data} has {classes} classes, not {options.num_classes}")
         global_batch = options.batch_size * options.accumulate * ranks.size
         self.steps_per_epoch = images // global_batch
         if not self.steps_per_epoch:

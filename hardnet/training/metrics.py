@@ -21,7 +21,7 @@ class Recorder:
 
     Args:
         folder: the run's folder.
-        epochs: how many are complete; lines of later ones are taken back.
+        epochs: how many are complete; lines of later ones are removed.
     """
 
     def __init__(self, folder: Path, epochs: int) -> None:

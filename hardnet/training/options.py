@@ -1,4 +1,4 @@
-"""The options of a training run: name, default, help text and range of each, told once as dataclass fields."""
+"""The options of a training run: name, default, help text and range of each, as dataclass fields."""
 
 from __future__ import annotations
 
@@ -32,40 +32,42 @@ class TrainOptions:
     data: str = _option('a folder with train/CLASS/image and val/CLASS/image, or CLASS/image, or "fashion-mnist"')
     output: str = _option("folder of the run: checkpoints, metrics.jsonl, curves.png")
     dataset: str = _option(
-        "what DATA holds; auto looks for the files of Fashion-MNIST", "auto",
+        "format of DATA; auto looks for the files of Fashion-MNIST", "auto",
         choices=("auto", "imagefolder", "fashion-mnist"),
     )  # fmt: skip
     model: str = _option("the architecture", "hardnet39ds")
-    weights: str | None = _option("start from a tag of the catalogue or a file", None)
-    num_classes: int | None = _option("checked against the data set", None, low=1, high=10**6)
+    weights: str | None = _option("initial weights: a tag of the catalogue or a file", None)
+    num_classes: int | None = _option("number of classes, checked against the data set", None, low=1, high=10**6)
     drop_rate: float | None = _option(
         "dropout before the linear layer (default: the model's own)", None, low=0, high=0.999
     )
-    freeze: bool = _option("train the head alone; the backbone keeps its weights and BatchNorm statistics", False)
-    freeze_bn: bool = _option("BatchNorm keeps its statistics and normalises by them; its weights are trained", False)
+    freeze: bool = _option("train the head only; the backbone keeps its weights and BatchNorm statistics", False)
+    freeze_bn: bool = _option("keep the BatchNorm statistics and normalise by them", False)
 
-    epochs: int = _option("length of the run", 150, low=1, high=10**6)
+    epochs: int = _option("number of epochs", 150, low=1, high=10**6)
     batch_size: int = _option("images per step and rank", 256, low=1, high=10**6)
-    accumulate: int = _option("steps whose gradients are averaged before the optimiser acts", 1, low=1, high=10**6)
-    seed: int = _option("decides the initial weights, the order, the augmentation, the dropout", 0, low=0, high=2**62)
-    hold_out: int = _option("training images kept for validation, in place of the folder val", 0, low=0, high=10**9)
-    val_fraction: float = _option(
-        "of a folder CLASS/image without train and val: share of each class kept for validation", 0.2, low=0, high=0.9
+    accumulate: int = _option("average the gradients of so many steps before each update", 1, low=1, high=10**6)
+    seed: int = _option("seed of initial weights, order, augmentation and dropout", 0, low=0, high=2**62)
+    hold_out: int = _option(
+        "keep so many training images for validation instead of the folder val", 0, low=0, high=10**9
     )
-    eval_every: int = _option("epochs between validations", 1, low=1, high=10**6)
+    val_fraction: float = _option(
+        "share of each class kept for validation if DATA is a plain folder CLASS/image", 0.2, low=0, high=0.9
+    )
+    eval_every: int = _option("validate after every so many epochs", 1, low=1, high=10**6)
 
     size: int = _option("side of the training images, in pixels", 224, low=32, high=4096)
     size_schedule: str = _option(
-        "smaller images first: SIZE@EPOCH,SIZE@EPOCH, epochs counted from 0, as in 40@0,52@10", ""
+        "train on smaller images first: SIZE@EPOCH,SIZE@EPOCH, epochs counted from 0, as in 40@0,52@10", ""
     )
     crop: str = _option(
-        "resized: a random part of the image; pad: resize, pad and cut at random", "resized", choices=("resized", "pad")
+        "resized: RandomResizedCrop; pad: resize, pad and crop at random", "resized", choices=("resized", "pad")
     )
-    min_scale: float = _option("of resized: the smallest part, as a share of the area", 0.08, low=1e-6, high=1)
-    pad: float = _option("of pad: the margin on each side, as a share of the size", 0.1, low=0, high=1)
+    min_scale: float = _option("smallest crop of --crop resized, as a share of the area", 0.08, low=1e-6, high=1)
+    pad: float = _option("margin of --crop pad on each side, as a share of the size", 0.1, low=0, high=1)
     flip: float = _option("probability of a horizontal flip", 0.5, low=0, high=1)
     erase: float = _option("probability of erasing a random rectangle", 0.0, low=0, high=1)
-    erase_max: float = _option("the largest such rectangle, as a share of the area", 0.33, low=0.02, high=1)
+    erase_max: float = _option("largest erased rectangle, as a share of the area", 0.33, low=0.02, high=1)
     auto_augment: str = _option("RandAugment or TrivialAugment", "none", choices=("none", "rand", "trivial"))
     mixup: float = _option(
         "alpha of MixUp, 0 for none; with --cutmix each batch takes one of the two", 0.0, low=0, high=100
@@ -73,45 +75,50 @@ class TrainOptions:
     cutmix: float = _option("alpha of CutMix, 0 for none", 0.0, low=0, high=100)
     label_smoothing: float = _option("share of the target spread over all classes", 0.0, low=0, high=0.999)
     teacher: str | None = _option(
-        "a trained model whose probabilities are learned as well: MODEL, MODEL:TAG, MODEL:FILE, or a run's model.pt; "
-        "several, separated by commas: the mean of their probabilities",
+        "distil from a trained model: MODEL, MODEL:TAG, MODEL:FILE, or a run's model.pt; several, separated by commas, "
+        "are averaged",
         None,
     )
-    teacher_share: float = _option("share of the teacher's probabilities in the loss", 0.5, low=0, high=1)
-    temperature: float = _option("by which both models' logits are divided for --teacher", 1.0, low=0.1, high=100)
-    mean: tuple[float, ...] | None = _option("of each colour in [0, 1] (default: the data set's)", None)
-    std: tuple[float, ...] | None = _option("of each colour in [0, 1] (default: the data set's)", None)
+    teacher_share: float = _option("weight of the teacher's probabilities in the loss", 0.5, low=0, high=1)
+    temperature: float = _option("softmax temperature of the distillation", 1.0, low=0.1, high=100)
+    mean: tuple[float, ...] | None = _option("mean of each colour in [0, 1] (default: the data set's)", None)
+    std: tuple[float, ...] | None = _option(
+        "standard deviation of each colour in [0, 1] (default: the data set's)", None
+    )
     eval_size: int | None = _option(
-        "side of the images in validation (default: --size)", None, low=32, high=4096
+        "side of the validation images (default: --size)", None, low=32, high=4096
     )  # fmt: skip
     crop_ratio: float = _option(
-        "share of the resized side that validation crops from the centre", 0.875, low=0.01, high=1
+        "side of the central crop of validation, as a share of the resized side", 0.875, low=0.01, high=1
     )
 
     optimizer: str = _option("sgd has Nesterov momentum", "sgd", choices=("sgd", "adamw"))
     lr: float = _option(
-        "for a global batch of --lr-batch images; scaled linearly with the global batch", 0.05, low=0, high=10**38
+        "learning rate for a global batch of --lr-batch images; scaled linearly with the global batch",
+        0.05,
+        low=0,
+        high=10**38,
     )
-    lr_batch: int = _option("the global batch to which --lr belongs", 256, low=1, high=10**9)
+    lr_batch: int = _option("the global batch to which --lr refers", 256, low=1, high=10**9)
     layer_decay: float = _option(
-        "factor of the learning rate from each stage to the one before it, 1 for equal rates", 1.0, low=0.01, high=1
+        "factor of the learning rate from each stage to the previous one; 1 for equal rates", 1.0, low=0.01, high=1
     )
-    min_lr: float = _option("where the cosine ends, as a share of the learning rate", 0.0, low=0, high=1)
+    min_lr: float = _option("final learning rate, as a share of the initial one", 0.0, low=0, high=1)
     warmup: float = _option("epochs of linear warm-up", 0.0, low=0, high=10**6)
-    momentum: float = _option("of sgd", 0.9, low=0, high=1)
+    momentum: float = _option("momentum of sgd", 0.9, low=0, high=1)
     weight_decay: float = _option("L2 penalty (sgd), decoupled decay (adamw)", 6e-5, low=0, high=10**6)
-    norm_decay: bool = _option("weight decay on normalisation and biases as well", True)
-    clip: float = _option("largest norm of the gradient, 0 for no clipping", 0.0, low=0, high=10**9)
-    ema: float = _option("decay per step of a running average of the weights, 0 for none", 0.0, low=0, high=1)
+    norm_decay: bool = _option("apply weight decay to normalisation and biases as well", True)
+    clip: float = _option("maximum norm of the gradient, 0 for no clipping", 0.0, low=0, high=10**9)
+    ema: float = _option("decay per step of the averaged weights, 0 for none", 0.0, low=0, high=1)
 
     amp: str = _option("mixed precision", "none", choices=("none", "bf16", "fp16"))
-    channels_last: bool = _option("memory format; the faster one for these networks", True)
-    compile: bool = _option("torch.compile", False)
-    sync_bn: bool = _option("BatchNorm statistics over all ranks (CUDA)", False)
+    channels_last: bool = _option("use the channels_last memory format, faster for these networks", True)
+    compile: bool = _option("compile the model with torch.compile", False)
+    sync_bn: bool = _option("compute BatchNorm statistics over all ranks (CUDA)", False)
     device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
-    workers: int = _option("processes that read images, per rank", 4, low=0, high=1024)
+    workers: int = _option("data-loading processes per rank", 4, low=0, high=1024)
     skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
-    resume: str = _option("auto: go on from the output folder's checkpoint if there is one; or a checkpoint", "")
+    resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
     save_every: int = _option("steps between checkpoints within an epoch, 0 for none", 0, low=0, high=10**9)
     save_pretrained: bool = _option(
         "at the end, write OUTPUT/pretrained: the final weights with classes and preprocessing, for from_pretrained, "

@@ -65,7 +65,7 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step."""
+    """The outcome of a step."""
 
     loss: float
     """The mean over this rank's batches."""

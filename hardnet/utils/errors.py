@@ -1,4 +1,4 @@
-"""What this library raises beside Python's own ``ValueError`` and ``TypeError``."""
+"""The exceptions of the library, in addition to ``ValueError`` and ``TypeError``."""
 
 
 class WeightsError(RuntimeError):
@@ -10,7 +10,7 @@ class ImageError(ValueError):
 
 
 class ExportError(RuntimeError):
-    """An exported file does not compute what its model computes, and was not kept."""
+    """An exported file gave other results than its model and was deleted."""
 
 
 class DataError(ValueError):

@@ -87,7 +87,7 @@ IMAGENET = "ImageNet-1k validation"
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """One checkpoint: everything needed to fetch, verify, run and judge it."""
+    """One checkpoint: sources, digests, classes, preprocessing and reported errors."""
 
     model: str
     tag: str
@@ -109,7 +109,7 @@ class WeightsRecord:
     """The activation inside the HarDBlocks with which the checkpoint was trained and must be run."""
 
     def cache_filename(self, source: Source) -> str:
-        """Return the name of the verified file in the cache; the digest in it keeps other projects' files apart."""
+        """Return the name of the verified file in the cache; its digest prevents collisions with other files."""
         return f"hardnet-{self.model}-{self.tag.lower()}-{source.digest.scheme}-{source.digest.value}.pth"
 
     @property
@@ -168,7 +168,7 @@ def _hex_digest(content: bytes, scheme: DigestScheme) -> str:
 def read_categories(filename: str) -> tuple[str, ...]:
     """Return the lines of a class list that comes with the library.
 
-    An installed wheel has the file inside the package, a checkout beside it.
+    An installed wheel has the file inside the package, a checkout next to it.
     """
     package = Path(__file__).parent.parent
     for folder in (package, package.parent):

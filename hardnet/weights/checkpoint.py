@@ -161,7 +161,7 @@ def _expected_shapes(config: HarDNetConfig) -> dict[str, torch.Size]:
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
     """Adapt a stem trained on three colours: (C, 3, k, k) -> (C, in_chans, k, k).
 
-    One channel gets the sum over the colours, so that a grey image gives what it gave as three equal
+    One channel gets the sum over the colours, so that a grey image gives the same output as three equal
     colours. More channels repeat the colours in turn, scaled by 3 / in_chans to keep the activations' size.
     """
     if in_chans == 1:
