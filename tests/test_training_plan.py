@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from skimage import data
 from training_data import make_folder, picture
 
 from hardnet import create_model
 from hardnet.cli import main
 from hardnet.training.loop import FINAL, OPTIONS
+from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.training.options import TrainOptions, read_recipe
 from hardnet.training.plan import suit_data
 
@@ -87,6 +90,21 @@ def test_finetuning_trains_the_head_then_all_and_its_folder_predicts(
     (result,) = json.loads(capsys.readouterr().out)
     assert {prediction["label"] for prediction in result["predictions"]} == {"class_0", "class_1", "class_2"}
     assert hardnet("finetune", folder, *arguments, "--resume", "auto") == 0  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_photographs_of_textures_are_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of the training page, with half the patches and epochs."""
+    for name in ("brick", "grass", "gravel"):
+        (tmp_path / "textures" / name).mkdir(parents=True)
+        photograph = Image.fromarray(getattr(data, name)())
+        for number in range(12):
+            left, top = 128 * (number % 4), 128 * (number // 4)
+            path = tmp_path / "textures" / name / f"{number}.png"
+            photograph.crop((left, top, left + 96, top + 96)).save(path)
+    arguments = ("--weights", "FASHION_MNIST", "--epochs", 20, "--workers", 0, "--threads", 1)
+    assert hardnet("finetune", tmp_path / "textures", "--output", tmp_path / "run", *arguments) == 0
+    assert read_metrics(tmp_path / "run" / METRICS)[-1]["val_top1_error"] < 40  # 67 by chance
 
 
 def test_finetuning_says_what_to_do_without_a_download(
