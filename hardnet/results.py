@@ -1,4 +1,4 @@
-"""Results of Classifier and Extractor: plain values, as dictionaries and as HTML for notebooks."""
+"""Results of Classifier and Extractor: plain values, as dictionaries, data frames and HTML for notebooks."""
 
 from __future__ import annotations
 
