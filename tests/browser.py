@@ -26,8 +26,8 @@ OPTIONS = (
 
 
 @contextmanager
-def browser(width: int, height: int, profile: Path, language: str = "en", theme: str = "light") -> Iterator[Any]:
-    """A page of this size in pixels; phones are narrower than any window may be, so the size is emulated."""
+def browser(profile: Path, language: str = "en") -> Iterator[Any]:
+    """A browser whose pages are asked for in this language; :func:`emulate` sets the size."""
     from selenium import webdriver
 
     paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
@@ -35,20 +35,24 @@ def browser(width: int, height: int, profile: Path, language: str = "en", theme:
         pytest.fail("this test needs a browser: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = paths[0]
-    for option in (*OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--lang={language}"):
+    for option in (*OPTIONS, f"--user-data-dir={profile}", f"--lang={language}"):
         options.add_argument(option)
     options.add_experimental_option("prefs", {"intl.accept_languages": language})
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(paths[1]))
     try:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": theme}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get_log("performance")  # what the empty start page did
         yield driver
     finally:
         driver.quit()
+
+
+def emulate(driver: Any, width: int, height: int, theme: str = "light") -> None:
+    """Set the size in pixels, since phones are narrower than any window may be, and the theme."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": theme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
 
 def requested(driver: Any) -> set[str]:

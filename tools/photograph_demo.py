@@ -15,10 +15,12 @@ from typing import Any
 
 from PIL import Image
 
+from hardnet.demo.texts import LANGUAGES
+
 REPO = Path(__file__).parent.parent
 sys.path.insert(0, str(REPO / "tests"))
 
-from browser import browser  # noqa: E402
+from browser import browser, emulate  # noqa: E402
 from test_demo_browser import CAT, GARMENTS, SIZES, choose, elements, serving, upload, visit, wait  # noqa: E402
 
 STATES = ("empty", "result", "photograph", "table", "loading", "problem")
@@ -47,9 +49,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (address, _):
         broken = Path(folder, "broken.png")
         broken.write_bytes(b"no picture")
-        for size, language, theme in itertools.product(SIZES, ("en", "ko"), ("light", "dark")):
-            with browser(*SIZES[size], Path(folder, size + language + theme), language, theme) as driver:
-                for state in STATES:
+        for language in LANGUAGES:
+            with browser(Path(folder, language), language) as driver:
+                for size, theme, state in itertools.product(SIZES, ("light", "dark"), STATES):
+                    emulate(driver, *SIZES[size], theme)
                     visit(driver, address)
                     show(driver, state, broken)
                     driver.save_screenshot(str(target / f"{state}-{size}-{language}-{theme}.png"))
