@@ -48,7 +48,7 @@ class _Runner:
     def _set_engine(
         self, named: bool, engine: str, precision: str, calibration: ImageLike | Iterable[ImageLike] | None
     ) -> None:
-        if (engine, precision, calibration) == ("auto", "fp32", None):
+        if (engine, precision) == ("auto", "fp32") and calibration is None:
             if named:
                 from .engines import AutoEngine
 

@@ -82,7 +82,8 @@ class TriedShapes:
     processor.
 
     Raises:
-        RuntimeError: in a call, the child process died or failed for this shape.
+        ValueError: in a call, the child process crashed for this shape.
+        RuntimeError: in a call, the child process failed for another reason.
     """
 
     def __init__(self, run: Run, folder: Path, settings: dict[str, Any]) -> None:
@@ -97,9 +98,9 @@ class TriedShapes:
         if x.shape not in self._works:
             self._works[x.shape] = self._try(x.shape)
         if not self._works[x.shape]:
-            raise RuntimeError(
+            raise ValueError(
                 f"OpenVINO crashes in int8 on this processor for input of shape {tuple(x.shape)}: use another batch "
-                "size or image size, precision='bf16', or the onnxruntime engine"
+                "size or image size, bf16, or the onnxruntime engine"
             )
         return self._run(x)
 
