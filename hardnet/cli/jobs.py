@@ -49,7 +49,7 @@ def write_rows(
 ) -> int:
     """Write one row per image to ``arguments.output`` and return the exit status.
 
-    Under torchrun, rank r of n computes every n-th batch from batch r on, and the first rank writes all rows in order.
+    Under torchrun, rank r of n computes every n-th group of batches, and the first rank writes all rows in order.
     Images that are unusable do not fail such a job, since torchrun would end it as it ends one with a dead rank.
 
     Args:
@@ -69,16 +69,17 @@ def write_rows(
             file.open(resume=arguments.resume)
         ranks.wait()
         total = failed = shown = 0
+        group = arguments.batch_size * (4 if ranks.size > 1 else 1)  # of several: the ranks wait for one another
 
         def dealt() -> Iterator[Item]:
             for number, item in enumerate(file.missing(paths)):
-                if number // arguments.batch_size % ranks.size == ranks.rank:
+                if number // group % ranks.size == ranks.rank:
                     yield item
 
         with counting_bar(paths, label, enabled=ranks.first) as bar:
             results = iter(stream(dealt()))
             while True:
-                mine = list(islice(results, arguments.batch_size))
+                mine = list(islice(results, group))
                 lines = _gather(ranks, [file.line(result) for result in mine])
                 if not lines:
                     break
