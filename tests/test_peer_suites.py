@@ -35,7 +35,7 @@ TIMM = Suite(
     # The modules whose models have forward_intermediates.
     {"FEAT_INTER_FILTERS = [": "FEAT_INTER_FILTERS = ['timm_registry', "},
     {
-        f"{test}[1-{model}.{tag.lower()}]": "needs a download, and the run is offline; resnet18.a1_in1k fails in the same way"
+        f"{test}[1-{model}.{tag.lower()}]": "needs a download; offline, resnet18.a1_in1k fails in the same way"
         for test in ("test_model_load_pretrained", "test_model_features_pretrained")
         for model, tag in CATALOG
         if tag != "FASHION_MNIST"  # packaged
