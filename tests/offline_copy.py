@@ -7,6 +7,7 @@ folder, whose digests are entered into that copy's catalogue.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -102,10 +103,11 @@ def lay_ready(folder: Path, names: Iterable[str]) -> dict[str, str]:
 def _publish(name: str, mirror: Path, catalog: Path) -> None:
     """Let random numbers stand for a model's weights IMAGENET1K_V1."""
     source = hardnet.get_weights(name, "IMAGENET1K_V1").sources[-1]
-    weights = mirror / source.filename
+    content = io.BytesIO()
     torch.manual_seed(0)
-    torch.save(hardnet.create_model(name).state_dict(), weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[: len(source.digest.value)]
+    torch.save(hardnet.create_model(name).state_dict(), content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()[: len(source.digest.value)]
+    (mirror / source.filename.replace(source.digest.value, digest)).write_bytes(content.getvalue())
     text = catalog.read_text(encoding="utf-8")
     assert text.count(f'"{source.digest.value}"') == 1
     catalog.write_text(text.replace(f'"{source.digest.value}"', f'"{digest}"'), encoding="utf-8")
