@@ -12,9 +12,11 @@ def main() -> int:
     caught = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if a shell has it ignored
     try:
         if caught:
-            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGINT, _leave)  # torch's C++ code aborts if importing it raises KeyboardInterrupt
         from .cli import main as run
 
+        if caught:
+            signal.signal(signal.SIGINT, _interrupt)
         return run()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -23,8 +25,12 @@ def main() -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python restores the default when it ends
 
 
+def _leave(*_: object) -> None:
+    os._exit(_INTERRUPTED)
+
+
 def _interrupt(*_: object) -> None:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    signal.signal(signal.SIGINT, _leave)
     raise KeyboardInterrupt
 
 
