@@ -89,6 +89,8 @@ def test_finetuning_trains_the_head_then_all_and_its_folder_predicts(
     assert hardnet("predict", tmp_path / "one.png", "--weights", run / "pretrained", "--format", "json") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert {prediction["label"] for prediction in result["predictions"]} == {"class_0", "class_1", "class_2"}
+    assert hardnet("evaluate", folder, "--weights", run / "pretrained", "--device", "cpu", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["images"] == 30
     assert hardnet("finetune", folder, *arguments, "--resume", "auto") == 0  # nothing is left to do
 
 

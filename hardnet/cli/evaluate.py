@@ -65,7 +65,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
     parser.add_argument("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
-    parser.add_argument("--weights", help="a tag of the catalogue, or a file (default: all of the catalogue)")
+    parser.add_argument("--weights", help="a tag of the catalogue, a file or a folder (default: all of the catalogue)")
     parser.add_argument("--size", type=positive, help="side of the centre crop in pixels (default: the weights' own)")
     parser.add_argument("--crop-ratio", type=float, help="crop over resized side (default: the weights' own)")
     parser.add_argument("--batch-size", type=positive, default=64, help="images at once (default: %(default)s)")

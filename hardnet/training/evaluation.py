@@ -23,6 +23,7 @@ from ..models.network import HarDNet
 from ..utils.errors import DataError, TrainingError, WeightsError
 from ..utils.progress import ProgressBar
 from ..weights.catalog import CATALOG, WeightsRecord
+from ..weights.pretrained import read_pretrained
 from .data import ImageSource
 from .distributed import Ranks
 from .loading import Transform, evaluation_loader, iterate
@@ -213,12 +214,14 @@ def choose(models: Sequence[str], weights: str | None, classes: int) -> list[tup
 
     Args:
         models: names; empty takes all models for which there are weights.
-        weights: a tag or a file; None takes every record of the catalogue.
+        weights: a tag, a file or a folder; None takes every record of the catalogue.
         classes: how many the data set has: records with another number are left out.
 
     Raises:
         ValueError: nothing is left.
     """
+    if not models and weights is not None and Path(weights).is_dir():
+        models = [read_pretrained(weights).config.name]
     if weights is not None and Path(weights).exists():
         if len(models) != 1:
             raise ValueError(f"{weights} is a file: name the one model that it belongs to")
