@@ -106,6 +106,7 @@ def evaluate(
         pin_memory=ranks.device.type == "cuda",
     )
     with ProgressBar(len(loader) * batch_size, "evaluating", unit="images", enabled=progress) as bar:
+        bar.leave = False
         counts, loss, confidence, bad = _count(
             predict, loader, ranks, skip_bad_images, channels_last, len(source.classes), bar
         )

@@ -170,6 +170,7 @@ class Trainer:
         label = f"epoch {position.epoch + 1}/{self.options.epochs}"
         started = time.monotonic()
         bar = ProgressBar(self.steps_per_epoch, label, unit="steps", enabled=self.ranks.first)
+        bar.leave = False  # the bar is removed at the end of the epoch
         with closing(self._batches()) as batches, bar:
             bar.update(position.step)
             while position.step < self.steps_per_epoch:
