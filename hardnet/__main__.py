@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from types import FrameType
 
 _INTERRUPTED = 130  # as in .cli.arguments, which imports torch
 
@@ -12,11 +13,9 @@ def main() -> int:
     caught = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if a shell has it ignored
     try:
         if caught:
-            signal.signal(signal.SIGINT, _leave)  # torch's C++ code aborts if importing it raises KeyboardInterrupt
+            signal.signal(signal.SIGINT, _interrupt)
         from .cli import main as run
 
-        if caught:
-            signal.signal(signal.SIGINT, _interrupt)
         return run()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -25,12 +24,13 @@ def main() -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python restores the default when it ends
 
 
-def _leave(*_: object) -> None:
-    os._exit(_INTERRUPTED)
-
-
-def _interrupt(*_: object) -> None:
-    signal.signal(signal.SIGINT, _leave)
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, except in an import: extension modules abort the process or import half of themselves."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os._exit(_INTERRUPTED)
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 

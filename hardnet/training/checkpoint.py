@@ -165,13 +165,13 @@ def load(path: Path) -> dict[str, Any]:
         content = read_pickled(read_file(path), str(path))
     except WeightsError as error:
         raise TrainingError(f"{path}: is damaged, or no checkpoint: {error}") from error
-    if not isinstance(content, dict) or "optimizer" not in content or "model" not in content:
+    if not isinstance(content, dict) or "optimizer" not in content:
         raise TrainingError(
             f"{path}: is no checkpoint of a training run (it has no optimiser state); start from its weights with "
             "--weights instead of --resume"
         )
-    if content.get("format") != FORMAT:
-        raise TrainingError(f"{path}: has format {content.get('format')}, this version reads format {FORMAT}")
+    if content.get("format", FORMAT) != FORMAT:
+        raise TrainingError(f"{path}: has format {content['format']}, this version reads format {FORMAT}")
     return content
 
 
