@@ -348,7 +348,8 @@ def change(content: dict[str, Any], change: str) -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        "model", "format", "progress", "facts", "options", "scheduler", "facts.classes", "progress.best", "optimizer={}", "scheduler={}",
+        "model", "format", "progress", "facts", "options", "scheduler", "facts.classes", "progress.best",
+        "optimizer={}", "scheduler={}",
         "model_ema=None", "model={}", "extra=1", "progress.extra=1", "progress.step=999", "progress.epoch=-1",
         "progress.epoch=2", "progress.step=1.5", "progress=[]", "progress.loss_sum=float('nan')",
         "optimizer.param_groups=[]", "optimizer.state=3", "scheduler.last_epoch=5",
