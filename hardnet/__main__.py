@@ -25,7 +25,7 @@ def main() -> int:
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, except in an import: extension modules abort the process or import half of themselves."""
+    """Raise KeyboardInterrupt; end at once in an import, where extension modules would abort the process."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":

@@ -8,7 +8,7 @@ with the lowest reported top-1 error, as everywhere in torchvision.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,6 @@ def _meta(record: WeightsRecord) -> dict[str, Any]:
     }
 
 
-@cache
 def _cost(model: str, size: int, num_classes: int) -> StageCost:
     return measure_cost(CONFIGS[model], height=size, width=size, num_classes=num_classes).total
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -70,14 +69,3 @@ def fill_folder(path: Path) -> Path:
     whole = (path / "07.png").read_bytes()
     (path / "07.png").write_bytes(whole[: len(whole) // 2])
     return path
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """On a busy machine, torch's threads wait for one another longer than small pictures take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

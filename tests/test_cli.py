@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -279,19 +280,33 @@ def test_standard_output_that_fails_has_a_status_of_its_own() -> None:
     assert (process.returncode, err) == (4, "hardnet: standard output cannot be written: No space left on device\n")
 
 
-@pytest.mark.parametrize(("seconds", "signals"), [(0.15, 1), (0.6, 3), (2.5, 3)])
-def test_interrupts_end_with_status_130_and_no_traceback(tmp_path: Path, seconds: float, signals: int) -> None:
-    for number in range(3000):
-        (tmp_path / f"{number}.jpg").symlink_to(PHOTOGRAPHS[0])
-    process = hardnet_process(
-        "predict", tmp_path, stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(2, signal.default_int_handler)
-    )
-    time.sleep(seconds)
-    for _ in range(signals):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.02)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode in (130, -signal.SIGINT), err  # the latter while Python starts or ends
+INTERRUPTED = """
+import signal, sys
+import hardnet.__main__ as program
+
+def announce(*arguments):
+    signal.signal = install
+    install(*arguments)
+    print("ready", flush=True)
+
+signal.signal, install = announce, signal.signal
+sys.exit(program.main())
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 2], ids=["while it imports", "while it predicts"])
+def test_interrupts_end_with_status_130_and_no_traceback(lines: int) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, "predict", *[str(GARMENTS)] * 100, "--format", "jsonl"]
+    options = {"cwd": REPO, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    handler = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    with subprocess.Popen(command, preexec_fn=handler, **options) as process:
+        for _ in range(lines):
+            process.stdout.readline()
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
     assert "Traceback" not in err
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from pictures import one_torch_thread
 from PIL import Image
 
 import hardnet
@@ -31,10 +30,8 @@ SNEAKER = REPO / "images" / "fashion_mnist" / "sneaker-00009.png"
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDNET_OFFLINE", "1")
-    with one_torch_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

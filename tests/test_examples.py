@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pictures import one_torch_thread
 from PIL import Image
 
 from examples import detect_shapes, finetune_folder, segment_shapes
 from examples.shapes import draw_scene
 
 DOCS = Path(__file__).parent.parent / "docs" / "pictures"
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    with one_torch_thread():
-        yield
 
 
 def mean(values: list[float]) -> float:

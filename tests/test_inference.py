@@ -21,7 +21,6 @@ from pictures import (
     MainColour,
     colour_classifier,
     fill_folder,
-    one_torch_thread,
     plain,
     small_network,
     small_transform,
@@ -40,12 +39,6 @@ from hardnet.inference import Extractor
 from hardnet.models.config import CONFIGS
 from hardnet.results import data_frame
 from hardnet.weights.catalog import CATALOG, read_categories
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    with one_torch_thread():
-        yield
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pictures import one_torch_thread
 from PIL import Image
 from torchvision import transforms
 
@@ -22,12 +20,6 @@ from hardnet.utils.errors import ImageError
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = sorted((ROOT / "images").glob("*.jpg"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    with one_torch_thread():
-        yield
 
 
 def torchvision_pipeline(resize: int = 256, crop: int = 224, mean=MEAN, std=STD) -> transforms.Compose:

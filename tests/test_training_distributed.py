@@ -26,7 +26,7 @@ from hardnet.training.metrics import read_metrics
 PROGRAM = """
 import json, os, sys, torch
 from pathlib import Path
-import hardnet
+import hardnet, hardnet.training.loop
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import TrainOptions, evaluate, train
 from hardnet.training.data import FolderSource
@@ -45,6 +45,7 @@ class StopSecondRank(StopRequest):
         pass
 
 torch.set_num_threads(1)
+hardnet.training.loop.draw_curves = lambda folder: None  # takes longer than the run
 folder, size, task = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 if "RANK" not in os.environ:  # not torchrun: fork the ranks, which is quicker
     os.environ.update(WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[4])

@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pictures import one_torch_thread
 from torch import Tensor
 from training_data import make_folder, options
 
@@ -45,14 +44,6 @@ EVERYTHING: dict[str, Any] = {
     "hold_out": 4,
     "size_schedule": "32@0,36@1",
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    """Runs are compared to the last bit, which torch's threads do not promise: on a busy machine two of them gave
-    other sums even in two uninterrupted runs."""
-    with one_torch_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

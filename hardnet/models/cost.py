@@ -7,6 +7,7 @@ the elements of their input and output feature maps (Chao et al., 2019, section 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,7 @@ class Cost:
         return StageCost("total", (first.indices[0], last.indices[1]), last.output_shape, **sums)
 
 
+@cache
 def measure_cost(
     config: HarDNetConfig, *, height: int = 224, width: int = 224, num_classes: int = 1000, in_chans: int = 3
 ) -> Cost:

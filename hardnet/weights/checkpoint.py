@@ -225,8 +225,9 @@ def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) 
     state = {key: state[key].detach().to(value.dtype) for key, value in own.items()}
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
+        kind = state[broken[0]].dtype
         raise WeightsError(
-            f"{origin}: values that are NaN, infinite or beyond the range of {state[broken[0]].dtype} in {_enumerate(broken)}"
+            f"{origin}: values that are NaN, infinite or out of range for {kind} in {_enumerate(broken)}"
         )
     negative = [key for key, value in state.items() if key.endswith("running_var") and (value < 0).any()]
     if negative:
