@@ -65,6 +65,17 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of three classes, 12 training and 9 validation images, that no test changes."""
+    from training_data import make_folder
+
+    root = tmp_path_factory.mktemp("data")
+    make_folder(root, images=4)
+    make_folder(root, images=3, split="val")
+    return root
+
+
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An empty cache of the test's own, no settings, and all log lines kept."""

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from training_data import make_folder
+from training_data import TINY, make_folder, run_training
 
 import hardnet
 from hardnet.cli import main
 from hardnet.cli.evaluate import add_evaluate_arguments, run_evaluate
-from hardnet.cli.train import add_train_arguments, run_train
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training.confusion import draw_confusion
 from hardnet.training.data import FolderSource
@@ -26,42 +25,11 @@ from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.utils.errors import DataError, WeightsError
 from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
 
-TINY = [
-    "--epochs",
-    "1",
-    "--batch-size",
-    "4",
-    "--size",
-    "32",
-    "--crop",
-    "pad",
-    "--crop-ratio",
-    "1",
-    "--workers",
-    "0",
-    "--device",
-    "cpu",
-]
-
-
-def run_training(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_train_arguments(parser)
-    return run_train(parser.parse_args([str(argument) for argument in arguments]))
-
 
 def run_evaluation(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
     add_evaluate_arguments(parser)
     return run_evaluate(parser.parse_args([str(argument) for argument in arguments]))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_folder(root, images=4)
-    make_folder(root, images=3, split="val")
-    return root
 
 
 @pytest.fixture
@@ -92,87 +60,64 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsRecord:
 
 
 def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_training(data, "--output", tmp_path / "run", *TINY)
+    run_training(small_data, "--output", tmp_path / "run", *TINY)
     final = tmp_path / "run" / FINAL
     capsys.readouterr()
-    assert (
-        run_evaluation(data, "--model", "hardnet39ds", "--weights", final, "--device", "cpu", "--format", "json") == 0
-    )
+    chosen = ["--model", "hardnet39ds", "--weights", final, "--device", "cpu"]
+    assert run_evaluation(small_data, *chosen, "--format", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["preprocessing"]["resize"], row["preprocessing"]["crop"]) == (32, 32)
     measured = read_metrics(tmp_path / "run" / METRICS)[-1]
     assert row["images"] == 9
     assert row["top1_error"] == measured["val_top1_error"]
     assert row["top1_correct"] == round(9 * (1 - row["top1_error"] / 100))
-    picture = next((data / "val").rglob("*.png"))
+    picture = next((small_data / "val").rglob("*.png"))
     assert main(["predict", str(picture), "--model", "hardnet39ds", "--weights", str(final), "--format", "json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
-    classes = sorted(folder.name for folder in (data / "val").iterdir())
+    classes = sorted(folder.name for folder in (small_data / "val").iterdir())
     assert sorted(prediction["label"] for prediction in result["predictions"]) == classes
     with pytest.raises(WeightsError, match="hardnet68ds"):
-        run_evaluation(data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
+        run_evaluation(small_data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
     make_folder(tmp_path / "other", classes=4, images=1, split="val")
     with pytest.raises(DataError, match="trained on other classes: '3 classes' where the data set has '4 classes'"):
-        run_evaluation(tmp_path / "other", "--model", "hardnet39ds", "--weights", final, "--device", "cpu")
+        run_evaluation(tmp_path / "other", *chosen)
     with pytest.raises(ValueError, match="name the one model"):
-        run_evaluation(data, "--weights", final)
+        run_evaluation(small_data, "--weights", final)
 
 
 def test_measured_stands_beside_reported_and_expect_fails_on_a_difference(
-    data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_evaluation(data, "--device", "cpu", "--expect", 0.01) == 0
-    header, line = capsys.readouterr().out.splitlines()
-    assert header.split() == [
-        "model",
-        "weights",
-        "images",
-        "top-1",
-        "error",
-        "(%)",
-        "ECE",
-        "(%)",
-        "reported",
-        "reported",
-        "by",
-    ]
-    assert line.split() == [
-        "hardnet39ds",
-        "THREE",
-        "9",
-        "66.67",
-        "24.28",
-        "66.67",
-        "the",
-        "tests",
-    ]
+    assert run_evaluation(small_data, "--device", "cpu", "--expect", 0.01) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.split() == "hardnet39ds THREE 9 66.67 24.28 66.67 the tests".split()  # noqa: SIM905
     for name, value in (("top1_error", 66.47), ("top5_error", 0.2)):
         changed = WeightsRecord(**{**vars(record), name: value})
         monkeypatch.setitem(CATALOG, (record.model, record.tag), changed)
-        assert run_evaluation(data, "--device", "cpu", "--expect") == 1
+        assert run_evaluation(small_data, "--device", "cpu", "--expect") == 1
         assert "hardnet39ds THREE differs from what is reported by more than 0.1" in capsys.readouterr().err
-        assert run_evaluation(data, "--device", "cpu", "--expect", 0.3) == 0
+        assert run_evaluation(small_data, "--device", "cpu", "--expect", 0.3) == 0
 
 
 def test_every_class_is_reported_with_what_it_is_taken_for(
-    data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
+    small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_evaluation(data, "--device", "cpu", "--per-class") == 0
+    assert run_evaluation(small_data, "--device", "cpu", "--per-class") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["class_0", "3", "100.00", "3", "0", "0"] in lines
     assert ["class_2", "3", "0.00", "3", "0", "0"] in lines
-    assert run_evaluation(data, "--device", "cpu", "--per-class", "--format", "json") == 0
+    assert run_evaluation(small_data, "--device", "cpu", "--per-class", "--format", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["confusion"] == [[3, 0, 0]] * 3
 
 
 def test_the_confusion_matrix_is_drawn(
-    tmp_path: Path, data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--device", "cpu", "--format", "json", "--per-class", "--confusion")
-    assert run_evaluation(data, *arguments, tmp_path / "x.png") == 0
+    assert run_evaluation(small_data, *arguments, tmp_path / "x.png") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert "top5_error" not in row  # of three classes
     assert row["class_accuracies"] == [100, 0, 0]
@@ -182,10 +127,10 @@ def test_the_confusion_matrix_is_drawn(
     assert figure.axes[0].get_title() == "some: 3 of 9 correct"
     assert [text.get_text() for text in figure.axes[0].texts] == ["3", "3", "3"]
     with pytest.raises(ValueError, match="takes one model, and a file with the suffix"):
-        run_evaluation(data, *arguments, tmp_path / "x.txt")
+        run_evaluation(small_data, *arguments, tmp_path / "x.txt")
 
 
-def test_the_sizes_of_the_test_can_be_chosen(data: Path) -> None:
+def test_the_sizes_of_the_test_can_be_chosen() -> None:
     base = Preprocessing(256, 224)
     assert EvaluateOptions().preprocessing(base) == base
     assert EvaluateOptions(size=112).preprocessing(base) == Preprocessing(128, 112)
@@ -207,10 +152,10 @@ def test_what_is_evaluated_follows_from_the_classes(record: WeightsRecord) -> No
         choose(["hardnet68"], "IMAGENET", 1000)
 
 
-def test_the_errors_are_counted_as_they_are_defined(data: Path) -> None:
-    make_folder(data / "seven", classes=7, images=2)
-    make_folder(data / "seven", classes=1, images=3)  # one more of class 0
-    source = FolderSource(data / "seven" / "train")
+def test_the_errors_are_counted_as_they_are_defined(tmp_path: Path) -> None:
+    make_folder(tmp_path, classes=7, images=2)
+    make_folder(tmp_path, classes=1, images=3)  # one more of class 0
+    source = FolderSource(tmp_path / "train")
     scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])  # class 0 first, classes 0 to 4 among the first five
     ranks = Ranks(0, 1, torch.device("cpu"))
     result = evaluate(

@@ -98,7 +98,9 @@ def summary(x: Tensor) -> np.ndarray:
 
 def test_state_dict_is_the_originals(name: str) -> None:
     want = json.loads((GOLDEN / f"{name}.keys.json").read_text())
-    assert [[key, list(value.shape)] for key, value in create_model(name).state_dict().items()] == want
+    with torch.device("meta"):
+        model = create_model(name)
+    assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == want
 
 
 @pytest.mark.parametrize(
@@ -178,36 +180,27 @@ def test_one_mistake_is_noticed(golden: dict[str, np.ndarray], name: str, mistak
     assert np.abs(wrong.numpy() - want).max() > 2e-5 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 35), (97, 224)])
-def test_any_size_from_32_up(name: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(2, 32, 32), (2, 33, 47), (1, 97, 224), (0, 64, 64)])
+def test_any_size_from_32_up_and_an_empty_batch(name: str, shape: tuple[int, int, int]) -> None:
+    batch, height, width = shape
     with torch.inference_mode():
-        logits = small(name)(torch.zeros(2, 3, *size))
-    assert logits.shape == (2, 10)
+        assert small_model(name)(torch.zeros(batch, 3, height, width)).shape == (batch, 10)
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("images", "said"),
     [
-        ((1, 3, 31, 64), r"at least 32 pixels, got \(1, 3, 31, 64\)"),
-        ((1, 3, 64, 8), r"got \(1, 3, 64, 8\)"),
-        ((1, 1, 64, 64), r"\(N, 3, H, W\).*got \(1, 1, 64, 64\)"),
-        ((3, 64, 64), r"got \(3, 64, 64\).*unsqueeze"),
-        ((1, 64, 64, 3), r"got \(1, 64, 64, 3\).*permute"),
-        ((7,), r"got \(7,\)"),
+        (torch.zeros(1, 3, 31, 64), r"at least 32 pixels, got \(1, 3, 31, 64\)"),
+        (torch.zeros(1, 1, 64, 64), r"\(N, 3, H, W\).*got \(1, 1, 64, 64\)"),
+        (torch.zeros(3, 64, 64), r"got \(3, 64, 64\).*unsqueeze"),
+        (torch.zeros(1, 64, 64, 3), r"got \(1, 64, 64, 3\).*permute"),
+        (torch.zeros(7), r"got \(7,\)"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"floating-point images, got torch\.uint8"),
     ],
 )
-def test_a_wrong_shape_names_both(shape: tuple[int, ...], said: str) -> None:
+def test_a_wrong_input_is_named(images: Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        small()(torch.zeros(shape))
-
-
-def test_integers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"floating-point images, got torch\.uint8"):
-        small()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-
-
-def test_empty_batch() -> None:
-    assert small()(torch.zeros(0, 3, 64, 64)).shape == (0, 10)
+        small()(images)
 
 
 def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
@@ -228,33 +221,32 @@ def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
             assert torch.equal(module.weight, torch.ones_like(module.weight))
 
 
-def test_bfloat16(name: str, golden: dict[str, np.ndarray], device: str) -> None:
-    model = filled(name, torch.bfloat16).to(device)
-    with torch.inference_mode():
-        logits = model(golden_input(*INPUTS["square"]).to(device, torch.bfloat16))
+@pytest.fixture
+def square(sample: str) -> np.ndarray:
+    with np.load(GOLDEN / f"{sample}.npz") as archive:
+        return archive["square/logits"]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16(sample: str, square: np.ndarray, autocast: bool, device: str) -> None:
+    dtype = torch.float32 if autocast else torch.bfloat16
+    model = filled(sample, dtype).to(device)
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
+        logits = model(golden_input(*INPUTS["square"]).to(device, dtype))
     assert logits.dtype == torch.bfloat16
-    want = golden["square/logits"]
-    assert np.corrcoef(logits.float().cpu().flatten(), want.flatten())[0, 1] > 0.98
+    assert np.corrcoef(logits.float().cpu().flatten(), square.flatten())[0, 1] > 0.98
 
 
-def test_autocast(name: str, golden: dict[str, np.ndarray], device: str) -> None:
-    model = filled(name).to(device)
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-        logits = model(golden_input(*INPUTS["square"]).to(device))
-    assert logits.dtype == torch.bfloat16
-    assert np.corrcoef(logits.float().cpu().flatten(), golden["square/logits"].flatten())[0, 1] > 0.98
-
-
-def test_channels_last(name: str, golden: dict[str, np.ndarray], device: str) -> None:
-    model = filled(name).to(device, memory_format=torch.channels_last)
+def test_channels_last(sample: str, square: np.ndarray, device: str) -> None:
+    model = filled(sample).to(device, memory_format=torch.channels_last)
     x = golden_input(*INPUTS["square"]).to(device, memory_format=torch.channels_last)
     with torch.inference_mode():
         assert model.base[:4](x).is_contiguous(memory_format=torch.channels_last)
-        assert_close(model(x), golden["square/logits"], 2e-5)
+        assert_close(model(x), square, 2e-5)
 
 
 @pytest.mark.parametrize("which", ["script", "trace"])
-def test_torchscript(sample: str, which: str) -> None:
+def test_torchscript(sample: str, which: str, recwarn: pytest.WarningsRecorder) -> None:
     model = small(sample)
     x = torch.rand(2, 3, 64, 64)
     scripted = torch.jit.script(model) if which == "script" else torch.jit.trace(model, x, check_trace=False)
@@ -264,10 +256,6 @@ def test_torchscript(sample: str, which: str) -> None:
     other = torch.rand(1, 3, 96, 65)
     with torch.jit.optimized_execution(False):
         torch.testing.assert_close(torch.jit.load(buffer)(other), model(other))
-
-
-def test_tracing_gives_no_warning(recwarn: pytest.WarningsRecorder) -> None:
-    torch.jit.trace(small(), torch.rand(1, 3, 64, 64), check_trace=False)
     assert not [warning for warning in recwarn if issubclass(warning.category, torch.jit.TracerWarning)]
 
 
@@ -320,6 +308,7 @@ def test_compile_with_inductor(name: str, device: str) -> None:
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_export_with_dynamic_batch_and_size(sample: str) -> None:
     model = small(sample)
     # Not from 32: torch.export treats a feature map of one pixel as a case of its own. In eights: torch 2.6 does not
@@ -332,8 +321,8 @@ def test_export_with_dynamic_batch_and_size(sample: str) -> None:
     torch.testing.assert_close(program.module()(x), model(x))
 
 
-def test_deepcopy_and_pickle(name: str) -> None:
-    model = small(name)
+def test_deepcopy_and_pickle(sample: str) -> None:
+    model = small(sample)
     x = torch.rand(1, 3, 64, 64)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 (our own bytes)
         assert torch.equal(twin(x), model(x))
@@ -417,7 +406,8 @@ def test_compiled_gradient_checkpointing(backend: str) -> None:
 
 
 def test_hardnet85_extra_dropout_takes_an_index() -> None:
-    base = create_model("hardnet85").base
+    with torch.device("meta"):
+        base = create_model("hardnet85").base
     assert isinstance(base[17], nn.Dropout)
     assert base[17].p == 0.1
     assert base[19][2].p == 0.2
@@ -435,9 +425,10 @@ def test_building_and_running_is_silent(
 
 
 def test_the_rows_own_dropout_is_used() -> None:
-    for name, config in CONFIGS.items():
-        assert create_model(name).base[-1][2].p == config.drop_rate
-        assert create_model(name, drop_rate=0.4).base[-1][2].p == 0.4
+    with torch.device("meta"):
+        for name, config in CONFIGS.items():
+            assert create_model(name).base[-1][2].p == config.drop_rate
+            assert create_model(name, drop_rate=0.4).base[-1][2].p == 0.4
 
 
 # Figure 1 of the paper, read off by hand: each layer's inputs, nearest first.
@@ -455,15 +446,8 @@ LINKS = {
 }
 
 
-@pytest.mark.parametrize(("layer", "links"), LINKS.items())
-def test_links_follow_the_harmonic_pattern(layer: int, links: tuple[int, ...]) -> None:
-    assert harmonic_links(layer) == links
-
-
-def test_every_link_is_a_power_of_two_that_divides_the_layer() -> None:
-    for layer in range(1, 200):
-        expected = [layer - step for step in (1, 2, 4, 8, 16, 32, 64, 128) if layer % step == 0]
-        assert list(harmonic_links(layer)) == expected
+def test_links_follow_the_harmonic_pattern() -> None:
+    assert {layer: harmonic_links(layer) for layer in LINKS} == LINKS
 
 
 def test_widths_by_hand() -> None:
@@ -475,20 +459,11 @@ def test_widths_by_hand() -> None:
     assert layer_width(16, 20, 1.6) == 132
 
 
-def test_widths_are_even() -> None:
-    assert all(layer_width(n, k, m) % 2 == 0 for n in range(1, 33) for k in (13, 14, 16) for m in (1.5, 1.6, 1.7))
-
-
 def test_kept_layers_are_the_odd_ones_and_the_last() -> None:
     assert kept_layers(4) == (1, 3, 4)
     assert kept_layers(8) == (1, 3, 5, 7, 8)
     assert kept_layers(5) == (1, 3, 5)
     assert kept_layers(1) == (1,)
-
-
-def test_block_output_by_hand() -> None:
-    # hardnet68's first block: 14 for each of layers 1, 3, 5, 7 and 68 for layer 8
-    assert HarDBlock(64, 14, 1.7, 8).out_channels == 4 * 14 + 68
 
 
 def test_bad_numbers_are_refused() -> None:
@@ -499,11 +474,6 @@ def test_bad_numbers_are_refused() -> None:
     row = CONFIGS["hardnet39ds"]
     with pytest.raises(ValueError, match="shorter"):
         HarDNet(dataclasses.replace(row, growth_rates=row.growth_rates[:-1]))
-
-
-def test_rows_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        CONFIGS["hardnet68"].drop_rate = 0.5  # type: ignore[misc]  # that it cannot be assigned is the point
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))

@@ -182,15 +182,6 @@ def test_holding_out_splits_by_the_seed_alone(tmp_path: Path) -> None:
             hold_out(source, count, seed=1)
 
 
-def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
-    make_folder(tmp_path)
-    source = open_splits(str(tmp_path)).train
-    path = tmp_path / "train" / "class_0" / "3.png"
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ImageError, match=re.escape(str(path))):
-        source.load(3)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> ImageSource:
     return FolderSource(make_folder(tmp_path / "data"))

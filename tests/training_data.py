@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import random
 import struct
@@ -10,7 +11,13 @@ from typing import Any
 
 from PIL import Image
 
+from hardnet.cli.train import add_train_arguments, run_train
 from hardnet.training.options import TrainOptions
+
+TINY = [
+    "--epochs", "1", "--batch-size", "4", "--size", "32", "--crop", "pad", "--crop-ratio", "1", "--workers", "0",
+    "--device", "cpu",
+]  # fmt: skip
 
 
 def picture(label: int, seed: int, size: int = 32) -> Image.Image:
@@ -64,3 +71,10 @@ def options(data: Path, output: Path, **changes: Any) -> TrainOptions:
         "seed": 5,
     }
     return TrainOptions(data=str(data), output=str(output), **(defaults | changes))
+
+
+def run_training(*arguments: object) -> int:
+    """Run the verb ``train``; exceptions come through."""
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    return run_train(parser.parse_args([str(argument) for argument in arguments]))

@@ -226,9 +226,7 @@ def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) 
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
         kind = state[broken[0]].dtype
-        raise WeightsError(
-            f"{origin}: values that are NaN, infinite or out of range for {kind} in {_enumerate(broken)}"
-        )
+        raise WeightsError(f"{origin}: values NaN, infinite or too large for {kind} in {_enumerate(broken)}")
     negative = [key for key, value in state.items() if key.endswith("running_var") and (value < 0).any()]
     if negative:
         raise WeightsError(f"{origin}: negative variances in {_enumerate(negative)}")
