@@ -26,7 +26,8 @@ MACS = {"hardnet39ds": 429471474, "hardnet68ds": 775281526, "hardnet68": 4246114
 def test_totals_are_the_originals(name: str) -> None:
     total = measure_cost(CONFIGS[name]).total
     assert (total.params, total.macs) == (PARAMS[name], MACS[name])
-    assert total.params == sum(parameter.numel() for parameter in create_model(name).parameters())
+    with torch.device("meta"):
+        assert total.params == sum(parameter.numel() for parameter in create_model(name).parameters())
     assert total.layers == int(re.findall(r"\d+", name)[0])
 
 

@@ -102,21 +102,6 @@ def test_without_locks_the_age_of_a_leftover_decides(tmp_path: Path, monkeypatch
         assert not leftover.exists()
 
 
-def test_what_another_process_took_for_an_orphan_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = files._lock, []
-
-    def lock(descriptor: int) -> bool | None:  # each first one is locked by another process, which removes it then
-        calls.append(descriptor)
-        return False if len(calls) in (1, 3) else real(descriptor)
-
-    monkeypatch.setattr(files, "_lock", lock)
-    with write_atomically(tmp_path / "x") as file, scratch_folder(tmp_path, ".scratch-") as folder:
-        file.write(b"new")
-        assert folder.is_dir()
-    assert len(calls) == 4
-    assert (tmp_path / "x").read_bytes() == b"new"
-
-
 def test_other_files_stay(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"precious")
     (tmp_path / ".x.0123456789ab.part").symlink_to(tmp_path / "other")

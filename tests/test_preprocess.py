@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,12 +99,6 @@ def test_a_long_picture_never_becomes_a_gigantic_one(size: tuple[int, int], monk
     assert torch.allclose(tensor, expected.view(3, 1, 1).expand(3, 224, 224), atol=1e-6)
 
 
-def test_grey_equals_its_rgb_picture() -> None:
-    grey = Image.open(ROOT / "images" / "camera.jpg")
-    assert grey.mode == "L"
-    assert torch.equal(Preprocessing()(grey), torchvision_pipeline()(grey.convert("RGB")))
-
-
 def test_the_callers_image_is_left_alone() -> None:
     image = noise(300, 200)
     image.info["note"] = "kept"
@@ -141,12 +133,3 @@ def test_what_is_no_image_is_refused() -> None:
             Preprocessing()(wrong)
     with pytest.raises(ImageError, match="no pixels: its size is 0 x 5"):
         Preprocessing()(Image.new("RGB", (0, 5)))
-
-
-def test_importing_needs_neither_torchvision_nor_pillow() -> None:
-    code = (
-        "import sys; import hardnet.images.batches, hardnet.inference; "
-        "print([name for name in ('torchvision', 'PIL') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -161,13 +160,6 @@ def test_a_model_of_torchvisions_own_is_left_alone(monkeypatch: pytest.MonkeyPat
     assert models.get_model_builder("hardnet68") is hardnet68
 
 
-def test_registering_again_is_quiet() -> None:
-    before = models.get_model_builder("hardnet68")
-    hardnet.torchvision_registry._register()
-    assert models.get_model_builder("hardnet68") is before
-    assert models.get_model_weights("hardnet68") is hardnet.torchvision_registry.HarDNet68_Weights
-
-
 def test_a_torchvision_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hardnet.torchvision_registry")
     old = types.ModuleType("torchvision")
@@ -175,16 +167,3 @@ def test_a_torchvision_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torchvision", old)
     with pytest.raises(ImportError, match=r"torchvision 0\.9\.1\+cpu is installed, torchvision>=0\.21 is required"):
         __import__("hardnet.torchvision_registry")
-
-
-def test_the_models_need_neither_registry() -> None:
-    code = (
-        "import sys; sys.modules.update(timm=None, torchvision=None); import torch, hardnet\n"
-        'hardnet.create_model("hardnet39ds")\n'
-        "hardnet.hardnet39ds(features_only=True)\n"
-        "assert not {name for name in sys.modules if name.startswith('hardnet') and name.endswith('_registry')}\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
-    )
-    assert done.returncode == 0, done.stderr
