@@ -19,15 +19,15 @@ import hardnet
 from benchmarks import pictures as speed_pictures
 from benchmarks import rounds, tables
 from benchmarks.__main__ import main as benchmarks_main
-from benchmarks.candidates import build, count_macs, fastest_product, macs, network, reported_top1_error
+from benchmarks.candidates import count_macs, macs, network
 from benchmarks.end_to_end import measure_folder
 from benchmarks.machine import peak_resident, reset_peak
-from benchmarks.photographs import calibration_images, find_photographs, write_jpegs
+from benchmarks.photographs import find_photographs, write_jpegs
 from benchmarks.results import as_results, figures, surroundings_of, write_json
 from benchmarks.rounds import Outcome, Protocol, Worker, WorkerError, measure
 from benchmarks.rows import BASELINE, FLOOR, OURS, PEERS, Row, plan
 from hardnet.cli import main
-from hardnet.cli.benchmark import quartiles, settle
+from hardnet.cli.benchmark import settle
 from hardnet.models.config import CONFIGS, stage_indices
 from hardnet.models.layers import HarDBlock
 from hardnet.utils.errors import ImageError
@@ -205,12 +205,6 @@ def test_a_worker_process_measures_and_its_death_is_reported() -> None:
         worker.close()
 
 
-def test_a_precision_that_an_engine_lacks_is_not_a_failure() -> None:
-    row = Row(OURS, "hardnet39ds", "torch", "int8", 1, 64, 64)
-    with pytest.raises(NotImplementedError, match="torch engine has no int8"):
-        build(row, threads=1, device="cpu", photographs=None)
-
-
 def test_a_row_is_not_started_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "available", lambda: 700.0)
     log: list[tuple[str, Row]] = []
@@ -258,11 +252,6 @@ def test_figures_are_computed_from_the_times() -> None:
     assert len(found) == len(ROWS) - 1  # the matrix multiplication is not a row of the table
     [alone] = figures(measure([TORCH_ROW], QUICK, start=fakes([])))
     assert alone["times_baseline"] is alone["share_of_floor"] is None
-
-
-def test_quartiles() -> None:
-    assert quartiles([3.0]) == (3.0, 3.0, 3.0)
-    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2.0, 3.0, 4.0)
 
 
 def test_the_file_is_whole_or_unchanged(results: dict[str, Any], tmp_path: Path) -> None:
@@ -327,13 +316,6 @@ def test_counts_agree_with_each_other_and_with_the_literature() -> None:
         assert macs(Row(source, name, "eager", "fp32", *SHAPE)) / 1e9 == pytest.approx(known[name], abs=0.006)
 
 
-def test_reported_errors_come_from_the_catalogues() -> None:
-    assert reported_top1_error(BASELINE_ROW) == reported_top1_error(TORCH_ROW) == 23.52
-    assert reported_top1_error(PEER_ROW) == 23.87
-    assert reported_top1_error(INT8_ROW) is None
-    assert reported_top1_error(Row(*PEERS[2], "eager", "fp32", *SHAPE)) is None
-
-
 def test_settled_networks_keep_their_values_in_range() -> None:
     model = hardnet.create_model("hardnet39ds")
     settle(model, 64, 64)
@@ -345,23 +327,6 @@ def test_settled_networks_keep_their_values_in_range() -> None:
         model.eval()(torch.randn(4, 3, 64, 64))
     assert len(seen) > 30
     assert all(0.2 < deviation < 5 for deviation in seen)
-
-
-def test_pytorchcv_accepts_other_sizes() -> None:
-    row = Row(BASELINE, "hardnet39ds", "eager", "fp32", 2, 96, 64)
-    output = build(row, threads=1, device="cpu", photographs=None)()
-    assert isinstance(output, torch.Tensor)
-    assert output.shape == (2, 1000)
-    assert output.isfinite().all()
-
-
-def test_the_roofline_is_a_matrix_multiplication() -> None:
-    step, facts = fastest_product("cpu", (64, 96))
-    assert set(facts["best_gflops"]) == {"mm", "convolution"}
-    assert facts["operations"] == 2 * facts["side"] ** 3
-    output = step()
-    assert isinstance(output, torch.Tensor)
-    assert output.numel() == facts["side"] ** 2
 
 
 def test_the_memory_peak_restarts_at_the_reset() -> None:
@@ -386,17 +351,6 @@ def test_photographs_are_cut_reproducibly(tmp_path: Path) -> None:
     sizes = [Image.open(path).size for path in first]
     assert len(set(sizes)) == 6
     assert [height > width for width, height in sizes] == [True, False, False] * 2
-
-
-def test_calibration_images_are_normalised_photographs() -> None:
-    batches = calibration_images(None, 256, 192, 3)
-    images = torch.cat(batches)
-    assert [len(batch) for batch in batches[:-1]] == [3] * (len(batches) - 1)
-    assert images.shape[1:] == (3, 256, 192)
-    assert len(images) > 32
-    assert -2.2 < images.min() < -1
-    assert 1 < images.max() < 2.7
-    assert not torch.equal(images[0], images[5])  # another part of the same photograph
 
 
 def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,6 @@ from conftest import golden_state
 
 import hardnet
 from hardnet.cli import main
-from hardnet.cli.predict import _report as predictions
-from hardnet.results import ImageResult, Prediction
 from hardnet.utils.progress import ProgressBar
 from hardnet.weights import download
 from hardnet.weights.catalog import CATALOG
@@ -65,15 +63,6 @@ def test_json_of_a_folder_is_what_the_library_says(capsys: pytest.CaptureFixture
         assert entry["predictions"][0]["probability"] == pytest.approx(result.top.probability, rel=1e-3)
 
 
-def test_csv(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict(weights, *PHOTOGRAPHS[:2], "--format", "csv", "--topk", 2) == 0
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(row["source"], row["rank"]) for row in rows] == [
-        (str(path), rank) for path in PHOTOGRAPHS[:2] for rank in ("1", "2")
-    ]
-    assert all(0 <= float(row["probability"]) <= 1 and row["label"] and not row["error"] for row in rows)
-
-
 def test_classes_below_the_threshold_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["predict", str(GARMENTS), "--format", "jsonl", "--threshold"]
     assert main([*arguments, "0.3"]) == 0
@@ -83,15 +72,6 @@ def test_classes_below_the_threshold_are_left_out(capsys: pytest.CaptureFixture[
     assert main([*arguments, "1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(entries)
     assert main([*arguments, "1.5"]) == 2
-
-
-def test_names_of_several_lines() -> None:
-    top = Prediction("a\r\nclass", 0, 0.75, "a\nfile, or two")
-    results = [ImageResult("a\nfile, or two", (top,))]
-    assert list(csv.reader(io.StringIO("\n".join(predictions(results, "csv")), newline="")))[1:] == [
-        ["a\nfile, or two", "1", "0", "a\r\nclass", "0.750000", ""]
-    ]
-    assert "".join(predictions(results, "table")).splitlines() == ["a\\nfile, or two", "   75.00%  a\\r\\nclass"]
 
 
 @pytest.mark.parametrize("style", ["table", "json", "csv"])

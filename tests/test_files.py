@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import hardnet
-from hardnet.utils import files
 from hardnet.utils.files import open_regular, scratch_folder, write_atomically
 
 
@@ -89,17 +87,6 @@ def test_leftovers_of_a_killed_writer_are_removed_and_those_of_a_live_one_stay(t
     assert (tmp_path / "x").read_bytes() == b"new"
     _work(tmp_path)
     assert names(tmp_path) == ["x"]
-
-
-def test_without_locks_the_age_of_a_leftover_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "fcntl", None)  # as on Windows
-    for leftover in (tmp_path / ".x.0123456789ab.part", tmp_path / ".scratch-0123456789ab.part"):
-        leftover.mkdir()
-        _work(tmp_path)
-        assert leftover.exists()
-        os.utime(leftover, (time.time() - files.STALE_AFTER - 60,) * 2)
-        _work(tmp_path)
-        assert not leftover.exists()
 
 
 def test_other_files_stay(tmp_path: Path) -> None:

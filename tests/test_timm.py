@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -265,12 +266,13 @@ def test_pretrained_goes_through_our_loader(
 
 
 def test_a_tag_brings_its_activation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(monkeypatch, tmp_path, "hardnet85", "IMAGENET1K_V2")
+    record = publish(monkeypatch, tmp_path, SMALL, "IMAGENET1K_V2")
+    monkeypatch.setitem(CATALOG, (SMALL, record.tag), replace(record, block_activation="relu"))
     for pretrained in (True, False):
-        model = timm.create_model("hardnet85.imagenet1k_v2", pretrained=pretrained)
+        model = timm.create_model(f"{SMALL}.imagenet1k_v2", pretrained=pretrained)
         assert isinstance(model.base[3].layers[0].relu, nn.ReLU)
         assert model.default_cfg["tag"] == "imagenet1k_v2"
-    assert isinstance(timm.create_model("hardnet85").base[3].layers[0].relu, nn.ReLU6)
+    assert isinstance(timm.create_model(SMALL).base[3].layers[0].relu, nn.ReLU6)
 
 
 def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
