@@ -108,9 +108,9 @@ def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
-    command = f"{sys.executable} -m hardnet predict {GARMENTS} {GARMENTS} {GARMENTS} | head -n 1"
+    command = f"{sys.executable} -m hardnet weights list | :"  # which reads nothing
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=REPO)
-    assert (result.returncode, len(result.stderr.splitlines())) == (0, 1)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,7 @@ def hardnet_process(*arguments: object, **options: object) -> subprocess.Popen[s
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this device")
 def test_standard_output_that_fails_has_a_status_of_its_own() -> None:
     with Path("/dev/full").open("w") as full:
-        process = hardnet_process(
-            "predict", "--model", "hardnet39ds", "--weights", "FASHION_MNIST", GARMENTS, stdout=full
-        )
+        process = hardnet_process("weights", "list", stdout=full)
         _, err = process.communicate()
     assert (process.returncode, err) == (4, "hardnet: standard output cannot be written: No space left on device\n")
 

@@ -188,15 +188,26 @@ def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
     assert_same(loaded, model)
 
 
+def write_pictures(folder: Path, names: tuple[str, ...], **counts: int) -> None:
+    for split, count in counts.items():
+        for label, name in enumerate(names):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                picture(label, index).convert("RGB").save(folder / split / name / f"{index}.png")
+
+
 def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
     """From training to another process and to timm; the architecture is that of the folder."""
-    for split, count in (("train", 4), ("val", 3)):
-        for label, name in enumerate(("bird", "fish", "toad")):
-            (tmp_path / "data" / split / name).mkdir(parents=True)
-            for index in range(count):
-                picture(label, index).convert("RGB").save(tmp_path / "data" / split / name / f"{index}.png")
+    write_pictures(tmp_path / "data", ("bird", "fish", "toad"), train=2, val=1)
     wanted = options(
-        tmp_path / "data", tmp_path / "run", model="hardnet68ds", epochs=1, ema=0.5, resume="auto", save_pretrained=True
+        tmp_path / "data",
+        tmp_path / "run",
+        model="hardnet68ds",
+        epochs=1,
+        batch_size=6,
+        ema=0.5,
+        resume="auto",
+        save_pretrained=True,
     )
     metrics = train(wanted).metrics
     assert metrics is not None
@@ -228,10 +239,7 @@ def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
 
 
 def test_initial_weights_are_named_and_nothing_is_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("bird", "fish"):
-        (tmp_path / "data" / "train" / name).mkdir(parents=True)
-        for index in range(2):
-            picture(0, index).convert("RGB").save(tmp_path / "data" / "train" / name / f"{index}.png")
+    write_pictures(tmp_path / "data", ("bird", "fish"), train=2)
     changes: dict[str, Any] = {"epochs": 1, "weights": "FASHION_MNIST", "save_pretrained": True}
     train(options(tmp_path / "data", tmp_path / "run", **changes))
     card = (tmp_path / "run" / "pretrained" / "README.md").read_text()
