@@ -99,12 +99,7 @@ def test_tag_record_and_file_give_the_same_model(tmp_path: Path, monkeypatch: py
         model = create_model("hardnet39ds", weights=weights).eval()
         assert torch.equal(model(x), logits)
         assert model.weights_record == record  # a file that the catalogue knows by its digest is known as such
-
-
-def test_pretrained_means_the_first_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published(tmp_path, monkeypatch, "hardnet39ds")
-    model = hardnet.hardnet39ds(pretrained=True)
-    assert torch.equal(model.state_dict()["base.0.conv.weight"], golden_state("hardnet39ds")["base.0.conv.weight"])
+    assert torch.equal(hardnet.hardnet39ds(pretrained=True).eval()(x), logits)
 
 
 def test_another_number_of_classes_makes_the_head_new(

@@ -283,25 +283,15 @@ def greys(image: Image.Image) -> list[int]:
     return [pixel[0] for pixel in colours(image)]
 
 
-def test_grey_and_one_bit() -> None:
+def test_grey_of_every_depth() -> None:
     assert greys(to_rgb(Image.frombytes("L", (3, 1), bytes([0, 77, 255])))) == [0, 77, 255]
     assert greys(to_rgb(png(8, 1, 0, b"\xa0"))) == [255, 0, 255, 0, 0, 0, 0, 0]
-
-
-def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
-    values = [0, 128, 129, 257, 25_700, 32_768, 65_406, 65_407, 65_535]
+    values = [0, 128, 129, 257, 25_700, 32_768, 65_406, 65_407, 65_535]  # scaled, not clipped
     image = png(len(values), 16, 0, struct.pack(f">{len(values)}H", *values))
     assert greys(to_rgb(image)) == [round(value / 257) for value in values] == [0, 0, 1, 1, 100, 128, 254, 255, 255]
-
-
-@pytest.mark.parametrize(("mode", "order"), [("I;16", "<H"), ("I;16L", "<H"), ("I;16B", ">H"), ("I", "=i")])
-def test_all_sixteen_bit_modes(mode: str, order: str) -> None:
-    values = [0, 257, 25_700, 65_535]
-    image = Image.frombytes(mode, (4, 1), b"".join(struct.pack(order, value) for value in values))
-    assert greys(to_rgb(image)) == [0, 1, 100, 255]
-
-
-def test_sixteen_bit_colour() -> None:
+    for mode, order in (("I;16", "<H"), ("I;16L", "<H"), ("I;16B", ">H"), ("I", "=i")):
+        image = Image.frombytes(mode, (4, 1), b"".join(struct.pack(order, value) for value in (0, 257, 25_700, 65_535)))
+        assert greys(to_rgb(image)) == [0, 1, 100, 255]
     assert colours(to_rgb(png(1, 16, 2, struct.pack(">3H", 25_700, 65_535, 0)))) == [(100, 255, 0)]
 
 
@@ -345,23 +335,14 @@ def palette_image() -> Image.Image:
     return image
 
 
-def test_palette() -> None:
-    assert colours(to_rgb(palette_image())) == [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-
-
-@pytest.mark.parametrize("transparency", [1, bytes([255, 0, 255])])
-def test_transparent_palette_entry_is_white(transparency: int | bytes) -> None:
+@pytest.mark.parametrize("transparency", [None, 1, bytes([255, 0, 255])])
+def test_transparent_palette_entries_are_white(transparency: int | bytes | None) -> None:
     stored = io.BytesIO()
-    palette_image().save(stored, "PNG", transparency=transparency)
+    palette_image().save(stored, "PNG", **({} if transparency is None else {"transparency": transparency}))
     image = Image.open(stored)
     assert image.mode == "P"
-    assert colours(to_rgb(image)) == [(200, 0, 0), (255, 255, 255), (0, 0, 200)]
-
-
-def test_palette_with_alpha() -> None:
-    image = Image.new("PA", (1, 1))
-    image.putpalette([200, 0, 0])
-    assert colours(to_rgb(image)) == [(255, 255, 255)]
+    middle = (0, 200, 0) if transparency is None else (255, 255, 255)
+    assert colours(to_rgb(image)) == [(200, 0, 0), middle, (0, 0, 200)]
 
 
 def test_transparent_colour_is_white() -> None:
