@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_state
+from published import publish
 
 import hardnet
 from hardnet.cli import main
 from hardnet.utils.progress import ProgressBar
 from hardnet.weights import download
-from hardnet.weights.catalog import CATALOG
 
 REPO = Path(__file__).parent.parent
 GARMENTS = REPO / "images" / "fashion_mnist"
@@ -191,58 +191,44 @@ def test_info_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import hashlib
+    record = publish(monkeypatch, tmp_path, "hardnet39ds")
+    file = next(tmp_path.glob("*.pth"))
+    chosen = [record.model, record.tag]
 
-    from hardnet.weights.catalog import Digest, Source, WeightsRecord
-
-    file = tmp_path / "tiny.pth"
-    torch.save(golden_state("hardnet39ds"), file)
-    digest = Digest("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
-    record = WeightsRecord(
-        model="hardnet39ds",
-        tag="TINY",
-        sources=(Source("https://example.invalid/tiny.pth", digest, "a test"),),
-        provenance="a test",
-        top1_error=2.0,
-        top5_error=1.0,
-        reported_by="a test",
-    )
-    monkeypatch.setitem(CATALOG, ("hardnet39ds", "TINY"), record)
-    monkeypatch.setenv("HARDNET_MIRROR", str(tmp_path))
-    monkeypatch.setenv("HARDNET_OFFLINE", "1")
-
-    def row() -> str:
+    def cached() -> str:
         assert main(["weights", "list", "hardnet39ds"]) == 0
-        return next(line for line in capsys.readouterr().out.splitlines() if "TINY" in line)
+        return next(line for line in capsys.readouterr().out.splitlines() if record.tag in line).split()[-1]
 
-    assert row().split()[-1] == "no"
-    assert main(["weights", "path", "hardnet39ds", "TINY"]) == 1
-    assert "hardnet weights download hardnet39ds TINY" in capsys.readouterr().err
-    assert main(["weights", "download", "hardnet39ds", "TINY"]) == 0
-    path = capsys.readouterr().out.strip()
-    assert Path(path).parent == download.cache_dir()
-    assert row().split()[-1] == "yes"
-    assert main(["weights", "path", "hardnet39ds", "TINY"]) == 0
-    assert capsys.readouterr().out.strip() == path
-    assert main(["weights", "verify"]) == 0
-    assert capsys.readouterr().out.startswith(f"{path}: hardnet39ds TINY, sha256:")
-    content = bytearray(Path(path).read_bytes())
+    def verify(*paths: object) -> tuple[int, list[str]]:
+        status = main(["weights", "verify", *map(str, paths)])
+        return status, capsys.readouterr().out.splitlines()
+
+    assert cached() == "no"
+    assert main(["weights", "path", *chosen]) == 1
+    assert f"hardnet weights download {record}" in capsys.readouterr().err
+    assert main(["weights", "download", *chosen]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.parent == download.cache_dir()
+    assert cached() == "yes"
+    assert main(["weights", "path", *chosen]) == 0
+    assert capsys.readouterr().out.strip() == str(path)
+    status, [line] = verify()
+    assert (status, line.startswith(f"{path}: {record}, sha256:")) == (0, True)
+    content = bytearray(path.read_bytes())
     content[1000] ^= 1
-    Path(path).write_bytes(content)
-    assert main(["weights", "verify"]) == 1
-    assert "damaged" in capsys.readouterr().out
-    assert main(["weights", "verify", str(file), str(tmp_path / "absent.pth")]) == 1
-    assert capsys.readouterr().out.splitlines()[1].endswith("cannot be read: No such file or directory")
+    path.write_bytes(content)
+    status, [line] = verify()
+    assert (status, "damaged" in line) == (1, True)
     archive = tmp_path / "release.pth.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.write(file, "tiny.pth")
-    assert main(["weights", "verify", str(archive)]) == 0
-    assert capsys.readouterr().out.startswith(f"{archive}: hardnet39ds TINY, sha256:")
+    status, [line] = verify(archive)
+    assert (status, line.startswith(f"{archive}: {record}, sha256:")) == (0, True)
     archive.write_bytes(archive.read_bytes()[:100])
-    assert main(["weights", "verify", str(archive)]) == 1
-    assert capsys.readouterr().out.startswith(f"{archive}: ")
-    assert main(["weights", "verify", os.devnull]) == 1
-    assert capsys.readouterr().out == f"{os.devnull}: cannot be read: Not a regular file\n"
+    status, [good, cut, absent, device] = verify(file, archive, tmp_path / "absent.pth", os.devnull)
+    assert (status, good.startswith(f"{file}: {record}, sha256:"), cut.startswith(f"{archive}: ")) == (1, True, True)
+    assert absent.endswith("cannot be read: No such file or directory")
+    assert device == f"{os.devnull}: cannot be read: Not a regular file"
 
 
 def hardnet_process(*arguments: object, **options: object) -> subprocess.Popen[str]:
