@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import io
 import os
@@ -16,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import filelock
 import pytest
 import torch
 from http_server import (
@@ -463,26 +461,6 @@ def test_a_cache_that_cannot_be_written(
     (mirror / "a.pth").write_bytes(GOOD)
     monkeypatch.setenv("HARDNET_MIRROR", str(mirror))
     assert fetch(record, policy=POLICY) == VerifiedFile(mirror / "a.pth", GOOD, record.sources[0])
-
-
-def test_a_read_only_cache_is_used_for_what_it_holds(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def denied(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    record = record_of(server.on("/a.pth", serve(GOOD)))
-    path = place(record, GOOD)
-    monkeypatch.setattr(download, "write_atomically", denied)
-    monkeypatch.setattr(Path, "replace", denied)
-    monkeypatch.setattr(filelock.FileLock, "acquire", denied)
-    assert fetch(record, policy=POLICY).path == path
-    place(record, OTHER)
-    with pytest.raises(WeightsError, match="Read-only file system"):
-        fetch(record, policy=POLICY)
-    assert "is damaged and is ignored" in caplog.text
-    assert "continuing without a lock" in caplog.text
-    assert cached_names() == [path.name]
 
 
 WORKERS = """

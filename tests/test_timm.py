@@ -136,12 +136,6 @@ def test_every_kind_of_feature_wrapper_gives_our_pyramid(
         assert kept == sum(parameter.numel() for parameter in ours.parameters())
 
 
-def test_dilated_features_and_other_channels() -> None:
-    model = timm.create_model(SMALL, features_only=True, out_indices=3, output_stride=8, in_chans=1)
-    assert model.feature_info.reduction() == [8, 8, 8]
-    assert [level.shape[2:] for level in model(images(1, 1, 64, 64))] == [(8, 8)] * 3
-
-
 def test_intermediates() -> None:
     model = timm.create_model(SMALL).eval()
     x = images(1, 3, 64, 64)
@@ -317,15 +311,6 @@ def test_timms_downloader_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_cannot_be_had_is_said(keywords: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         timm.create_model(SMALL, **keywords)
-
-
-def test_a_refused_reset_changes_nothing() -> None:
-    model = timm.create_model(SMALL, num_classes=2)
-    with pytest.raises(ValueError, match="goes with num_classes=0"):
-        model.reset_classifier(3, "")
-    assert model(images(2, 3, 64, 64)).shape == (2, 2)
-    with pytest.raises(ValueError, match="output_fmt must be 'NCHW'"):
-        model.forward_intermediates(images(1, 3, 64, 64), output_fmt="NLC")
 
 
 def test_a_model_of_timms_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
