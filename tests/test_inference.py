@@ -415,6 +415,8 @@ def test_the_same_whatever_the_batch_size(network: Classifier) -> None:
 
 
 def test_labels_by_default(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="hardnet")
+
     def labels(model: nn.Module) -> tuple[str, ...]:
         classifier = Classifier(model, device="cpu")
         classifier.predict(torch.zeros(3, 32, 32))
