@@ -39,7 +39,7 @@ def test_every_switch_switches() -> None:
 def test_training_prints_an_epoch_and_says_where_the_run_is(
     tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_training(small_data, "--output", tmp_path / "run", *TINY, "--mean", 0.1, 0.2, 0.3) == 0
+    assert run_training(small_data, "--output", tmp_path / "run", *TINY, "--lr", 0.05, "--mean", 0.1, 0.2, 0.3) == 0
     *_, first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("epoch 1, size 32, loss ")
     assert "validation top-1 error " in first
