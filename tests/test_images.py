@@ -413,7 +413,7 @@ def test_listing_names_what_cannot_be_read_instead_of_dropping_it(tmp_path: Path
 
 def test_listing_what_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone: cannot be listed: No such file"):
-        list_images(tmp_path / "gone")
+        list(list_images(tmp_path / "gone"))
     (tmp_path / "file").touch()
     with pytest.raises(ImageError, match=r"file: cannot be listed: Not a directory"):
-        list_images(tmp_path / "file")
+        list(list_images(tmp_path / "file"))

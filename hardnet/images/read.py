@@ -130,38 +130,42 @@ def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
     error. A subfolder that cannot be read is skipped with a warning in the log.
 
     Raises:
-        ImageError: there is no such folder, or it cannot be read.
+        ImageError: while iterating, there is no such folder, or it cannot be read.
     """
-    return _skip_unreadable(find_images(folder))
+    for path, error in find_images(folder):
+        if error is None:
+            yield path
+        else:
+            logger.warning("%s", error)
 
 
 def find_images(
     folder: str | os.PathLike[str], *, also: Collection[str] = ()
 ) -> Iterator[tuple[Path, ImageError | None]]:
-    """Iterate like :func:`list_images`, with subfolders that cannot be read as (path, error).
-
-    Args:
-        folder: the folder.
-        also: extensions of further files to list.
+    """Iterate like :func:`list_images`, also over other extensions; subfolders that cannot be read are (path, error).
 
     Raises:
         ImageError: there is no such folder, or it cannot be read.
     """
-    root = Path(folder)
+    root, extensions = Path(folder), image_extensions().union(also)
     try:
-        entries = sorted(root.iterdir(), key=natural_key)
+        waiting = sorted(root.iterdir(), key=natural_key, reverse=True)
         seen = {_identity(root)}
     except (OSError, ValueError) as error:
         raise ImageError(f"{printable(str(root))}: cannot be listed: {_reason(error)}") from None
-    return _walk(entries, seen, image_extensions().union(also))
-
-
-def _skip_unreadable(found: Iterator[tuple[Path, ImageError | None]]) -> Iterator[Path]:
-    for path, error in found:
-        if error is None:
-            yield path
-        else:
-            logger.warning("%s", error)
+    while waiting:  # not by recursion: folders may be nested deeper than Python's stack allows
+        entry = waiting.pop()
+        if entry.name.startswith("."):
+            continue
+        try:
+            if not entry.is_dir():
+                if entry.suffix.lower() in extensions:
+                    yield entry, None
+            elif (identity := _identity(entry)) not in seen:
+                seen.add(identity)
+                waiting += sorted(entry.iterdir(), key=natural_key, reverse=True)
+        except OSError as error:
+            yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {_reason(error)}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -282,25 +286,6 @@ def image_extensions() -> set[str]:
 
     formats = {*_formats(), "MPO"}  # MPO has no decoder of its own, JPEG's opens it
     return {ext for ext, name in Image.registered_extensions().items() if name in formats}
-
-
-def _walk(
-    entries: list[Path], seen: set[tuple[int, int]], extensions: set[str]
-) -> Iterator[tuple[Path, ImageError | None]]:
-    waiting = entries[::-1]  # not by recursion: folders may be nested deeper than Python's stack allows
-    while waiting:
-        entry = waiting.pop()
-        if entry.name.startswith("."):
-            continue
-        try:
-            if not entry.is_dir():
-                if entry.suffix.lower() in extensions:
-                    yield entry, None
-            elif (identity := _identity(entry)) not in seen:
-                seen.add(identity)
-                waiting += sorted(entry.iterdir(), key=natural_key, reverse=True)
-        except OSError as error:
-            yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {_reason(error)}")
 
 
 def natural_key(path: Path) -> tuple[list[str | int], str]:

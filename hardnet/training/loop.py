@@ -185,14 +185,9 @@ class Trainer:
         return True
 
     def _batches(self) -> Generator[Batch, None, None]:
-        options, epoch = self.options, self.position.epoch
+        options, epoch, ranks = self.options, self.position.epoch, self.ranks
         batches = training_batches(
-            self._facts.images,
-            options,
-            epoch,
-            rank=self.ranks.rank,
-            ranks=self.ranks.size,
-            first_step=self.position.step,
+            self._facts.images, options, epoch, rank=ranks.rank, ranks=ranks.size, first_step=self.position.step
         )
         mean, std = self._facts.preprocessing.mean, self._facts.preprocessing.std
         transform = training_transform(options, options.size_at(epoch), mean, std)
