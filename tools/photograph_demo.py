@@ -57,8 +57,7 @@ def main() -> None:
                     show(driver, state, broken)
                     driver.save_screenshot(str(target / f"{state}-{size}-{language}-{theme}.png"))
     with Image.open(target / "result-desk-en-light.png") as picture:
-        small = picture.convert("RGB").quantize(128)
-    small.save(REPO / "docs" / "pictures" / "demo.png", optimize=True)
+        picture.convert("RGB").crop((0, 0, 1280, 740)).save(REPO / "docs" / "pictures" / "demo.png", optimize=True)
 
 
 if __name__ == "__main__":
