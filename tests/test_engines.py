@@ -540,32 +540,3 @@ def test_no_call_lays_out_weights_again(engine: str) -> None:
     convolutions = [fields for fields in ran if fields[0] == "convolution"]
     assert len(convolutions) > 30  # graphs may take depthwise ones together with those before them
     assert not [fields for fields in ran if fields[0] == "reorder" and not fields[-2].startswith("1x")]  # not the image
-
-
-DROPPED = """
-import gc, torch, hardnet
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-
-x = torch.rand(1, 3, 32, 32)
-model = hardnet.hardnet68().eval()
-sizes = []
-for _ in range(4):
-    fast = hardnet.accelerate(model, engine="torch", example_input=x)
-    fast(x)
-    del fast
-    gc.collect()
-    sizes.append(resident())
-print((sizes[-1] - sizes[1]) / sum(4 * p.numel() for p in model.parameters()))
-"""
-
-
-@needs_onednn
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_graphs_go_with_the_engine() -> None:
-    """What torch.jit.trace makes stays until the process ends."""
-    command = [sys.executable, "-c", DROPPED]
-    grown = float(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
-    assert grown < 1  # times the weights; two engines were dropped, each with at least one copy of them

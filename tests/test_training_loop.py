@@ -172,14 +172,6 @@ sys.exit(0 if train(TrainOptions(**eval(sys.argv[1]))).finished else 17)
 """
 
 
-UNIGNORED = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from hardnet.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def start(wanted: TrainOptions) -> subprocess.Popen[bytes]:
     values = {name: value for name, value in vars(wanted).items() if value is not None}
     folder = str(Path(hardnet.__file__).parents[1])
@@ -243,26 +235,6 @@ def test_signals_are_caught_in_training_only(monkeypatch: pytest.MonkeyPatch) ->
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
         assert stop.requested
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("signals", [[signal.SIGINT] * 3, [signal.SIGTERM, signal.SIGINT, signal.SIGTERM]])
-def test_three_signals_in_a_row_leave_no_traceback(tmp_path: Path, data: Path, signals: list[int]) -> None:
-    command = ["train", data, "--output", tmp_path / "run", "--workers", 2, "--batch-size", 2, "--size", 32]
-    with subprocess.Popen(
-        [sys.executable, "-c", UNIGNORED, *map(str, command), "--epochs", "1000", "--device", "cpu"],
-        env={**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1])},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        wait_for(tmp_path / "run" / "metrics.jsonl", process)
-        for number in signals:
-            process.send_signal(number)
-            time.sleep(0.02)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode in (0, 130)
-    assert "Traceback" not in errors
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path, data: Path) -> None:
