@@ -142,7 +142,7 @@ def test_what_is_evaluated_in_a_folder(tmp_path: Path) -> None:
 def test_a_missing_or_malformed_tree_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder; expected train/CLASS/image"):
         open_splits(str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"train: no such folder; expected a folder with one sub"):
+    with pytest.raises(DataError, match="holds no subfolders; the images are expected in one subfolder per class"):
         open_splits(str(tmp_path))
     (tmp_path / "train").mkdir()
     picture(0, 0).save(tmp_path / "train" / "loose.png")

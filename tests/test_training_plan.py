@@ -116,7 +116,9 @@ def test_finetuning_says_what_to_do_without_a_download(
     assert hardnet("finetune", folder, "--output", tmp_path / "run", *QUICK) == 3
     error = capsys.readouterr().err
     assert "hardnet39ds IMAGENET1K_V1" in error
-    assert error.endswith("start from the packaged weights, of garments: --weights FASHION_MNIST\n")
+    assert error.endswith(
+        "\nWithout a network, start from the packaged weights, of garments: --weights FASHION_MNIST\n"
+    )
 
 
 def test_the_stages_of_a_recipe_follow_each_other(tmp_path: Path, folder: Path) -> None:
@@ -149,6 +151,12 @@ def leave_one_class(root: Path) -> None:
         shutil.rmtree(root / f"class_{number}")
 
 
+def leave_no_class(root: Path) -> None:
+    for number in range(3):
+        shutil.rmtree(root / f"class_{number}")
+    picture(1, 1).save(root / "1.png")
+
+
 def leave_one_picture(root: Path) -> None:
     for number in range(1, 10):
         (root / "class_1" / f"{number}.png").unlink()
@@ -161,6 +169,7 @@ def leave_one_picture(root: Path) -> None:
         (add_case, 2, "the classes Class_1 and class_1 differ in case only: rename or merge them"),
         (empty, 2, "the classes empty."),
         (leave_one_class, 2, "has one class, class_0: two or more are required"),
+        (leave_no_class, 2, "holds no subfolders; the images are expected in one subfolder per class"),
         (leave_one_picture, 0, "the class class_1 has one image: it is trained on, not validated"),
     ],
 )

@@ -32,5 +32,5 @@ def run_finetune(arguments: argparse.Namespace) -> int:
     except WeightsError as error:
         if chosen:
             raise
-        hint = f"without a network, start from the packaged weights, of garments: --weights {PACKAGED_TAG}"
-        raise WeightsError(f"{error}; {hint}") from error
+        hint = f"Without a network, start from the packaged weights, of garments: --weights {PACKAGED_TAG}"
+        raise WeightsError(f"{error}\n{hint}") from error

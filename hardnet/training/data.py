@@ -219,7 +219,7 @@ def open_splits(
             return Splits(train, None, *statistics)
         return Splits(*hold_out(train, held_out, seed), *statistics)
     root = _existing_folder(data)
-    plain = not (root / "train").exists() and not (root / "val").exists() and any(map(os.path.isdir, root.iterdir()))
+    plain = not (root / "train").exists() and not (root / "val").exists()
     train = FolderSource(root if plain else root / "train")
     if plain and val_fraction and not held_out:
         return Splits(*split_by_class(train, val_fraction, seed))
