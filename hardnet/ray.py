@@ -142,13 +142,8 @@ class _Stage:
 
         logging.getLogger("hardnet.inference").setLevel(logging.ERROR)  # unusable images are rows
         runner: Any = (Classifier if value == "predictions" else Extractor)(model, **options)
-        self._column, self._value, self._stream, self._call, self._threshold = (
-            column,
-            value,
-            runner.stream,
-            call,
-            threshold,
-        )
+        self._column, self._value, self._threshold = column, value, threshold
+        self._stream, self._call = runner.stream, call
 
     def __call__(self, table: Any) -> Any:
         pa = importlib.import_module("pyarrow")
