@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
@@ -15,6 +15,7 @@ from .models.config import CONFIGS, HarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.network import HarDNet
 from .utils.errors import WeightsError
+from .utils.text import known_names
 from .weights.archive import unpack_archive
 from .weights.catalog import CATALOG, WeightsRecord, identify
 from .weights.checkpoint import StateDict, find_record, find_state, head_classes, load_state
@@ -51,7 +52,7 @@ def get_weights(name: str, tag: str) -> WeightsRecord:
     """
     tags = list_weights(name)
     if tag not in tags:
-        raise ValueError(f"{name} has no weights {tag!r}; known: {_known(tag, tags)}")
+        raise ValueError(f"{name} has no weights {tag!r}; known: {known_names(tag, tags)}")
     return CATALOG[name, tag]
 
 
@@ -164,7 +165,7 @@ def _find_record_of(name: str, weights: WeightsLike) -> WeightsRecord | None:
         return CATALOG[name, str(weights)]
     path = Path(weights)
     if isinstance(weights, str) and not path.suffix and path.name == weights and not path.exists():
-        known = _known(weights, list_weights(name))
+        known = known_names(weights, list_weights(name))
         raise ValueError(f"{name} has no weights {weights!r}; known: {known}; nor is there such a file")
     return None
 
@@ -173,18 +174,7 @@ def _config(name: str) -> HarDNetConfig:
     try:
         return CONFIGS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"there is no model {name!r}; known: {_known(str(name), CONFIGS)}") from None
-
-
-def _known(wrong: str, names: Iterable[str]) -> str:
-    """List what is known, and the nearest spelling where there is one."""
-    by_key = {_spelling(name): name for name in names}
-    near = difflib.get_close_matches(_spelling(wrong), by_key, n=1)
-    return ", ".join(by_key.values()) + (f" (did you mean {by_key[near[0]]!r}?)" if near else "")
-
-
-def _spelling(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
+        raise ValueError(f"there is no model {name!r}; known: {known_names(str(name), CONFIGS)}") from None
 
 
 def from_pretrained(
@@ -220,47 +210,92 @@ class Builder(Protocol):
         progress: bool = True, use_ema: bool = True, features_only: Literal[True],
         out_indices: Sequence[int] | None = None, output_stride: int | None = None,
     ) -> HarDNetFeatures: ...
-# fmt: on
 
 
-_USAGE = """{what}
+_DOCUMENTATION = """
 
-Takes images (N, in_chans, H, W), H and W of at least 32 pixels, and returns logits (N, num_classes). Images for the
-ImageNet weights: RGB in [0, 1], resized to 256, centre-cropped to 224, normalised with mean (0.485, 0.456, 0.406) and
-standard deviation (0.229, 0.224, 0.225).
+    Takes images (N, in_chans, H, W), H and W of at least 32 pixels, and returns logits (N, num_classes). Images for
+    the ImageNet weights: RGB in [0, 1], resized to 256, centre-cropped to 224, normalised with mean
+    (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225).
 
-Args:
-    pretrained: True loads the weights IMAGENET1K_V1. All tags: {tags}.
-    {arguments}
+    Args:
+        pretrained: True loads the weights IMAGENET1K_V1.
+        weights: a tag ({tags}) or the path of a local checkpoint; None, and no pretrained, leaves the model randomly
+            initialised.
+        num_classes: width of the logits; None takes the weights' own, or 1000.
+        in_chans: channels of the input; a pretrained stem is adapted.
+        drop_rate: dropout before the linear layer; None takes the variant's own.
+        progress: show a progress bar for downloads, on a terminal.
+        use_ema: prefer the averaged weights of a training checkpoint.
+        features_only: return a list of feature maps instead of logits.
+        out_indices: levels of the feature maps; None means (1, 2, 3, 4).
+        output_stride: of the feature maps: 32, 16 or 8; None means 32.
 
-Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
-"""
+    Raises:
+        ValueError: an unknown tag or a number out of range.
+        WeightsError: the weights could not be downloaded, are damaged, or do not fit.
+
+    Source: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, https://arxiv.org/abs/1909.00948
+    """
 
 
-def _builder(name: str, what: str) -> Builder:
-    """Return ``create_model`` for one model, with ``pretrained`` in place of ``name``."""
-    own = inspect.signature(create_model)
-    pretrained = inspect.Parameter(
-        "pretrained", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False, annotation=bool
-    )
-    signature = own.replace(parameters=[pretrained, *list(own.parameters.values())[1:]])
+def _builder(build: Callable[..., HarDNet | HarDNetFeatures]) -> Builder:
+    """Complete a builder's documentation; for an unknown keyword, suggest the nearest."""
+    name, keywords = build.__name__, list(inspect.signature(build).parameters)
 
-    def build(pretrained: bool = False, *, weights: WeightsLike | None = None, **options: Any) -> Any:
-        for wrong in options.keys() - set(signature.parameters):
-            known = _known(wrong, signature.parameters)
+    @functools.wraps(build)
+    def checked(*arguments: Any, **options: Any) -> HarDNet | HarDNetFeatures:
+        for wrong in options.keys() - set(keywords):
+            known = known_names(wrong, keywords)
             raise TypeError(f"{name}() got an unexpected keyword argument {wrong!r}; known: {known}")
-        if pretrained and weights is not None:
-            raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
-        return create_model(name, weights=DEFAULT_TAG if pretrained else weights, **options)
+        return build(*arguments, **options)
 
-    build.__name__ = build.__qualname__ = name
-    arguments = (inspect.getdoc(create_model) or "").partition(":func:`list_models`.\n    ")[2]
-    build.__doc__ = _USAGE.format(what=what, tags=", ".join(list_weights(name)), arguments=arguments)
-    build.__signature__ = signature  # type: ignore[attr-defined]
-    return cast(Builder, build)
+    checked.__doc__ = f"{build.__doc__}{_DOCUMENTATION.format(tags=', '.join(list_weights(name)))}"
+    return cast(Builder, checked)
 
 
-hardnet39ds = _builder("hardnet39ds", "HarDNet-39DS: 39 layers, depthwise-separable; the smallest.")
-hardnet68ds = _builder("hardnet68ds", "HarDNet-68DS: 68 layers, depthwise-separable.")
-hardnet68 = _builder("hardnet68", "HarDNet-68: 68 layers of plain convolutions.")
-hardnet85 = _builder("hardnet85", "HarDNet-85: 85 layers of plain convolutions; the largest.")
+def _build(name: str, pretrained: bool, weights: WeightsLike | None, **options: Any) -> HarDNet | HarDNetFeatures:
+    if pretrained and weights is not None:
+        raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
+    model: HarDNet | HarDNetFeatures = create_model(name, weights=DEFAULT_TAG if pretrained else weights, **options)
+    return model
+
+
+@_builder
+def hardnet39ds(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-39DS: 39 layers, depthwise-separable; the smallest."""
+    return _build("hardnet39ds", **locals())
+
+
+@_builder
+def hardnet68ds(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-68DS: 68 layers, depthwise-separable."""
+    return _build("hardnet68ds", **locals())
+
+
+@_builder
+def hardnet68(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-68: 68 layers of plain convolutions."""
+    return _build("hardnet68", **locals())
+
+
+@_builder
+def hardnet85(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-85: 85 layers of plain convolutions; the largest."""
+    return _build("hardnet85", **locals())

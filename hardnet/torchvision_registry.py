@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .factory import _known, create_model
+from .factory import create_model
 from .images.preprocess import Preprocessing
 from .models.config import CONFIGS
 from .models.cost import StageCost, measure_cost
 from .models.features import HarDNetFeatures
 from .models.network import MIN_INPUT_SIZE
 from .utils.optional import refuse_foreign, require
+from .utils.text import known_names
 from .weights.catalog import CATALOG, IMAGENET, WeightsRecord
 
 LOWEST_TORCHVISION = "0.21"
@@ -147,7 +148,7 @@ def _member(name: str, weights_enum: Any, weights: Any) -> Any:
         raise TypeError(f"weights must be a member of {weights_enum.__name__} or its name, got {weights!r}")
     tag = weights.removeprefix(f"{weights_enum.__name__}.")
     if tag not in weights_enum.__members__:
-        raise ValueError(f"{name} has no weights {weights!r}; known: {_known(tag, weights_enum.__members__)}")
+        raise ValueError(f"{name} has no weights {weights!r}; known: {known_names(tag, weights_enum.__members__)}")
     return weights_enum[tag]
 
 

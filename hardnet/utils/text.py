@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 from collections.abc import Iterable, Sequence
 
@@ -47,3 +48,10 @@ def csv_row(*cells: object) -> str:
     buffer = io.StringIO()
     csv.writer(buffer).writerow(cells)  # its line end \r\n makes it quote both characters
     return buffer.getvalue().removesuffix("\r\n")
+
+
+def known_names(wrong: str, names: Iterable[str]) -> str:
+    """List the known names for a message, with the nearest spelling of the wrong one if there is one."""
+    by_key = {name.lower().replace("-", "").replace("_", ""): name for name in names}
+    near = difflib.get_close_matches(wrong.lower().replace("-", "").replace("_", ""), by_key, n=1)
+    return ", ".join(by_key.values()) + (f" (did you mean {by_key[near[0]]!r}?)" if near else "")
