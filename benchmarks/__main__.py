@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from benchmarks.photographs import find_photographs, write_jpegs
 from benchmarks.results import as_results, surroundings_of, write_json
 from benchmarks.rounds import Outcome, Protocol, measure
 from benchmarks.rows import OURS, plan
+from benchmarks.sweep import sweep_one
 from hardnet.cli.arguments import image_size, positive
 from hardnet.engines import ENGINES, PRECISIONS
 from hardnet.models.config import CONFIGS
 from hardnet.models.network import MIN_INPUT_SIZE
 from hardnet.utils.devices import usable_device
 
-USUAL = {"speed": ["eager", "torch", "inductor", "onnxruntime", "openvino"], "end-to-end": ["eager", "torch"]}
+USUAL = {"speed": list(ENGINES), "sweep": list(ENGINES), "end-to-end": ["eager", "torch"]}
 """The engines that are measured by default."""
 
 
@@ -42,31 +45,48 @@ def _parser() -> argparse.ArgumentParser:
 
     speed = verbs.add_parser("speed", help="time models, engines and other networks in interleaved rounds")
     speed.set_defaults(run=_speed)
-    speed.add_argument("--sizes", nargs="+", type=image_size, default=[(224, 224)], metavar="H[xW]", help="in pixels")
+    speed.add_argument(
+        "--shapes", nargs="+", type=_shape, default=[(1, 224, 224)], metavar="NxH[xW]", help="default: 1x224"
+    )
     speed.add_argument("--rounds", type=positive, default=usual.rounds, help="default: %(default)s")
     speed.add_argument("--turn-seconds", type=float, default=usual.turn_seconds, help="default: %(default)s")
     speed.add_argument("--no-peers", action="store_true", help="measure our models only")
+
+    shapes = verbs.add_parser("sweep", help="compare all engines with eager mode on many input shapes")
+    shapes.set_defaults(run=_sweep)
 
     folder = verbs.add_parser("end-to-end", help="time the classifier on a folder of JPEG files")
     folder.set_defaults(run=_end_to_end)
     folder.add_argument("--images", type=positive, default=2000, help="JPEG files (default: %(default)s)")
 
-    for verb, name, batch in ((speed, "speed", 1), (folder, "end-to-end", 32)):
+    for verb, name in ((speed, "speed"), (folder, "end-to-end"), (shapes, "sweep")):
         add = verb.add_argument
+        precisions = list(PRECISIONS) if verb is shapes else ["fp32"]
         add("models", nargs="*", metavar="MODEL", help="default: all four")
         add("--engines", nargs="+", choices=ENGINES, default=USUAL[name], help=f"default: {' '.join(USUAL[name])}")
-        add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], help="default: fp32")
-        add("--batch-sizes", nargs="+", type=positive, default=[batch], metavar="N", help=f"default: {batch}")
-        add("--threads", type=positive, help="CPU threads (default: each engine's own)")
-        add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+        add("--precisions", nargs="+", choices=PRECISIONS, default=precisions, help=f"default: {' '.join(precisions)}")
         add("--photographs", type=Path, metavar="FOLDER", help="for calibration and JPEG files (default: images/)")
-        add("--json", type=Path, metavar="FILE", help="write the figures and every single time here")
+        add("--json", type=Path, metavar="FILE", help="write the figures here; rows of an earlier run are kept")
+        if verb is folder:
+            add("--batch-sizes", nargs="+", type=positive, default=[32], metavar="N", help="default: 32")
+        if verb is not shapes:
+            add("--threads", type=positive, help="CPU threads (default: each engine's own)")
+        add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+
+    gpu = verbs.add_parser("gpu", help="measure on CUDA, write results/cuda.json and print its tables")
+    gpu.set_defaults(run=_gpu)
+    gpu.add_argument("--dry-run", action="store_true", help="one small model on the CPU, to try the command")
 
     write = verbs.add_parser("tables", help="write the tables of the documents from the committed results")
     write.set_defaults(run=_tables)
     write.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a table is stale")
     verbs.add_parser("pictures", help="draw the pictures of the documents").set_defaults(run=_pictures)
     return parser
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    count, _, size = text.partition("x")
+    return (positive(count), *image_size(size))
 
 
 def _check(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -83,21 +103,59 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _speed(arguments: argparse.Namespace) -> int:
-    if min(min(size) for size in arguments.sizes) < MIN_INPUT_SIZE:
-        raise ValueError(f"--sizes must be at least {MIN_INPUT_SIZE} pixels")
+    if min(min(shape[1:]) for shape in arguments.shapes) < MIN_INPUT_SIZE:
+        raise ValueError(f"--shapes must have at least {MIN_INPUT_SIZE} pixels")
     names = ("rounds", "turn_seconds", "threads", "device", "photographs")
     protocol = Protocol(**{name: getattr(arguments, name) for name in names})
     surroundings = _check(arguments)
     models, peers = arguments.models or list(CONFIGS), not arguments.no_peers
     groups: list[list[Outcome]] = []
+    before = _earlier(arguments.json)
     results: dict[str, Any] = {}
-    for rows in plan(models, arguments.engines, arguments.precisions, arguments.batch_sizes, arguments.sizes, peers):
+    for rows in plan(models, arguments.engines, arguments.precisions, arguments.shapes, peers):
         groups.append(measure(rows, protocol, _say))
-        results = as_results(groups, protocol, surroundings)
+        results = as_results(groups, protocol, surroundings, before)
         if arguments.json is not None:  # after every group
             write_json(arguments.json, results)
     print(tables.for_terminal(results))
     return 1 if results["failed"] else 0
+
+
+def _gpu(arguments: argparse.Namespace) -> int:
+    shapes = ["1x64"] if arguments.dry_run else ["1x224", "16x224", "1x1024"]
+    where = "hardnet39ds --no-peers --rounds 1 --turn-seconds 0.01" if arguments.dry_run else "--device cuda"
+    with tempfile.TemporaryDirectory() as name:
+        path = (Path(name) if arguments.dry_run else tables.RESULTS) / "cuda.json"
+        command = f"speed {where} --engines eager torch inductor --precisions fp32 fp16 bf16 --json {path} --shapes"
+        status = main([*command.split(), *shapes])
+        results = _earlier(path)
+    for shape in shapes if results else ():
+        print("\n" + tables.speed_table(results, *shape.split("x")))
+    return status
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    results: dict[str, Any] = {"kind": "sweep", **_check(arguments), "rows": _earlier(arguments.json).get("rows", [])}
+    wanted = product(arguments.engines, arguments.precisions, arguments.models or list(CONFIGS))
+    for engine, precision, model in wanted:
+        row = sweep_one(model, engine, precision, arguments.photographs)
+        _say(str(row))
+        if "left_out" in row:
+            continue
+        names = ("model", "engine", "precision")
+        results["rows"] = [old for old in results["rows"] if any(old[name] != row[name] for name in names)] + [row]
+        if arguments.json is not None:
+            write_json(arguments.json, results)
+    print(tables.sweep_table(results))
+    return 1 if any(row["crashes"] or row["outside_tolerance"] for row in results["rows"]) else 0
+
+
+def _earlier(path: Path | None) -> dict[str, Any]:
+    """Return the content of the file to add to."""
+    content: dict[str, Any] = {}
+    if path is not None and path.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _end_to_end(arguments: argparse.Namespace) -> int:
@@ -108,7 +166,8 @@ def _end_to_end(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="hardnet-benchmark-") as name:
         paths = write_jpegs(Path(name), arguments.images, find_photographs(arguments.photographs))
         models = arguments.models or list(CONFIGS)
-        [*groups] = plan(models, arguments.engines, arguments.precisions, arguments.batch_sizes, [(224, 224)], False)
+        shapes = [(batch, 224, 224) for batch in arguments.batch_sizes]
+        groups = plan(models, arguments.engines, arguments.precisions, shapes, False)
         for row in (row for group in groups for row in group if row.source == OURS):
             _say(str(row))
             try:

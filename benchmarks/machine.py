@@ -47,12 +47,15 @@ def versions() -> dict[str, str]:
     return found | {package: installed[package] for package in PACKAGES if package in installed}
 
 
-def peak_resident() -> float:
-    """Return the peak resident memory of this process in MB; on Linux since the last :func:`reset_peak`."""
+def peak_resident(field: str = "VmHWM") -> float:
+    """Return the peak resident memory of this process in MB; on Linux since the last :func:`reset_peak`.
+
+    "VmRSS" instead of "VmHWM" is the memory that is resident now, on Linux only.
+    """
     status = Path("/proc/self/status")  # on Linux getrusage includes the peak of the parent process
     if status.exists():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024 / MEGABYTE
     try:
         import resource

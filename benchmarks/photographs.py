@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional
 
 from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import list_images, load_image
@@ -30,19 +29,17 @@ def find_photographs(folder: Path | None) -> list[Path]:
     return paths
 
 
-def calibration_images(folder: Path | None, height: int, width: int, batch: int) -> list[Tensor]:
-    """Return random parts of the photographs as float tensors (N, 3, height, width), normalised as for ImageNet.
+def calibration_images(folder: Path | None) -> list[Tensor]:
+    """Return 64 random parts of the photographs as float tensors (8, 3, 224, 224), normalised as for ImageNet."""
+    from torchvision.transforms import functional  # a second to import
 
-    N is at most 8 and at most ``batch``. There are 64 images of 224 x 224 pixels, fewer of larger ones, at least 8.
-    """
     prepared = Preprocessing()
-    number = max(8, 64 * 224 * 224 // (height * width))
     parts = _random_parts(find_photographs(folder), random.Random(0))  # noqa: S311
     tensors = []
-    for _ in range(number):
-        tensor = functional.to_tensor(next(parts).resize((width, height)))
+    for _ in range(64):
+        tensor = functional.to_tensor(next(parts).resize((224, 224)))
         tensors.append(functional.normalize(tensor, list(prepared.mean), list(prepared.std)))
-    return list(torch.split(torch.stack(tensors), min(batch, 8)))
+    return list(torch.split(torch.stack(tensors), 8))
 
 
 def write_jpegs(folder: Path, number: int, photographs: list[Path]) -> list[Path]:

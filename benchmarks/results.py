@@ -1,32 +1,53 @@
-"""Compute the figures of a benchmark, and write them with every single time, machine, versions and protocol as JSON."""
+"""Compute the figures of a benchmark, and write them with machine, versions and protocol as JSON."""
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Sequence
 from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candidates import cost
 from benchmarks.machine import machine, versions
 from benchmarks.rounds import Outcome, Protocol
-from benchmarks.rows import BASELINE, FLOOR
+from benchmarks.rows import BASELINE, Row
 from benchmarks.worker import WARM_UP
 from hardnet.cli.benchmark import quartiles
 from hardnet.utils.files import write_atomically
 
 
-def as_results(groups: Sequence[Sequence[Outcome]], protocol: Protocol, surroundings: dict[str, Any]) -> dict[str, Any]:
+def as_results(
+    groups: Sequence[Sequence[Outcome]],
+    protocol: Protocol,
+    surroundings: dict[str, Any],
+    before: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the content of the file.
 
     Args:
         groups: the outcomes, group by group.
         protocol: how they were measured.
         surroundings: see :func:`surroundings_of`, taken before the run.
+        before: results to add to; rows that were measured again are replaced.
+
+    Raises:
+        ValueError: these results are from another processor or other versions.
     """
+    before = before or {"networks": {}, "rows": [], "left_out": [], "failed": [], **surroundings}
+    if before["versions"] != surroundings["versions"] or _name(before) != _name(surroundings):
+        raise ValueError("the file has results of another processor or of other versions: write to a new file")
     outcomes = list(chain.from_iterable(groups))
+    measured_now = {str(outcome.row) for outcome in outcomes}
+    rows = [row for group in groups for row in figures(group)]
+    rows = [row for row in before["rows"] if str(row_of(row)) not in measured_now] + _unique(rows)
+    networks = before["networks"] | {
+        row["model"]: cost(row_of(row)) for row in rows if row["model"] not in before["networks"]
+    }
+    kept = {key: [entry for entry in before[key] if entry["row"] not in measured_now] for key in ("left_out", "failed")}
     return {
         "kind": "speed",
         **surroundings,
@@ -39,11 +60,25 @@ def as_results(groups: Sequence[Sequence[Outcome]], protocol: Protocol, surround
             "device": protocol.device,
             "order": "round robin, every second round backwards; one process per row",
         },
-        "floors": [_floor(outcome) for outcome in outcomes if outcome.row.source == FLOOR and outcome.measured],
-        "rows": [row for group in groups for row in figures(group)],
-        "left_out": [{"row": str(o.row), "reason": o.left_out} for o in outcomes if o.left_out],
-        "failed": [{"row": str(o.row), "reason": o.failed} for o in outcomes if o.failed],
+        "networks": networks,
+        "rows": rows,
+        "left_out": kept["left_out"] + [{"row": str(o.row), "reason": o.left_out} for o in outcomes if o.left_out],
+        "failed": kept["failed"] + [{"row": str(o.row), "reason": o.failed} for o in outcomes if o.failed],
     }
+
+
+def _unique(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the first of equal rows: every group measures pytorchcv's models again."""
+    return list({str(row_of(row)): row for row in reversed(rows)}.values())[::-1]
+
+
+def row_of(figures: dict[str, Any]) -> Row:
+    """Return the row that figures belong to."""
+    return Row(**{name: figures[name] for name in Row.__dataclass_fields__})
+
+
+def _name(results: dict[str, Any]) -> tuple[Any, Any]:
+    return results["machine"]["processor"], results["machine"].get("gpu")
 
 
 def surroundings_of(device: str) -> dict[str, Any]:
@@ -52,59 +87,31 @@ def surroundings_of(device: str) -> dict[str, Any]:
 
 
 def figures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Return the figures of the measured rows of a group, except the matrix multiplication.
+    """Return the figures of the measured rows of a group.
 
     ``times_baseline`` is the ratio of medians to pytorchcv's model of the same name in eager mode: above 1 is faster.
-    ``share_of_floor`` is the time that the multiply-accumulates take at the rate of the matrix multiplication, over
-    the time of the row.
     """
-    medians = {outcome.row: _spread(outcome)[1] for outcome in outcomes if outcome.measured}
-    baselines = {
-        row.model: median for row, median in medians.items() if (row.source, row.engine) == (BASELINE, "eager")
-    }
-    rate = next((_rate(outcome) for outcome in outcomes if outcome.row.source == FLOOR and outcome.measured), None)
-    measured = [outcome for outcome in outcomes if outcome.measured and outcome.row.source != FLOOR]
-    return [_figures(outcome, baselines.get(outcome.row.model), rate) for outcome in measured]
+    measured = [outcome for outcome in outcomes if outcome.measured]
+    medians = {outcome.row: _spread(outcome)[1] for outcome in measured}
+    baselines = {(row.model, row.shape): median for row, median in medians.items() if row.source == BASELINE}
+    return [_figures(each, baselines.get((each.row.model, each.row.shape))) for each in measured]
 
 
-def _figures(outcome: Outcome, baseline: float | None, rate: float | None) -> dict[str, Any]:
-    row, facts = outcome.row, outcome.facts
+def _figures(outcome: Outcome, baseline: float | None) -> dict[str, Any]:
     lower, median, upper = _spread(outcome)
     spread = {"median": median, "lower_quartile": lower, "upper_quartile": upper}
-    copied = ("macs", "reported_top1_error", "running_memory_mb", "building_memory_mb", "cuda_memory_mb")
     return {
-        **vars(row),
+        **vars(outcome.row),
         "milliseconds": {name: round(1000 * seconds, 3) for name, seconds in spread.items()},
-        "images_per_second": round(row.batch_size / median, 2),
+        "images_per_second": round(outcome.row.batch_size / median, 2),
         "times_baseline": None if baseline is None else round(baseline / median, 3),
-        "share_of_floor": None if rate is None else round(2 * facts["macs"] * row.batch_size / rate / median, 4),
-        **{name: facts[name] for name in (*copied, "build_seconds", "idle_cores")},
-        "rounds_ms": _milliseconds(outcome),
+        **outcome.facts,
+        "rounds_ms": [round(1000 * statistics.median(times), 3) for times in outcome.rounds],
     }
-
-
-def _floor(outcome: Outcome) -> dict[str, Any]:
-    row = outcome.row
-    return {
-        "batch_size": row.batch_size,
-        "height": row.height,
-        "width": row.width,
-        "gflops": round(_rate(outcome) / 1e9, 1),
-        **{name: outcome.facts[name] for name in ("how", "side", "best_gflops")},
-        "rounds_ms": _milliseconds(outcome),
-    }
-
-
-def _rate(outcome: Outcome) -> float:
-    return float(outcome.facts["operations"]) / _spread(outcome)[1]
 
 
 def _spread(outcome: Outcome) -> tuple[float, float, float]:
     return quartiles(list(chain.from_iterable(outcome.rounds)))
-
-
-def _milliseconds(outcome: Outcome) -> list[list[float]]:
-    return [[round(1000 * seconds, 3) for seconds in times] for times in outcome.rounds]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Interleaved measurement: every row has a process, and the processes take turns, one at a time."""
+"""Interleaved measurement: every network has a process, and the processes take turns, one at a time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ BUILD_TIMEOUT, TURN_TIMEOUT, EXIT_TIMEOUT = 1800.0, 600.0, 20.0
 """Seconds to wait for a worker."""
 LEAST_MEMORY = 1500.0
 """MB that must be available to start another worker."""
+BUILDERS = 2
+"""Workers that build at the same time."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Outcome:
 
     row: Row
     facts: dict[str, Any] = field(default_factory=dict)
-    """Reported by the worker: MACs, memory, ..."""
+    """Reported by the worker: memory, and the processor time used between turns."""
     rounds: list[list[float]] = field(default_factory=list)
     """Seconds of every timed pass, round by round."""
     left_out: str | None = None
@@ -164,7 +167,7 @@ def measure(
     say: Callable[[str], None] = lambda text: None,
     start: Callable[[Row, Protocol], Worker] = Worker,
 ) -> list[Outcome]:
-    """Build the rows one after the other, then time them in turns. A row that fails does not stop the others.
+    """Build all networks, then time them in turns, shape by shape. A row that fails does not stop the others.
 
     Every second round goes backwards, so that a steady drift of the machine cancels.
 
@@ -175,37 +178,58 @@ def measure(
         start: starts a worker.
     """
     outcomes = [Outcome(row) for row in rows]
-    workers: dict[Row, Worker] = {}
+    by_network: dict[tuple[str, ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        by_network.setdefault(outcome.row.network, []).append(outcome)
+    workers: dict[tuple[str, ...], Worker] = {}
     with contextlib.ExitStack() as stack:
-        for number, outcome in enumerate(outcomes, 1):
-            say(f"building {number} of {len(rows)}: {outcome.row}")
-            with _failure_belongs_to(outcome):
+
+        def build(these: list[Outcome]) -> None:
+            row = these[0].row
+            say(f"building {row}")
+            with _failure_belongs_to(*these):
                 if (left := available()) is not None and left < LEAST_MEMORY:
                     raise WorkerError(f"only {left:.0f} MB of memory are available: measure fewer rows at once")
-                worker = start(outcome.row, protocol)
+                worker = start(row, protocol)
                 stack.callback(worker.close)
-                outcome.facts = worker.ask(None, BUILD_TIMEOUT)
-                workers[outcome.row] = worker
-        for number in range(protocol.rounds):
-            say(f"round {number + 1} of {protocol.rounds}")
-            for outcome in outcomes if number % 2 == 0 else reversed(outcomes):
-                if outcome.failed is None and outcome.row in workers:
-                    with _failure_belongs_to(outcome):
-                        time.sleep(protocol.pause_seconds)
-                        answer = workers[outcome.row].ask({"turn": protocol.turn_seconds}, TURN_TIMEOUT)
-                        outcome.rounds.append(answer["times"])
-        for outcome in outcomes:
-            if outcome.measured:
-                with _failure_belongs_to(outcome):
-                    outcome.facts |= workers[outcome.row].ask({"finish": True}, TURN_TIMEOUT)
+                worker.ask(None, BUILD_TIMEOUT)
+                workers[row.network] = worker
+
+        with ThreadPoolExecutor(BUILDERS) as pool:
+            list(pool.map(build, by_network.values()))
+        for shape in dict.fromkeys(row.shape for row in rows):
+            these = [outcome for outcome in outcomes if outcome.row.shape == shape and outcome.row.network in workers]
+            _take_turns(these, workers, protocol, say)
     return outcomes
 
 
+def _take_turns(
+    outcomes: list[Outcome], workers: dict[tuple[str, ...], Worker], protocol: Protocol, say: Callable[[str], None]
+) -> None:
+    def ask(outcome: Outcome, command: dict[str, Any]) -> dict[str, Any]:
+        with _failure_belongs_to(outcome):
+            return {} if outcome.failed else workers[outcome.row.network].ask(command, TURN_TIMEOUT)
+        return {}
+
+    for outcome in outcomes:
+        ask(outcome, {"shape": outcome.row.shape})
+    for number in range(protocol.rounds):
+        say(f"round {number + 1} of {protocol.rounds}")
+        for outcome in outcomes if number % 2 == 0 else reversed(outcomes):
+            time.sleep(protocol.pause_seconds)
+            if answer := ask(outcome, {"turn": protocol.turn_seconds}):
+                outcome.rounds.append(answer["times"])
+    for outcome in outcomes:
+        outcome.facts = ask(outcome, {"finish": True})
+
+
 @contextlib.contextmanager
-def _failure_belongs_to(outcome: Outcome) -> Iterator[None]:
+def _failure_belongs_to(*outcomes: Outcome) -> Iterator[None]:
     try:
         yield
     except LeftOut as error:
-        outcome.left_out = str(error)
+        for outcome in outcomes:
+            outcome.left_out = str(error)
     except WorkerError as error:
-        outcome.failed = str(error)
+        for outcome in outcomes:
+            outcome.failed = str(error)

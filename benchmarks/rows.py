@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-OURS, BASELINE, FLOOR = "hardnet", "pytorchcv", "floor"
-PEERS = (("torchvision", "resnet50"), ("torchvision", "mobilenet_v2"), ("timm", "ese_vovnet39b"))
+OURS, BASELINE = "hardnet", "pytorchcv"
+PEERS = (
+    ("torchvision", "resnet50"),
+    ("torchvision", "mobilenet_v2"),
+    ("torchvision", "mobilenet_v3_large"),
+    ("torchvision", "densenet121"),
+    ("torchvision", "efficientnet_b0"),
+    ("timm", "ese_vovnet39b"),
+)
 """Networks of other families: source and name."""
 
 
@@ -15,13 +22,23 @@ class Row:
     """The forward pass of a network on one batch of one size."""
 
     source: str
-    """The package of the network, or "floor" for the matrix multiplication."""
+    """The package of the network."""
     model: str
     engine: str
     precision: str
     batch_size: int
     height: int
     width: int
+
+    @property
+    def network(self) -> tuple[str, str, str, str]:
+        """What one process runs: source, model, engine and precision."""
+        return self.source, self.model, self.engine, self.precision
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Images, height and width."""
+        return self.batch_size, self.height, self.width
 
     @property
     def name(self) -> str:
@@ -41,32 +58,32 @@ def plan(
     models: Sequence[str],
     engines: Sequence[str],
     precisions: Sequence[str],
-    batch_sizes: Sequence[int],
-    sizes: Sequence[tuple[int, int]],
+    shapes: Sequence[tuple[int, int, int]],
     peers: bool = True,
 ) -> list[list[Row]]:
-    """Return the rows, in one group for each batch size and resolution: matrix multiplication, peers, our models.
+    """Return one group of rows for each engine and precision: pytorchcv's models, our models, the other networks.
+
+    "inductor" compiles for the first shape that it meets: there a group has one shape only. "torch" is measured with
+    our models only: its graphs of oneDNN do not exist for some of the others, or are not exact.
 
     Args:
         models: names of our models.
         engines: see :func:`hardnet.accelerate`.
         precisions: see :func:`hardnet.accelerate`; eager is measured in fp32 only.
-        batch_sizes: images per batch.
-        sizes: height and width in pixels.
-        peers: measure other networks too, in eager mode.
+        shapes: images per batch, height and width in pixels.
+        peers: measure other networks too.
     """
+    networks = [(OURS, model) for model in models] + [*(PEERS if peers else ())]
     groups = []
-    for height, width in sizes:
-        for batch in batch_sizes:
-            at = (batch, height, width)
-            rows = [Row(FLOOR, "matrix product", "torch", "fp32", *at)]
-            rows += [Row(BASELINE, model, "eager", "fp32", *at) for model in models if peers]
-            rows += [Row(source, model, "eager", "fp32", *at) for source, model in PEERS if peers]
-            rows += [
-                Row(OURS, model, engine, precision, *at)
-                for model in models
-                for engine in engines
-                for precision in (("fp32",) if engine == "eager" else precisions)
-            ]
-            groups.append(rows)
+    for engine in engines:
+        for precision in ("fp32",) if engine == "eager" else precisions:
+            for some in [[shape] for shape in shapes] if engine == "inductor" else [shapes]:
+                rows = [Row(BASELINE, model, "eager", "fp32", *shape) for shape in some for model in models if peers]
+                rows += [
+                    Row(*network, engine, precision, *shape)
+                    for shape in some
+                    for network in networks
+                    if network[0] == OURS or engine != "torch"
+                ]
+                groups.append(rows)
     return groups

@@ -2,8 +2,11 @@
 
 A table of a document stands between two comments, the first of which names it; files are those of benchmarks/results:
 
-    <!-- generated: speed cpu-224.json -->      one line per model, one column per engine
-    <!-- generated: full cpu-224.json -->       every row
+    <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  for a batch size, a resolution and these engines
+    <!-- generated: speed cpu.json 16 224 -->                     for all engines
+    <!-- generated: models cpu.json -->                           reported errors, costs, and times of OpenVINO
+    <!-- generated: sweep sweep.json -->                          input shapes that were compared with eager
+    <!-- generated: full end-to-end.json -->                      every row
     <!-- end of generated -->
 """
 
@@ -16,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import end_to_end
-from benchmarks.rows import BASELINE, OURS, Row
+from benchmarks.results import row_of
+from benchmarks.rows import BASELINE, OURS
 from hardnet.utils.text import table
 
 ROOT = Path(__file__).parent.parent
@@ -24,13 +28,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- generated: ([^>]*?) -->\n)(.*?)(<!-- end of generated -->)", re.DOTALL)
 COLUMNS = ("model", "engine", "precision", "batch", "size", "ms", "quartiles", "images/s")
-HEADER = (*COLUMNS, "x pytorchcv", "of floor", "memory, MB", "building, MB")
+HEADER = (*COLUMNS, "x pytorchcv", "memory, MB", "building, MB")
 NONE = "-"
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Return the cells under ``HEADER`` for one row of the results."""
-    of, times = Row(**{name: row[name] for name in Row.__dataclass_fields__}), row["milliseconds"]
+    of, times = row_of(row), row["milliseconds"]
     memory = row["running_memory_mb"] if row["cuda_memory_mb"] is None else row["cuda_memory_mb"]
     return [
         *(of.name, of.engine, of.precision, str(of.batch_size), of.size),
@@ -38,7 +42,6 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{milliseconds(times['lower_quartile'])} to {milliseconds(times['upper_quartile'])}",
         f"{row['images_per_second']:.1f}",
         NONE if row["times_baseline"] is None else f"{row['times_baseline']:.2f}",
-        NONE if row["share_of_floor"] is None else f"{row['share_of_floor']:.0%}",
         NONE if memory is None else f"{memory:,}",
         f"{row['building_memory_mb']:,}",
     ]
@@ -57,17 +60,8 @@ def for_terminal(results: dict[str, Any]) -> str:
 
 
 def notes(results: dict[str, Any]) -> list[str]:
-    """Return the sentences below a table: the roofline, and the rows without figures."""
-    lines = []
-    for floor in results.get("floors", ()):
-        how = {"mm": "torch.mm", "convolution": "a 1x1 convolution"}[floor["how"]]
-        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in floor["best_gflops"].items())
-        size = Row("", "", "", "", floor["batch_size"], floor["height"], floor["width"]).size
-        lines.append(
-            f"floor for batch {floor['batch_size']}, {size}: {floor['gflops']:.0f} GFLOP/s, float32 matrices of "
-            f"{floor['side']} x {floor['side']} multiplied by {how} in the same rounds; tried before: {rates} GFLOP/s"
-        )
-    lines += [f"left out: {entry['row']}: {entry['reason']}" for entry in results["left_out"]]
+    """Return the sentences below a table: the rows without figures."""
+    lines = [f"left out: {entry['row']}: {entry['reason']}" for entry in results["left_out"]]
     return lines + [f"failed: {entry['row']}: {entry['reason']}" for entry in results.get("failed", ())]
 
 
@@ -79,19 +73,62 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
 
 
-def speed_table(results: dict[str, Any]) -> str:
-    """Return one line per model, one column per engine, for the first batch size and resolution of the results."""
-    first = results["rows"][0]
-    shape = ("batch_size", "height", "width")
-    rows = [row for row in results["rows"] if all(row[key] == first[key] for key in shape)]
-    columns = list(dict.fromkeys((row["engine"], row["precision"]) for row in rows if row["source"] == OURS))
-    found = {(row["source"], row["model"], row["engine"], row["precision"]): row for row in rows}
-    header = ["ms, batch {batch_size}, {height} x {width}".format(**first), "pytorchcv, eager"]
-    header += [engine_name(engine, precision) for engine, precision in columns]
+def speed_table(results: dict[str, Any], batch: str = "", size: str = "", *engines: str) -> str:
+    """Return one line per model, one column per engine and precision.
+
+    Args:
+        results: of ``python -m benchmarks speed``.
+        batch: images per batch of the rows; that of the first row if empty.
+        size: of their images; that of the first row if empty.
+        engines: such as "torch" and "openvino-int8"; all that were measured if empty.
+    """
+    first = row_of(results["rows"][0])
+    batch, size = batch or str(first.batch_size), size or first.size
+    found = {row_of(row): row for row in results["rows"] if (str(row["batch_size"]), row_of(row).size) == (batch, size)}
+    ours = [of for of in found if of.source == OURS]
+    columns = [tuple(name.partition("-")[::2]) for name in engines] or [(of.engine, of.precision) for of in ours]
+    columns = list(dict.fromkeys((engine, precision or "fp32") for engine, precision in columns))
+    networks = dict.fromkeys((of.source, of.model) for of in found if of.source != BASELINE)
+    networks = sorted(networks, key=lambda network: network[0] != OURS)
+    by_name = {(of.source, of.model, of.engine, of.precision): row for of, row in found.items()}
+    sides = size if "x" in size else f"{size} x {size}"
+    header = [f"ms, batch {batch}, {sides}", "pytorchcv, eager", *(engine_name(*column) for column in columns)]
     lines = []
-    for model in dict.fromkeys(row["model"] for row in rows if row["source"] == OURS):
-        keys = [(BASELINE, model, "eager", "fp32"), *((OURS, model, *column) for column in columns)]
-        lines.append([f"`{model}`", *(_cell(found.get(key)) for key in keys)])
+    for source, model in networks:
+        keys = [(BASELINE, model, "eager", "fp32"), *((source, model, *column) for column in columns)]
+        lines.append([f"`{model}`", *(_cell(by_name.get(key)) for key in keys)])
+    return markdown(header, lines)
+
+
+def models_table(results: dict[str, Any]) -> str:
+    """Return reported errors, costs, and time and memory in OpenVINO of every model, the lowest error last."""
+    rows = [row for row in results["rows"] if (row["engine"], row["batch_size"], row["height"]) == ("openvino", 1, 224)]
+    found = {(row["model"], row["precision"]): row for row in rows}
+    header = ["model", "error, %", "lowest error, %", "MACs, G", "memory, MB", "fp32, ms", "bf16, ms", "int8, ms"]
+    lines = []
+    for model, facts in sorted(results["networks"].items(), key=lambda item: -item[1]["lowest_reported_top1_error"]):
+        times = [found.get((model, precision)) for precision in ("fp32", "bf16", "int8")]
+        errors = [f"{facts[key]:.1f}" for key in ("reported_top1_error", "lowest_reported_top1_error")]
+        memory = NONE if times[0] is None else str(times[0]["running_memory_mb"])
+        cells = [NONE if row is None else milliseconds(row["milliseconds"]["median"]) for row in times]
+        lines.append([f"`{model}`", *errors, f"{facts['macs'] / 1e9:.2f}", memory, *cells])
+    return markdown(header, lines)
+
+
+def sweep_table(results: dict[str, Any]) -> str:
+    """Return one line per engine and precision: shapes, crashes, and the largest deviation of each model."""
+    rows = results["rows"]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    lines = []
+    for engine, precision in dict.fromkeys((row["engine"], row["precision"]) for row in rows):
+        these = [row for row in rows if (row["engine"], row["precision"]) == (engine, precision)]
+        counts = [sum(row["shapes"] for row in these)]
+        counts += [sum(len(row[key]) for row in these) for key in ("crashes", "refused")]
+        counts += [sum(row["outside_tolerance"] for row in these)]
+        worst = {row["model"]: f"{row['largest_deviation']:.1e}" for row in these}
+        names = [engine_name(engine, precision), *map(str, counts), f"{these[0]['tolerance']:g}"]
+        lines.append([*names, *(worst.get(model, NONE) for model in models)])
+    header = ["engine", "shapes", "crashes", "refused", "outside", "tolerance", *(f"`{model}`" for model in models)]
     return markdown(header, lines)
 
 
@@ -140,11 +177,12 @@ def render(what: str, results: Path) -> str:
     Raises:
         ValueError: the comment is not understood, or the file is missing.
     """
-    style, _, name = what.partition(" ")
-    styles: dict[str, Callable[[dict[str, Any]], str]] = {"speed": speed_table, "full": full_table}
+    style, name, *options = [*what.split(), ""][: max(2, len(what.split()))]
+    styles: dict[str, Callable[..., str]] = {"speed": speed_table, "models": models_table, "full": full_table}
+    styles |= {"sweep": sweep_table}
     if style not in styles:
         raise ValueError(f"unknown table {what!r}; known: {', '.join(f'{style} FILE' for style in styles)}")
-    return styles[style](_read(results / name))
+    return styles[style](_read(results / name), *options)
 
 
 def _read(path: Path) -> dict[str, Any]:
