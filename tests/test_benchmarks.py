@@ -7,7 +7,7 @@ import mmap
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from pictures import one_torch_thread
 from PIL import Image
 
 import hardnet
@@ -79,12 +78,6 @@ def results() -> dict[str, Any]:
     first = measure(ROWS, QUICK, start=fakes([]))
     large = [Outcome(Row(**{**vars(o.row), "height": 1024, "width": 1024}), o.facts, o.rounds) for o in first[:2]]
     return as_results([first, large], QUICK, surroundings_of("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    with one_torch_thread():
-        yield
 
 
 # hardnet benchmark
