@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import signal
 import sys
@@ -22,18 +21,14 @@ from benchmarks import pictures as speed_pictures
 from benchmarks import rounds, tables
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.candidates import Peer, build, cost, count_macs, images_of, network
-from benchmarks.end_to_end import measure_folder
-from benchmarks.machine import peak_resident, reset_peak
-from benchmarks.photographs import calibration_images, find_photographs, write_jpegs
 from benchmarks.results import as_results, figures, row_of, surroundings_of, write_json
 from benchmarks.rounds import Outcome, Protocol, Worker, WorkerError, measure
 from benchmarks.rows import BASELINE, OURS, PEERS, Row, plan
 from benchmarks.sweep import SHAPES, sweep_one
 from hardnet.cli import main
-from hardnet.cli.benchmark import quartiles, settle
+from hardnet.cli.benchmark import settle
 from hardnet.models.config import CONFIGS, stage_indices
 from hardnet.models.layers import HarDBlock
-from hardnet.utils.errors import ImageError
 from tools import pictures
 
 REPO = Path(__file__).parent.parent
@@ -223,14 +218,6 @@ def test_a_row_is_not_started_where_memory_is_short(monkeypatch: pytest.MonkeyPa
     assert log == []
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"rounds": 0}, {"turn_seconds": float("nan")}, {"pause_seconds": -1}, {"threads": 0}]
-)
-def test_a_protocol_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Protocol(**wrong)
-
-
 def test_the_plan_has_a_group_per_engine_and_precision() -> None:
     shapes = [(1, 224, 224), (8, 480, 640)]
     groups = plan(["hardnet68"], ["eager", "torch", "inductor", "openvino"], ["fp32", "int8"], shapes)
@@ -276,11 +263,6 @@ def test_results_replace_the_rows_that_were_measured_again(results: dict[str, An
     assert found[BASELINE_ROW]["times_baseline"] == 1
     with pytest.raises(ValueError, match="another processor"):
         as_results([], QUICK, surroundings_of("cpu"), {**results, "versions": {}})
-
-
-def test_quartiles() -> None:
-    assert quartiles([3.0]) == (3.0, 3.0, 3.0)
-    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2.0, 3.0, 4.0)
 
 
 def test_the_file_is_whole_or_unchanged(results: dict[str, Any], tmp_path: Path) -> None:
@@ -368,36 +350,12 @@ def test_another_family_runs_in_our_engines() -> None:
     assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
-def test_settled_networks_keep_their_values_in_range() -> None:
-    model = hardnet.create_model("hardnet39ds")
-    settle(model, 64, 64)
-    seen: list[float] = []
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.register_forward_hook(lambda module, inputs, output: seen.append(output.std().item()))
-    with torch.inference_mode():
-        model.eval()(torch.randn(4, 3, 64, 64))
-    assert len(seen) > 30
-    assert all(0.2 < deviation < 5 for deviation in seen)
-
-
 def test_pytorchcv_accepts_other_sizes() -> None:
     row = Row(BASELINE, "hardnet39ds", "eager", "fp32", 2, 96, 64)
     output = build(row, threads=1, device="cpu", photographs=None)(images_of(row.shape, "cpu"))
     assert isinstance(output, torch.Tensor)
     assert output.shape == (2, 1000)
     assert output.isfinite().all()
-
-
-def test_the_memory_peak_restarts_at_the_reset() -> None:
-    if not reset_peak():
-        pytest.skip("the system does not reset the peak")
-    before = peak_resident()
-    with mmap.mmap(-1, 60_000_000) as block:  # not malloc, which may reuse memory that is already resident
-        block.write(bytes(60_000_000))
-        assert peak_resident() > before + 50
-    assert reset_peak()
-    assert peak_resident() < before + 30
 
 
 # Sweep
@@ -438,24 +396,6 @@ def test_a_sweep_compares_an_engine_with_eager_mode(monkeypatch: pytest.MonkeyPa
 # Photographs and end-to-end runs
 
 
-def test_photographs_are_cut_reproducibly(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    first, second = (write_jpegs(tmp_path / name, 6, find_photographs(None)) for name in "ab")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    sizes = [Image.open(path).size for path in first]
-    assert len(set(sizes)) == 6
-    assert [height > width for width, height in sizes] == [True, False, False] * 2
-
-
-def test_calibration_images_are_normalised_photographs() -> None:
-    images = torch.cat(calibration_images(None))
-    assert images.shape == (64, 3, 224, 224)
-    assert -2.2 < images.min() < -1
-    assert 1 < images.max() < 2.7
-    assert not torch.equal(images[0], images[5])  # another part of the same photograph
-
-
 def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = (
         f"end-to-end hardnet39ds --images 6 --batch-sizes 2 --engines eager --threads 1 --json {tmp_path}/end.json"
@@ -468,14 +408,6 @@ def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.Ca
     for part in ("decode", "preprocess", "model_alone"):
         assert 0.1 < figures[part]["processor_ms"] < figures["whole"]["processor_ms"] * 1.5
     assert 0 < figures["model_runs"] < 1
-
-
-def test_an_unreadable_file_stops_the_end_to_end_run(tmp_path: Path) -> None:
-    paths = write_jpegs(tmp_path, 2, find_photographs(None))
-    paths[1].write_bytes(b"not a picture")
-    row = Row(OURS, "hardnet39ds", "eager", "fp32", 2, 224, 224)
-    with pytest.raises(ImageError, match=r"00001\.jpg"):
-        measure_folder(row, paths, threads=1, device="cpu", photographs=None)
 
 
 @pytest.mark.parametrize(
