@@ -121,7 +121,7 @@ def _build_page(gr: Any, max_bytes: int, max_pixels: int) -> Any:
             latest.popitem(last=False)
         for update in answer(order, max_pixels, max_bytes):
             if latest.get(request.session_hash) != own:
-                yield gr.skip(), gr.skip()  # the visitor wants something else by now; Gradio sends the last update twice
+                yield gr.skip(), gr.skip()  # something else is wanted by now; Gradio sends the last update twice
                 return
             changed = {} if update.preview is None else {"preview": update.preview}
             yield gr.update(status=update.status, **changed), update.result
