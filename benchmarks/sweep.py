@@ -50,6 +50,8 @@ def compare(model: str, engine: str, precision: str, start: int, photographs: Pa
                 fast = accelerated(eager, row, images, None, photographs)
             with torch.inference_mode():
                 found, wanted = fast(images), eager(images)
+        except NotImplementedError:
+            raise
         except (RuntimeError, ValueError) as error:
             yield {"refused": f"{batch} x {side}: {error}"}
         else:
