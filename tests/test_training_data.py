@@ -20,8 +20,8 @@ from hardnet.training.data import (
     hold_out,
     open_evaluation,
     open_splits,
-    read_idx,
 )
+from hardnet.training.fashion_mnist import read_idx
 from hardnet.training.loading import (
     Batch,
     evaluation_loader,

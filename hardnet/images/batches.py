@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..utils.errors import ImageError
 from ..utils.text import printable
+from .arrays import check_kind, checked_input, describe, from_array, from_raw, single_tensors
 from .preprocess import Preprocessing
-from .read import MAX_PIXELS, find_images, load_image, upright_rgb
+from .read import find_images, load_image, upright_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,6 @@ ImageLike = Union[str, os.PathLike[str], bytes, IO[bytes], "Image.Image", Tensor
 """A path, the bytes of a file, a file opened for binary reading, a Pillow image, a tensor, or a NumPy array."""
 Transform = Callable[["Image.Image"], Tensor]
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode."""
 
@@ -138,10 +138,10 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw:
         raise content
     name = printable(item.source)
     if isinstance(content, Tensor):
-        _check_kind(content, name)
+        check_kind(content, name)
         if content.is_floating_point():
-            return _checked_input(content, name, in_chans, min_size)
-        image = _from_raw(content, name)
+            return checked_input(content, name, in_chans, min_size)
+        image = from_raw(content, name)
     elif isinstance(content, (str, os.PathLike)):
         image = load_image(content)
     elif isinstance(content, bytes):
@@ -149,13 +149,13 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw:
     elif hasattr(content, "read"):
         image = _load_open(cast("IO[bytes]", content), name)
     elif _is_array(content):
-        image = _from_array(content, name)
+        image = from_array(content, name)
     else:
         image = upright_rgb(cast("Image.Image", content), name)
     raw = raw and type(transform) is Preprocessing
     tensor = transform.pixels(image) if raw and isinstance(transform, Preprocessing) else transform(image)
     if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not (raw or tensor.is_floating_point()):
-        raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {_describe(tensor)}")
+        raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {describe(tensor)}")
     if tensor.shape[0] != in_chans:
         raise ValueError(
             f"the model takes {in_chans} channels, the transform returned {len(tensor)}: pass a transform= that fits"
@@ -220,7 +220,7 @@ def _items(entry: ImageLike | Item, position: int, alone: bool) -> Iterator[Item
     if not _is_image_like(entry):
         raise _wrong_type(entry)
     if isinstance(entry, Tensor):
-        parts = enumerate(_single_tensors(entry), position)
+        parts = enumerate(single_tensors(entry), position)
         return (Item(f"<tensor {number}>", content, alone) for number, content in parts)
     if isinstance(entry, (str, os.PathLike)):
         return _files(entry, alone)
@@ -246,78 +246,8 @@ def _files(path: str | os.PathLike[str], alone: bool) -> Iterator[Item]:
         yield Item(source, failure, alone)
 
 
-def _single_tensors(tensor: Tensor) -> Iterable[Tensor | ImageError]:
-    if tensor.dim() == 3:
-        return [tensor]
-    if tensor.dim() == 4 and tensor.layout is torch.strided:
-        return tensor.unbind()
-    return [ImageError(f"an image tensor has the shape (3, H, W) or (N, 3, H, W), got {_describe(tensor)}")]
-
-
 def _load_open(file: IO[bytes], name: str) -> Image.Image:
     try:
         return load_image(file)
     except ImageError as error:
         raise ImageError(f"{name}: {str(error).removeprefix('the open file: ')}") from None
-
-
-def _from_array(array: Any, name: str) -> Image.Image:
-    """uint8 values (H, W), (H, W, 3) or (H, W, 4) -> RGB image."""
-    from PIL import Image
-
-    shape = tuple(array.shape)
-    if str(array.dtype) != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
-        raise ImageError(
-            f"{name}: an array of an image has the type uint8 and the shape (H, W, 3), (H, W, 4) or (H, W), got "
-            f"{array.dtype} {shape}"
-        )
-    _check_pixels(shape[1], shape[0], name)
-    return upright_rgb(Image.fromarray(array), name)
-
-
-def _check_pixels(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: is too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,}")
-
-
-def _check_kind(tensor: Tensor, name: str) -> None:
-    if tensor.is_meta or tensor.layout is not torch.strided:
-        raise ImageError(f"{name}: the tensor is not a dense array: {tensor.layout} on {tensor.device}")
-    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
-        raise ImageError(f"{name}: image tensors of {tensor.dtype} are not supported: convert it to torch.float32")
-    if tensor.dim() == 3:
-        _check_pixels(tensor.shape[2], tensor.shape[1], name)
-
-
-def _from_raw(tensor: Tensor, name: str) -> Image.Image:
-    """uint8 RGB values (3, H, W) -> RGB image."""
-    from PIL import Image
-
-    if tensor.dtype != torch.uint8:
-        raise ImageError(
-            f"{name}: an image tensor holds raw values in uint8 or prepared ones in floating point, got {tensor.dtype}"
-        )
-    _check_shape(tensor, name, 3, 1)
-    return Image.fromarray(tensor.cpu().permute(1, 2, 0).numpy())
-
-
-def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> Tensor:
-    _check_shape(tensor, name, in_chans, min_size)
-    if not bool(tensor.isfinite().all()):
-        raise ImageError(f"{name}: the tensor has values that are infinite or not a number")
-    return tensor
-
-
-def _check_shape(tensor: Tensor, name: str, channels: int, min_size: int) -> None:
-    if tensor.shape[0] == channels and min(tensor.shape[1:]) >= min_size:
-        return
-    last = tensor.shape[-1] == channels != tensor.shape[0]
-    advice = ": the channels are last, move them to the front with permute" if last else ""
-    raise ImageError(
-        f"{name}: the tensor must have the shape ({channels}, H, W) with H and W of at least {min_size}, got "
-        f"{_describe(tensor)}{advice}"
-    )
-
-
-def _describe(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,15 +1,11 @@
-"""Data sets: ImageFolder trees (ImageNet's layout) and Fashion-MNIST, as Pillow images with their class."""
+"""Data sets for training and evaluation: open folders of images or Fashion-MNIST, and split them."""
 
 from __future__ import annotations
 
-import gzip
 import logging
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +13,7 @@ import torch
 
 from ..images.preprocess import Preprocessing
 from ..utils.errors import DataError
-from ..weights.catalog import CATALOG
+from .fashion_mnist import RECORD, FashionMNISTSource
 from .options import TrainOptions
 from .seeds import permutation
 
@@ -29,9 +25,7 @@ logger = logging.getLogger(__name__)
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
-_UINT8 = 0x08  # the type code of unsigned bytes in an IDX header
 _IDX_NAMES = {"train": "train", "test": "t10k"}
-_FASHION_MNIST = CATALOG["hardnet39ds", "FASHION_MNIST"]
 _IMAGENET = Preprocessing()
 
 
@@ -104,37 +98,6 @@ class FolderSource:
 
         path, label = self._samples[index]
         return load_image(path), label
-
-
-class FashionMNISTSource:
-    """The 28 x 28 pixel photographs of garments, from IDX files, gzipped or not.
-
-    Args:
-        folder: Debian's folder, torchvision's ``root``, or its subfolder ``FashionMNIST/raw``.
-        split: "train" (60,000 images) or "test" (10,000 images).
-    """
-
-    def __init__(self, folder: Path, split: str) -> None:
-        self.classes: Sequence[str] = tuple(_FASHION_MNIST.categories)
-        images, labels = (_find_idx(folder, f"{_IDX_NAMES[split]}-{what}") for what in ("images-idx3", "labels-idx1"))
-        shape, self._pixels = read_idx(images)
-        label_shape, self._labels = read_idx(labels)
-        if len(shape) != 3 or len(label_shape) != 1 or shape[0] != label_shape[0]:
-            raise DataError(f"{images} holds {shape} values, {labels} {label_shape}: expected (N, H, W) and (N,)")
-        if max(self._labels, default=0) >= len(self.classes):
-            raise DataError(f"{labels}: class {max(self._labels)} is none of the {len(self.classes)} of Fashion-MNIST")
-        self._count, self._height, self._width = shape
-
-    def __len__(self) -> int:
-        return self._count
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """Return an RGB image, its three channels alike, and its class."""
-        from PIL import Image
-
-        length = self._height * self._width
-        pixels = self._pixels[index * length : (index + 1) * length]
-        return Image.frombytes("L", (self._width, self._height), pixels).convert("RGB"), self._labels[index]
 
 
 class SubsetSource:
@@ -213,8 +176,8 @@ def open_splits(
         DataError: something is missing or malformed.
     """
     if is_fashion_mnist(data, dataset):
-        train: ImageSource = FashionMNISTSource(_fashion_mnist_folder(data), "train")
-        statistics = _FASHION_MNIST.preprocessing.mean, _FASHION_MNIST.preprocessing.std
+        train: ImageSource = _open_fashion_mnist(data, "train")
+        statistics = RECORD.preprocessing.mean, RECORD.preprocessing.std
         if not held_out:
             return Splits(train, None, *statistics)
         return Splits(*hold_out(train, held_out, seed), *statistics)
@@ -258,7 +221,7 @@ def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageS
     if is_fashion_mnist(data, dataset):
         if split not in ("", *_IDX_NAMES):
             raise DataError(f"Fashion-MNIST has the splits train and test, not {split!r}")
-        return FashionMNISTSource(_fashion_mnist_folder(data), split or "test")
+        return _open_fashion_mnist(data, split or "test")
     root = _existing_folder(data)
     if split:
         return FolderSource(root / split)
@@ -284,6 +247,13 @@ def _fashion_mnist_folder(data: str) -> Path:
     return _existing_folder(data)
 
 
+def _open_fashion_mnist(data: str, split: str) -> FashionMNISTSource:
+    folder = _fashion_mnist_folder(data)
+    return FashionMNISTSource(
+        *(_find_idx(folder, f"{_IDX_NAMES[split]}-{what}") for what in ("images-idx3", "labels-idx1"))
+    )
+
+
 def _idx_candidates(folder: Path, stem: str) -> list[Path]:
     names = (f"{stem}-ubyte", f"{stem}-ubyte.gz")
     places = (folder, folder / "FashionMNIST" / "raw", folder / "raw")
@@ -295,31 +265,3 @@ def _find_idx(folder: Path, stem: str) -> Path:
     if not found:
         raise DataError(f"{folder}: holds no {stem}-ubyte.gz (nor {stem}-ubyte, here or in FashionMNIST/raw)")
     return found[0]
-
-
-def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
-    """Read an IDX file of unsigned bytes, plain or gzipped: its dimensions and its values in row-major order.
-
-    Format: http://yann.lecun.com/exdb/mnist.
-
-    Raises:
-        DataError: the file cannot be read, is no IDX file of unsigned bytes, or its length does not match its header.
-    """
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if len(data) < 4 or data[:2] != b"\0\0":
-        raise DataError(f"{path}: is not an IDX file (it does not begin with two zero bytes)")
-    kind, dimensions = data[2], data[3]
-    if kind != _UINT8 or dimensions < 1:
-        raise DataError(f"{path}: must be an IDX file of unsigned bytes (type 0x08), got type {kind:#04x}")
-    start = 4 + 4 * dimensions
-    if len(data) < start:
-        raise DataError(f"{path}: the IDX header is cut off")
-    shape = struct.unpack(f">{dimensions}I", data[4:start])
-    if len(data) - start != prod(shape):
-        raise DataError(f"{path}: {prod(shape)} values are announced ({shape}), {len(data) - start} are there")
-    return shape, data[start:]

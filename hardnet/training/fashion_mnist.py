@@ -1,0 +1,81 @@
+"""Fashion-MNIST from its IDX files, as Pillow images with their class."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..utils.errors import DataError
+from ..weights.catalog import CATALOG
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_UINT8 = 0x08  # the type code of unsigned bytes in an IDX header
+RECORD = CATALOG["hardnet39ds", "FASHION_MNIST"]
+
+
+class FashionMNISTSource:
+    """The 28 x 28 pixel photographs of garments, from IDX files, gzipped or not.
+
+    Args:
+        images: the file of the pixels.
+        labels: the file of the classes.
+
+    Raises:
+        DataError: a file is damaged, or the two do not fit together.
+    """
+
+    def __init__(self, images: Path, labels: Path) -> None:
+        self.classes: Sequence[str] = tuple(RECORD.categories)
+        shape, self._pixels = read_idx(images)
+        label_shape, self._labels = read_idx(labels)
+        if len(shape) != 3 or len(label_shape) != 1 or shape[0] != label_shape[0]:
+            raise DataError(f"{images} holds {shape} values, {labels} {label_shape}: expected (N, H, W) and (N,)")
+        if max(self._labels, default=0) >= len(self.classes):
+            raise DataError(f"{labels}: class {max(self._labels)} is none of the {len(self.classes)} of Fashion-MNIST")
+        self._count, self._height, self._width = shape
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return an RGB image, its three channels alike, and its class."""
+        from PIL import Image
+
+        length = self._height * self._width
+        pixels = self._pixels[index * length : (index + 1) * length]
+        return Image.frombytes("L", (self._width, self._height), pixels).convert("RGB"), self._labels[index]
+
+
+def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
+    """Read an IDX file of unsigned bytes, plain or gzipped: its dimensions and its values in row-major order.
+
+    Format: http://yann.lecun.com/exdb/mnist.
+
+    Raises:
+        DataError: the file cannot be read, is no IDX file of unsigned bytes, or its length does not match its header.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if len(data) < 4 or data[:2] != b"\0\0":
+        raise DataError(f"{path}: is not an IDX file (it does not begin with two zero bytes)")
+    kind, dimensions = data[2], data[3]
+    if kind != _UINT8 or dimensions < 1:
+        raise DataError(f"{path}: must be an IDX file of unsigned bytes (type 0x08), got type {kind:#04x}")
+    start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise DataError(f"{path}: the IDX header is cut off")
+    shape = struct.unpack(f">{dimensions}I", data[4:start])
+    if len(data) - start != prod(shape):
+        raise DataError(f"{path}: {prod(shape)} values are announced ({shape}), {len(data) - start} are there")
+    return shape, data[start:]
