@@ -124,6 +124,11 @@ def prepare_process(arguments: argparse.Namespace) -> None:
         logging.getLogger("hardnet").setLevel(logging.ERROR)
 
 
+def ranks_of_torchrun() -> int:
+    """Return how many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def first_rank() -> bool:
     """Return whether this process is the first rank of a torchrun group, or runs alone."""
     return os.environ.get("RANK", "0") == "0"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -14,7 +13,7 @@ from ..images.batches import expand
 from ..utils.devices import usable_device
 from ..utils.progress import ProgressBar
 from ..utils.text import printable
-from .arguments import SOME_FAILED, OutputError, positive, status_of_images
+from .arguments import SOME_FAILED, OutputError, positive, ranks_of_torchrun, status_of_images
 from .rows import Columns, RowFile, list_paths
 
 if TYPE_CHECKING:
@@ -37,11 +36,6 @@ def add_job_arguments(parser: argparse.ArgumentParser, kinds: str, *, required: 
         "--on", metavar="ray[=ADDRESS]", help="run on a Ray cluster, or on this machine; --output is a new folder"
     )
     parser.add_argument("--column", metavar="NAME", help="with --on: the column of the images in Parquet files")
-
-
-def ranks_of_torchrun() -> int:
-    """Return how many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def write_rows(

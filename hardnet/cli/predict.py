@@ -21,9 +21,10 @@ from .arguments import (
     check_calibration,
     chosen_model,
     positive,
+    ranks_of_torchrun,
     status_of_images,
 )
-from .jobs import add_job_arguments, counting_bar, ranks_of_torchrun, write_on_ray, write_rows
+from .jobs import add_job_arguments, counting_bar, write_on_ray, write_rows
 from .rows import Columns, add_path_arguments, list_paths
 
 if TYPE_CHECKING:

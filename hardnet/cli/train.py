@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from ..models.config import CONFIGS
 from ..training.options import FIELDS, TrainOptions, read_recipe
 from ..utils.errors import TrainingError
-from .arguments import FAILED, INTERRUPTED, Verbs, add_threads, first_rank, prepare_process
+from .arguments import FAILED, INTERRUPTED, Verbs, add_threads, first_rank, prepare_process, ranks_of_torchrun
 
 if TYPE_CHECKING:
     from ..training.data import Splits
@@ -111,7 +110,7 @@ def _plan(given: dict[str, Any], recipe: str | None, stages: bool) -> tuple[list
     first = TrainOptions(**given)
     data = open_data(first)
     images = len(data.train)
-    suited = suit_data(images, int(os.environ.get("WORLD_SIZE", "1")), pretrained=first.weights is not None)
+    suited = suit_data(images, ranks_of_torchrun(), pretrained=first.weights is not None)
     if first.weights is not None:
         suited |= suit_weights(first.model, first.weights)
     suited = {name: value for name, value in suited.items() if name not in given}

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
-from ..utils.text import printable
+from ..utils.text import printable, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,7 +90,7 @@ def load_image(path_or_file: str | os.PathLike[str] | IO[bytes], *, max_pixels: 
     except ImageError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(f"{name}: cannot be opened: {_reason(error)}") from None
+        raise ImageError(f"{name}: cannot be opened: {reason(error)}") from None
     raise ImageError(f"{name}: is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
@@ -117,7 +117,7 @@ def _upright(image: Image.Image, name: str, lock: AbstractContextManager[object]
             orientation = _orientation(image, name)
         rgb = to_rgb(image)
     except Exception as error:  # decoders fed with damaged bytes raise almost anything
-        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
     return rgb.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else rgb
 
 
@@ -152,7 +152,7 @@ def find_images(
         waiting = sorted(root.iterdir(), key=natural_key, reverse=True)
         seen = {_identity(root)}
     except (OSError, ValueError) as error:
-        raise ImageError(f"{printable(str(root))}: cannot be listed: {_reason(error)}") from None
+        raise ImageError(f"{printable(str(root))}: cannot be listed: {reason(error)}") from None
     while waiting:  # not by recursion: folders may be nested deeper than Python's stack allows
         entry = waiting.pop()
         if entry.name.startswith("."):
@@ -165,7 +165,7 @@ def find_images(
                 seen.add(identity)
                 waiting += sorted(entry.iterdir(), key=natural_key, reverse=True)
         except OSError as error:
-            yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {_reason(error)}")
+            yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {reason(error)}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -249,9 +249,9 @@ def _read(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         raise ImageError(f"{name}: is not an image in a format that Pillow decodes") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: is too large: {_reason(error)}") from None
+        raise ImageError(f"{name}: is too large: {reason(error)}") from None
     except Exception as error:
-        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
     raise ImageError(f"{name}: is too large: {size}, the limit is {max_pixels:,} (max_pixels of load_image)")
 
 
@@ -263,13 +263,8 @@ def _orientation(image: Image.Image, name: str) -> int:
         Image.Exif().load(image.info.get("exif") or b"")
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception as error:  # as with decoders: almost anything
-        logger.info("%s: its EXIF data are malformed and were ignored: %s", name, _reason(error))
+        logger.info("%s: its EXIF data are malformed and were ignored: %s", name, reason(error))
         return 1
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return printable(" ".join(text.split())) or type(error).__name__
 
 
 def _formats() -> list[str]:

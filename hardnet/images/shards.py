@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
-from ..utils.text import printable
+from ..utils.text import printable, reason
 from .read import find_images, image_extensions, natural_key
 
 SHARDS = (".tar", ".parquet")
@@ -42,7 +42,7 @@ def list_files(paths: Iterable[str], filesystem: Any = None) -> Iterator[Row]:
                 yield printable(name), location, error
             failure = "no images in this folder"
         except (ImageError, OSError, ValueError) as error:
-            failure = f"cannot be listed: {_reason(error)}"
+            failure = f"cannot be listed: {reason(error)}"
         if empty:
             yield printable(path), None, f"{printable(path)}: {failure}"
 
@@ -82,7 +82,7 @@ def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Ite
             with opened:
                 return [(name, opened.read(), None)]
         except (OSError, ValueError) as error:
-            return [(name, None, f"{name}: cannot be read: {_reason(error)}")]
+            return [(name, None, f"{name}: cannot be read: {reason(error)}")]
 
     with ThreadPoolExecutor(_READERS) as pool:
         while some := list(islice(files, 4 * _READERS)):
@@ -113,7 +113,7 @@ def _members(name: str, file: Any) -> Iterator[Row]:
                 if file.read(512) != bytes(512):
                     raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
-        yield name, None, f"{name}: is damaged or truncated after {count} images: {_reason(error)}"
+        yield name, None, f"{name}: is damaged or truncated after {count} images: {reason(error)}"
 
 
 def _cells(name: str, file: Any, column: str | None) -> Iterator[Row]:
@@ -133,7 +133,7 @@ def _cells(name: str, file: Any, column: str | None) -> Iterator[Row]:
                     yield f"{name}/{number}", value.as_py(), missing
                     number += 1
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield name, None, f"{name}: cannot be read after {number} rows: {_reason(error)}"
+        yield name, None, f"{name}: cannot be read after {number} rows: {reason(error)}"
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -141,8 +141,3 @@ def _holds_bytes(kind: Any) -> bool:
     if types.is_struct(kind):
         return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return printable(" ".join(text.split())) or type(error).__name__

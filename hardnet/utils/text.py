@@ -55,3 +55,9 @@ def known_names(wrong: str, names: Iterable[str]) -> str:
     by_key = {name.lower().replace("-", "").replace("_", ""): name for name in names}
     near = difflib.get_close_matches(wrong.lower().replace("-", "").replace("_", ""), by_key, n=1)
     return ", ".join(by_key.values()) + (f" (did you mean {by_key[near[0]]!r}?)" if near else "")
+
+
+def reason(error: BaseException) -> str:
+    """Return why an error was raised, in one line: the system's words, the message, or else the type."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(" ".join(text.split())) or type(error).__name__
