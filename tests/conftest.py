@@ -18,7 +18,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from http_server import ScriptedServer, running
+from pictures import COLOURS, plain
 from torch import Tensor, nn
+
+from hardnet import Classifier, HarDNet
+from hardnet.images.preprocess import Preprocessing
+from hardnet.models.config import CONFIGS
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
@@ -103,6 +108,23 @@ def golden_fill() -> Callable[[nn.Module], nn.Module]:
         return model
 
     return fill
+
+
+@pytest.fixture
+def network(golden_fill: Callable[[nn.Module], nn.Module], device: str) -> Classifier:
+    """A real network whose answers differ from picture to picture, on small pictures for the sake of time."""
+    transform = Preprocessing(resize=72, crop=64)
+    return Classifier(golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=10)), device=device, transform=transform)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty pictures, red, green, blue, red, ...; number 7 is broken."""
+    for number in range(20):
+        plain(list(COLOURS)[number % 3]).save(tmp_path / f"{number:02}.png")
+    whole = (tmp_path / "07.png").read_bytes()
+    (tmp_path / "07.png").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

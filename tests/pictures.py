@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hardnet import Classifier, HarDNet, ImageResult
+from hardnet import Classifier, ImageResult
 from hardnet.images.preprocess import Preprocessing
-from hardnet.models.config import CONFIGS
 
 IMAGES = Path(__file__).parent.parent / "images"
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
@@ -48,24 +46,9 @@ def colour_classifier(device: str = "cpu") -> Classifier:
     return Classifier(MainColour(), device=device, labels=list(COLOURS), transform=small_transform)
 
 
-def small_network(golden_fill: Callable[[nn.Module], nn.Module], device: str) -> Classifier:
-    """A real network whose answers differ from picture to picture, on small pictures for the sake of time."""
-    transform = Preprocessing(resize=72, crop=64)
-    return Classifier(golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=10)), device=device, transform=transform)
-
-
 def plain(colour: str = "red", size: tuple[int, int] = (40, 36)) -> Image.Image:
     return Image.new("RGB", size, COLOURS[colour])
 
 
 def tops(results: list[ImageResult]) -> list[str]:
     return [result.top.label for result in results]
-
-
-def fill_folder(path: Path) -> Path:
-    """Twenty pictures, red, green, blue, red, ...; number 7 is broken."""
-    for number in range(20):
-        plain(list(COLOURS)[number % 3]).save(path / f"{number:02}.png")
-    whole = (path / "07.png").read_bytes()
-    (path / "07.png").write_bytes(whole[: len(whole) // 2])
-    return path

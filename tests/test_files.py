@@ -73,15 +73,17 @@ def _work(folder: Path) -> None:
         file.write(b"new")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the lock of the temporary file is a POSIX feature")
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a POSIX signal")
 def test_leftovers_of_a_killed_writer_are_removed_and_those_of_a_live_one_stay(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(hardnet.__file__).parents[1])}
     command = [sys.executable, "-c", WRITER, str(tmp_path / "x")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
+        for folder in tmp_path.iterdir():
+            os.utime(folder, (0, 0))  # new ones are left alone
         _work(tmp_path)
-        assert len(names(tmp_path)) == 3  # the new file, and the writer's file and folder
+        assert len(names(tmp_path)) == 3  # the new file, and the writer's two folders
         writer.send_signal(signal.SIGKILL)
     assert len(names(tmp_path)) == 3
     assert (tmp_path / "x").read_bytes() == b"new"

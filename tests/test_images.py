@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-import socket
 import struct
 import warnings
 import zlib
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from hardnet.images.read import MAX_PIXELS, list_images, load_image, to_rgb, upright_rgb
+from hardnet.images.read import MAX_PIXELS, list_images, load_image, upright_rgb
 from hardnet.utils.errors import ImageError
 from hardnet.utils.text import printable
 
@@ -82,15 +80,9 @@ def test_every_exif_orientation_gives_the_upright_picture(tmp_path: Path, orient
         b"Exif\0\0not a TIFF header at all",
     ],
 )
-def test_malformed_exif_is_ignored_and_logged(tmp_path: Path, exif: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(encoded(Image.fromarray(scene()), "JPEG", exif=exif))
-    with caplog.at_level(logging.INFO, logger="hardnet"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow may have a word to say of its own
-        image = load_image(path)
-    assert image.size == (80, 48)
-    if b"not a TIFF" in exif:
-        assert "photo.jpg: its EXIF data are malformed and were ignored" in caplog.text
+@pytest.mark.filterwarnings("ignore")  # of Pillow
+def test_malformed_exif_is_ignored(exif: bytes) -> None:
+    assert load_image(io.BytesIO(encoded(Image.fromarray(scene()), "JPEG", exif=exif))).size == (80, 48)
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -153,7 +145,7 @@ def png_of_claimed_size(width: int, height: int) -> bytes:
     return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
 
 
-@pytest.mark.parametrize("size", [(100_000, 100_000), (9460, 9460), (MAX_PIXELS + 1, 1)])
+@pytest.mark.parametrize("size", [(100_000, 100_000), (MAX_PIXELS + 1, 1)])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bomb_is_refused_before_it_is_decoded(
     tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -174,44 +166,28 @@ def test_the_limit_is_the_callers_choice(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     Image.new("RGB", (10, 10)).save(path)
     assert load_image(path, max_pixels=100).size == (10, 10)
-    assert failure(path, max_pixels=99) == (
-        f"{path}: is too large: 10 x 10 pixels, the limit is 99 (max_pixels of load_image)"
-    )
+    assert failure(path, max_pixels=99) == f"{path}: is too large: 10 x 10 pixels, the limit is 99"
 
 
-def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert failure(tmp_path / "pipe.jpg").endswith("pipe.jpg: is not a regular file")  # and does not hang
-    (tmp_path / "folder.jpg").mkdir()
-    assert failure(tmp_path / "folder.jpg").endswith("folder.jpg: is a folder")
-    assert failure("/dev/zero") == "/dev/zero: is not a regular file"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind("socket.jpg")
-        assert failure(tmp_path / "socket.jpg").endswith("is not a regular file")
-
-
-def test_files_that_are_not_there(tmp_path: Path) -> None:
+    assert failure(tmp_path / "pipe.jpg").endswith("pipe.jpg: cannot be opened: Not a regular file")  # without waiting
+    assert failure(tmp_path) == f"{tmp_path}: cannot be opened: Is a directory"
     assert failure(tmp_path / "gone.jpg") == f"{tmp_path / 'gone.jpg'}: no such file"
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone.jpg")
     assert failure(tmp_path / "dangling.jpg").endswith("dangling.jpg: no such file")
     (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
     assert "self.jpg: cannot be opened: " in failure(tmp_path / "self.jpg")
     assert "null" in failure("photo\0.jpg")
-    assert failure("") == "the path of the image is empty"
+    for url in ("https://example.org/cat.jpg", "s3://bucket/a b"):
+        assert failure(url) == f"{url}: is an address, not a file: download it first"
 
 
-@pytest.mark.parametrize("url", ["https://example.org/cat.jpg", "http://example.org/a b", "s3://bucket/cat.jpg"])
-def test_addresses_are_told_from_files(url: str) -> None:
-    assert failure(url) == f"{url}: is an address, not a file: download it first"
-
-
-@pytest.mark.parametrize("name", [b"with space.jpg", b"two\nlines.jpg", b"caf\xe9.jpg", b"\x1b[31mred.jpg", b"-x.jpg"])
+@pytest.mark.parametrize("name", [b"two\nlines.jpg", b"caf\xe9.jpg", b"\x1b[31mred.jpg"])
 def test_awkward_names_are_read_and_shown_in_one_line(tmp_path: Path, name: bytes) -> None:
     path = tmp_path / os.fsdecode(name)
     path.write_bytes(jpeg())
-    assert load_image(path).size == (64, 48)
-    assert load_image(str(path)).size == (64, 48)
+    assert load_image(path).size == load_image(str(path)).size == (64, 48)
     assert list(list_images(tmp_path)) == [path]
     path.write_bytes(jpeg()[:100])
     message = failure(path)
@@ -258,119 +234,6 @@ def test_postscript_is_never_handed_to_an_interpreter(
     assert failure(path).endswith("is not an image in a format that Pillow decodes")
     assert not (tmp_path / "ran").exists()
     assert list(list_images(tmp_path)) == []
-
-
-def png(width: int, depth: int, colour_type: int, row: bytes, transparent: bytes = b"") -> Image.Image:
-    """A picture of one row, from a PNG file written by hand: Pillow cannot write all kinds that it reads."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0))
-    if transparent:
-        content += chunk(b"tRNS", transparent)
-    content += chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
-    return Image.open(io.BytesIO(content))
-
-
-def colours(image: Image.Image) -> list[tuple[int, ...]]:
-    assert image.mode == "RGB"
-    return [tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()]
-
-
-def greys(image: Image.Image) -> list[int]:
-    assert all(len(set(pixel)) == 1 for pixel in colours(image))
-    return [pixel[0] for pixel in colours(image)]
-
-
-def test_grey_of_every_depth() -> None:
-    assert greys(to_rgb(Image.frombytes("L", (3, 1), bytes([0, 77, 255])))) == [0, 77, 255]
-    assert greys(to_rgb(png(8, 1, 0, b"\xa0"))) == [255, 0, 255, 0, 0, 0, 0, 0]
-    values = [0, 128, 129, 257, 25_700, 32_768, 65_406, 65_407, 65_535]  # scaled, not clipped
-    image = png(len(values), 16, 0, struct.pack(f">{len(values)}H", *values))
-    assert greys(to_rgb(image)) == [round(value / 257) for value in values] == [0, 0, 1, 1, 100, 128, 254, 255, 255]
-    for mode, order in (("I;16", "<H"), ("I;16L", "<H"), ("I;16B", ">H"), ("I", "=i")):
-        image = Image.frombytes(mode, (4, 1), b"".join(struct.pack(order, value) for value in (0, 257, 25_700, 65_535)))
-        assert greys(to_rgb(image)) == [0, 1, 100, 255]
-    assert colours(to_rgb(png(1, 16, 2, struct.pack(">3H", 25_700, 65_535, 0)))) == [(100, 255, 0)]
-
-
-@pytest.mark.parametrize("values", [(-1, 0), (0, 65_536)])
-def test_integers_beyond_sixteen_bits_are_refused(values: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match=f"from {values[0]} to {values[1]}, beyond 16 bits"):
-        to_rgb(Image.frombytes("I", (2, 1), struct.pack("=2i", *values)))
-
-
-def floats(*values: float) -> Image.Image:
-    return Image.frombytes("F", (len(values), 1), struct.pack(f"={len(values)}f", *values))
-
-
-def test_floats_from_0_to_1_or_from_0_to_255() -> None:
-    assert greys(to_rgb(floats(0, 0.25, 1))) == [0, 64, 255]
-    assert greys(to_rgb(floats(0, 0.25, 100.6, 255))) == [0, 0, 101, 255]
-
-
-@pytest.mark.parametrize("value", [-0.1, 255.5, float("nan"), float("inf")])
-def test_floats_without_a_meaning_are_refused(value: float) -> None:
-    with pytest.raises(ImageError, match="expected 0 to 1 or 0 to 255"):
-        to_rgb(floats(0.5, value, 0.5))
-
-
-def test_alpha_is_composited_on_white() -> None:
-    rgba = Image.frombytes("RGBA", (3, 1), bytes([10, 20, 30, 255, 10, 20, 30, 0, 0, 0, 0, 128]))
-    assert colours(to_rgb(rgba)) == [(10, 20, 30), (255, 255, 255), (127, 127, 127)]
-    assert colours(to_rgb(rgba.convert("RGBa")))[:2] == [(10, 20, 30), (255, 255, 255)]
-
-
-def test_grey_with_alpha() -> None:
-    image = Image.frombytes("LA", (3, 1), bytes([40, 255, 40, 0, 0, 128]))
-    assert greys(to_rgb(image)) == [40, 255, 127]
-    assert greys(to_rgb(image.convert("La"))) == [40, 255, 127]
-    assert greys(to_rgb(png(2, 16, 4, struct.pack(">4H", 25_700, 65_535, 25_700, 0)))) == [100, 255]
-
-
-def palette_image() -> Image.Image:
-    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
-    image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
-    return image
-
-
-@pytest.mark.parametrize("transparency", [None, 1, bytes([255, 0, 255])])
-def test_transparent_palette_entries_are_white(transparency: int | bytes | None) -> None:
-    stored = io.BytesIO()
-    palette_image().save(stored, "PNG", **({} if transparency is None else {"transparency": transparency}))
-    image = Image.open(stored)
-    assert image.mode == "P"
-    middle = (0, 200, 0) if transparency is None else (255, 255, 255)
-    assert colours(to_rgb(image)) == [(200, 0, 0), middle, (0, 0, 200)]
-
-
-def test_transparent_colour_is_white() -> None:
-    rgb = png(2, 8, 2, bytes([1, 2, 3, 4, 5, 6]), transparent=struct.pack(">3H", 1, 2, 3))
-    assert colours(to_rgb(rgb)) == [(255, 255, 255), (4, 5, 6)]
-    assert greys(to_rgb(png(2, 8, 0, bytes([7, 9]), transparent=struct.pack(">H", 7)))) == [255, 9]
-    assert greys(to_rgb(png(8, 1, 0, b"\xf0", transparent=struct.pack(">H", 0)))) == [255] * 8
-    sixteen = png(3, 16, 0, struct.pack(">3H", 0, 257, 258), transparent=struct.pack(">H", 257))
-    assert greys(to_rgb(sixteen)) == [0, 255, 1]
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX"])
-def test_other_colour_spaces(mode: str) -> None:
-    colour = (200, 60, 30)
-    converted = Image.new("RGB", (4, 4), colour).convert(mode)
-    assert converted.mode == mode
-    assert np.abs(np.subtract(colours(to_rgb(converted))[0], colour)).max() <= 2
-
-
-def test_the_result_is_new_and_without_metadata() -> None:
-    image = Image.new("RGB", (2, 2))
-    image.info["transparency"] = (9, 9, 9)
-    image.info["exif"] = b"Exif\0\0"
-    result = to_rgb(image)
-    result.putpixel((0, 0), (1, 1, 1))
-    assert image.getpixel((0, 0)) == (0, 0, 0)
-    assert result.info == {}
-    assert set(image.info) == {"transparency", "exif"}
 
 
 def names(folder: Path) -> list[str]:

@@ -26,7 +26,6 @@ import hardnet
 from hardnet.cli import main
 from hardnet.cli.rows import Columns, RowFile, list_paths
 from hardnet.results import Embedding
-from hardnet.utils.devices import usable_device
 from hardnet.utils.text import printable
 
 FORMATS = [(verb, suffix) for verb in ("predict", "extract") for suffix in (".jsonl", ".csv", ".parquet")]
@@ -197,16 +196,6 @@ def test_patterns_are_in_natural_order(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").touch()
     found = list_paths(argparse.Namespace(paths=[str(tmp_path / "*.png")], from_file=None))
     assert [Path(one).stem for one in found] == ["1", "9", "10"]
-
-
-def test_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for cuda, mps, kind in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert usable_device("auto").type == kind
-    for name in ("cuda:77", "77", "nothing"):
-        assert main(["predict", "x.jpg", "--device", name]) == 2
-        assert capsys.readouterr().err.splitlines()[-1].startswith("hardnet: the device ")
 
 
 def pictures(folder: Path, count: int) -> Path:

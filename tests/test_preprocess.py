@@ -69,19 +69,15 @@ def test_the_resize_is_antialiased() -> None:
     assert ((ours - 0.5).abs() < 0.02).all()
 
 
-@pytest.mark.parametrize(
-    "size",
-    [(100, 1), (1, 37), (101, 3), (10, 331), (333, 10), (9000, 270), (271, 9100), (16_500, 500), (600, 20_001)],
-)
-def test_the_middle_of_a_long_picture_is_what_the_whole_would_show(size: tuple[int, int]) -> None:
-    assert max(size) > MAX_ASPECT_RATIO * min(size)
+@pytest.mark.parametrize("size", [(101, 3), (10, 331), (9000, 270), (600, 20_001)])
+def test_of_a_long_picture_the_middle_is_resized(size: tuple[int, int]) -> None:
+    longest = MAX_ASPECT_RATIO * min(size)
     image = noise(*size)
-    raw = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
-    difference = (raw(image) - torchvision_pipeline(mean=(0, 0, 0), std=(1, 1, 1))(image)) * 255
-    assert difference.abs().max() < 1.01  # one step, as documented
+    middle = transforms.CenterCrop((min(longest, image.height), min(longest, image.width)))(image)
+    assert torch.equal(Preprocessing()(image), torchvision_pipeline()(middle))
 
 
-@pytest.mark.parametrize("size", [(10_000, 1), (1, 10_000), (1_000_000, 2), (50_000, 300)])
+@pytest.mark.parametrize("size", [(1, 10_000), (50_000, 300)])
 def test_a_long_picture_never_becomes_a_gigantic_one(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     original = Image.Image.resize

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import ImageError
-from .read import MAX_PIXELS, upright_rgb
+from .read import upright_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def single_tensors(tensor: Tensor) -> Iterable[Tensor | ImageError]:
     """(3, H, W) or (N, 3, H, W) -> its images, or why there are none."""
     if tensor.dim() == 3:
         return [tensor]
-    if tensor.dim() == 4 and tensor.layout is torch.strided:
+    if tensor.dim() == 4:
         return tensor.unbind()
     return [ImageError(f"an image tensor has the shape (3, H, W) or (N, 3, H, W), got {describe(tensor)}")]
 
@@ -30,7 +28,7 @@ def from_array(array: Any, name: str) -> Image.Image:
     """uint8 values (H, W), (H, W, 3) or (H, W, 4) -> RGB image.
 
     Raises:
-        ImageError: another type or shape, or too many pixels.
+        ImageError: another type or shape.
     """
     from PIL import Image
 
@@ -40,23 +38,7 @@ def from_array(array: Any, name: str) -> Image.Image:
             f"{name}: an array of an image has the type uint8 and the shape (H, W, 3), (H, W, 4) or (H, W), got "
             f"{array.dtype} {shape}"
         )
-    _check_pixels(shape[1], shape[0], name)
     return upright_rgb(Image.fromarray(array), name)
-
-
-def _check_pixels(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: is too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,}")
-
-
-def check_kind(tensor: Tensor, name: str) -> None:
-    """Raise ImageError unless it is a dense tensor of a supported type and size."""
-    if tensor.is_meta or tensor.layout is not torch.strided:
-        raise ImageError(f"{name}: the tensor is not a dense array: {tensor.layout} on {tensor.device}")
-    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
-        raise ImageError(f"{name}: image tensors of {tensor.dtype} are not supported: convert it to torch.float32")
-    if tensor.dim() == 3:
-        _check_pixels(tensor.shape[2], tensor.shape[1], name)
 
 
 def from_raw(tensor: Tensor, name: str) -> Image.Image:

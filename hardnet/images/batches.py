@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..utils.errors import ImageError
 from ..utils.text import printable
-from .arrays import check_kind, checked_input, describe, from_array, from_raw, single_tensors
+from .arrays import checked_input, describe, from_array, from_raw, single_tensors
 from .preprocess import Preprocessing
-from .read import find_images, load_image, upright_rgb
+from .read import find_images, load_image, read_open, upright_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,16 +138,15 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw:
         raise content
     name = printable(item.source)
     if isinstance(content, Tensor):
-        check_kind(content, name)
         if content.is_floating_point():
             return checked_input(content, name, in_chans, min_size)
         image = from_raw(content, name)
     elif isinstance(content, (str, os.PathLike)):
         image = load_image(content)
     elif isinstance(content, bytes):
-        image = _load_open(io.BytesIO(content), name)
+        image = read_open(io.BytesIO(content), name)
     elif hasattr(content, "read"):
-        image = _load_open(cast("IO[bytes]", content), name)
+        image = read_open(cast("IO[bytes]", content), name)
     elif _is_array(content):
         image = from_array(content, name)
     else:
@@ -176,8 +175,7 @@ def prepare_each(
 
 def input_limits(model: torch.nn.Module) -> tuple[int, int]:
     """Return the channels and the least side in pixels of a model's input; 3 and 1 if it does not say."""
-    in_chans, min_size = getattr(model, "in_chans", 3), getattr(model, "min_input_size", 1)
-    return (in_chans if isinstance(in_chans, int) else 3), (min_size if isinstance(min_size, int) else 1)
+    return cast(int, getattr(model, "in_chans", 3)), cast(int, getattr(model, "min_input_size", 1))
 
 
 def _outcome(future: Future[Tensor]) -> Tensor | ImageError:
@@ -244,10 +242,3 @@ def _files(path: str | os.PathLike[str], alone: bool) -> Iterator[Item]:
         failure = error
     if not found:
         yield Item(source, failure, alone)
-
-
-def _load_open(file: IO[bytes], name: str) -> Image.Image:
-    try:
-        return load_image(file)
-    except ImageError as error:
-        raise ImageError(f"{name}: {str(error).removeprefix('the open file: ')}") from None

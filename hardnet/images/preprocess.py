@@ -28,8 +28,8 @@ class Preprocessing:
     last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.read`. The EXIF
     orientation is not applied; :func:`hardnet.images.load_image` does this.
 
-    Of a picture more than 32 times as long as wide only the middle is resized, since the whole would fill the memory
-    (1 x 10,000 pixels would become 256 x 2,560,000); its 8-bit values can differ by one step from those of the whole.
+    A picture more than 32 times as long as wide is cropped to that ratio first, since the whole, resized, would fill
+    the memory: 1 x 10,000 pixels would become 256 x 2,560,000.
 
     Needs pillow.
 
@@ -78,13 +78,12 @@ class Preprocessing:
             )
         if image.mode != "RGB" or "transparency" in image.info or 0 in image.size:
             image = to_rgb(image)
-        if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
-            image = _resize_middle(image, self.resize, self.crop)
-        else:
-            width, height = (self.resize * side // min(image.size) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (round((side - self.crop) / 2) for side in image.size)
-        image = image.crop((left, top, left + self.crop, top + self.crop))
+        longest = MAX_ASPECT_RATIO * min(image.size)
+        if max(image.size) > longest:
+            image = _crop_centre(image, min(longest, image.width), min(longest, image.height))
+        width, height = (self.resize * side // min(image.size) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = _crop_centre(image, self.crop, self.crop)
         values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         return values.view(self.crop, self.crop, 3).permute(2, 0, 1).contiguous()
 
@@ -103,28 +102,6 @@ class Preprocessing:
         )
 
 
-def _resize_middle(image: Image.Image, short: int, crop: int) -> Image.Image:
-    """Return the middle of the image as resizing its shorter side to ``short`` would show it.
-
-    The result is ``crop`` pixels along the long side (where a centre crop of that size would lie) and ``short``
-    along the other. Memory and time do not depend on the length of the image.
-    """
-    from PIL import Image
-
-    wide = image.width >= image.height
-    length, breadth = max(image.size), min(image.size)
-    resized_length = int(short * length / breadth)
-    scale = length / resized_length
-    first = round((resized_length - crop) / 2.0) * scale  # where the crop begins and ends, in source pixels
-    last = first + crop * scale
-    # A box in floats is resized exactly as far as they are exact, hence first the cut in whole pixels. It is wider
-    # by what the filter looks at: the next pixel when enlarging, ``scale`` pixels when reducing.
-    margin = math.ceil(max(scale, 1.0)) + 1
-    start = max(0, math.floor(first) - margin)
-    stop = min(length, math.ceil(last) + margin)
-    first, last = first - start, last - start
-    if wide:
-        part, box, size = image.crop((start, 0, stop, breadth)), (first, 0.0, last, float(breadth)), (crop, short)
-    else:
-        part, box, size = image.crop((0, start, breadth, stop)), (0.0, first, float(breadth), last), (short, crop)
-    return part.resize(size, Image.Resampling.BILINEAR, box=box)
+def _crop_centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))

@@ -1,7 +1,7 @@
 """Read image files with Pillow as upright RGB images; an ImageError says why a file cannot be read.
 
-The EXIF orientation is applied; malformed EXIF data are ignored, and a log line says so. Of an animation the first
-frame is read, of a camera's multi-picture file the first picture.
+The EXIF orientation is applied; malformed EXIF data are ignored. Of an animation the first frame is read, of a camera's
+multi-picture file the first picture.
 
 How other modes become RGB:
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -68,30 +67,22 @@ def load_image(path_or_file: str | os.PathLike[str] | IO[bytes], *, max_pixels: 
         max_pixels: pictures of more pixels are refused before they are decoded.
 
     Raises:
-        ImageError: there is no such file, it is not a regular file, not an image, damaged or too large. The message
+        ImageError: there is no such file, it is a folder or a device, not an image, damaged or too large. The message
             names the file and says why in one line.
     """
     if not isinstance(path_or_file, (str, os.PathLike)):
-        return _read(path_or_file, printable(str(getattr(path_or_file, "name", "the open file"))), max_pixels)
+        return read_open(path_or_file, printable(str(getattr(path_or_file, "name", "the open file"))), max_pixels)
     name = printable(os.fspath(path_or_file))
-    if not name:
-        raise ImageError("the path of the image is empty")  # Path("") would be the current folder
     try:
-        path = Path(path_or_file)
-        # Looked at before it is opened: opening a FIFO waits for a writer, opening a device may do anything.
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
-            with open_regular(path) as file:
-                return _read(file, name, max_pixels)
-    except FileNotFoundError:
-        if _URL.match(name):
-            raise ImageError(f"{name}: is an address, not a file: download it first") from None
-        raise ImageError(f"{name}: no such file") from None
+        with open_regular(path_or_file) as file:
+            return read_open(file, name, max_pixels)
     except ImageError:
         raise
+    except FileNotFoundError:
+        why = "is an address, not a file: download it first" if _URL.match(name) else "no such file"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(f"{name}: cannot be opened: {reason(error)}") from None
-    raise ImageError(f"{name}: is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+        why = f"cannot be opened: {reason(error)}"
+    raise ImageError(f"{name}: {why}")
 
 
 def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
@@ -186,19 +177,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _from_float(image)
     elif image.mode == "La":
         image = image.convert("LA")  # Pillow has no other way out of premultiplied grey
-    if _is_transparent(image):
+    if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     rgb = image.convert("RGB")
     rgb.info = {}  # its transparency has been applied
     return rgb
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    try:
-        return image.has_transparency_data
-    except AssertionError:  # Pillow opens an ICNS file of palette colours without its palette object
-        return "transparency" in image.info
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
@@ -236,31 +220,28 @@ def _grey_image(values: Tensor, size: tuple[int, int]) -> Image.Image:
     return Image.frombytes("L", size, bytes(pixels))
 
 
-def _read(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+def read_open(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an open image file as :func:`load_image`; errors call it ``name``."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file, formats=_formats()) as image:
             if image.width * image.height <= max_pixels:
                 return _upright(image, name, nullcontext())
-            size = f"{image.width} x {image.height} pixels"
+            why = f"is too large: {image.width} x {image.height} pixels, the limit is {max_pixels:,}"
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: is not an image in a format that Pillow decodes") from None
+        why = "is not an image in a format that Pillow decodes"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: is too large: {reason(error)}") from None
-    except Exception as error:
-        raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
-    raise ImageError(f"{name}: is too large: {size}, the limit is {max_pixels:,} (max_pixels of load_image)")
+        why = f"is too large: {reason(error)}"
+    except Exception as error:  # Pillow's plug-ins raise almost anything when they open damaged bytes
+        why = f"cannot be read: {reason(error)}"
+    raise ImageError(f"{name}: {why}")
 
 
 def _orientation(image: Image.Image, name: str) -> int:
-    from PIL import Image
-
     try:
-        # Parse it here: getexif may fail only once, while Pillow opens the file, and returns nothing afterwards.
-        Image.Exif().load(image.info.get("exif") or b"")
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception as error:  # as with decoders: almost anything
         logger.info("%s: its EXIF data are malformed and were ignored: %s", name, reason(error))

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
+import glob
 import os
 import shutil
 import stat
+import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-logger = logging.getLogger(__name__)
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-STALE_AFTER = 24 * 3600.0
-"""Seconds after which an unfinished file is removed where its lock does not tell whether its writer lives."""
+_LOCK, _GRACE = "lock", 60.0
+"""The lock file of a temporary folder, and after how many seconds the folder has it."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -68,56 +61,24 @@ def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Create a temporary folder in ``parent`` that is removed with its content; remove those of killed processes."""
-    with contextlib.suppress(OSError):
-        for path in [path for path in parent.iterdir() if path.name.startswith(prefix) and path.suffix == ".part"]:
-            with contextlib.suppress(OSError):
-                _remove_if_orphan(path)
-    while True:
-        folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}.part"
-        folder.mkdir(mode=0o700)
-        descriptor, locked = None, None
-        with contextlib.suppress(FileNotFoundError):
-            descriptor, locked = _open_and_lock(folder)
-        if locked is not False and folder.exists():
-            break
-        if descriptor is not None:  # another process took it for an orphan before it was locked
-            os.close(descriptor)
+    import filelock
+
+    for orphan in parent.glob(f"{glob.escape(prefix)}*.part"):
+        with contextlib.suppress(OSError, NotImplementedError):
+            if time.time() - orphan.lstat().st_mtime > _GRACE:
+                with filelock.FileLock(orphan / _LOCK, timeout=0):  # its process has ended
+                    shutil.rmtree(orphan)
+    place = Path(tempfile.mkdtemp(".part", prefix, parent))
+    lock = filelock.FileLock(place / _LOCK, timeout=0)
     try:
+        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks, which keeps orphans
+            lock.acquire()
+        folder = place / "files"
+        folder.mkdir()
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _remove_if_orphan(folder: Path) -> None:
-    descriptor, locked = _open_and_lock(folder)
-    try:
-        if locked or (locked is None and time.time() - folder.lstat().st_mtime > STALE_AFTER):
-            shutil.rmtree(folder)
-            logger.info("removed %s, which an interrupted process left behind", folder.name)
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _open_and_lock(folder: Path) -> tuple[int | None, bool | None]:
-    """Return a descriptor of the folder, or None, and whether it is locked now, as ``_lock``."""
-    if fcntl is None:
-        return None, None
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    return descriptor, _lock(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock without waiting: True if locked, False if another process holds the lock, None without locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
+        lock.release()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _open_nonblocking(path: str, flags: int) -> int:

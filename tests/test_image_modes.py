@@ -1,0 +1,127 @@
+"""Pictures of every mode as RGB: grey of all depths, floating point, alpha, palettes, other colour spaces."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hardnet.images.read import to_rgb
+from hardnet.utils.errors import ImageError
+
+
+def png(width: int, depth: int, colour_type: int, row: bytes, transparent: bytes = b"") -> Image.Image:
+    """A picture of one row, from a PNG file written by hand: Pillow cannot write all kinds that it reads."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0))
+    if transparent:
+        content += chunk(b"tRNS", transparent)
+    content += chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    return Image.open(io.BytesIO(content))
+
+
+def colours(image: Image.Image) -> list[tuple[int, ...]]:
+    assert image.mode == "RGB"
+    return [tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()]
+
+
+def greys(image: Image.Image) -> list[int]:
+    assert all(len(set(pixel)) == 1 for pixel in colours(image))
+    return [pixel[0] for pixel in colours(image)]
+
+
+def test_grey_of_every_depth() -> None:
+    assert greys(to_rgb(Image.frombytes("L", (3, 1), bytes([0, 77, 255])))) == [0, 77, 255]
+    assert greys(to_rgb(png(8, 1, 0, b"\xa0"))) == [255, 0, 255, 0, 0, 0, 0, 0]
+    values = [0, 128, 129, 257, 25_700, 32_768, 65_406, 65_407, 65_535]  # scaled, not clipped
+    image = png(len(values), 16, 0, struct.pack(f">{len(values)}H", *values))
+    assert greys(to_rgb(image)) == [round(value / 257) for value in values] == [0, 0, 1, 1, 100, 128, 254, 255, 255]
+    for mode, order in (("I;16", "<H"), ("I;16L", "<H"), ("I;16B", ">H"), ("I", "=i")):
+        image = Image.frombytes(mode, (4, 1), b"".join(struct.pack(order, value) for value in (0, 257, 25_700, 65_535)))
+        assert greys(to_rgb(image)) == [0, 1, 100, 255]
+    assert colours(to_rgb(png(1, 16, 2, struct.pack(">3H", 25_700, 65_535, 0)))) == [(100, 255, 0)]
+
+
+@pytest.mark.parametrize("values", [(-1, 0), (0, 65_536)])
+def test_integers_beyond_sixteen_bits_are_refused(values: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=f"from {values[0]} to {values[1]}, beyond 16 bits"):
+        to_rgb(Image.frombytes("I", (2, 1), struct.pack("=2i", *values)))
+
+
+def floats(*values: float) -> Image.Image:
+    return Image.frombytes("F", (len(values), 1), struct.pack(f"={len(values)}f", *values))
+
+
+def test_floats_from_0_to_1_or_from_0_to_255() -> None:
+    assert greys(to_rgb(floats(0, 0.25, 1))) == [0, 64, 255]
+    assert greys(to_rgb(floats(0, 0.25, 100.6, 255))) == [0, 0, 101, 255]
+
+
+@pytest.mark.parametrize("value", [-0.1, 255.5, float("nan"), float("inf")])
+def test_floats_without_a_meaning_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="expected 0 to 1 or 0 to 255"):
+        to_rgb(floats(0.5, value, 0.5))
+
+
+def test_alpha_is_composited_on_white() -> None:
+    rgba = Image.frombytes("RGBA", (3, 1), bytes([10, 20, 30, 255, 10, 20, 30, 0, 0, 0, 0, 128]))
+    assert colours(to_rgb(rgba)) == [(10, 20, 30), (255, 255, 255), (127, 127, 127)]
+    assert colours(to_rgb(rgba.convert("RGBa")))[:2] == [(10, 20, 30), (255, 255, 255)]
+
+
+def test_grey_with_alpha() -> None:
+    image = Image.frombytes("LA", (3, 1), bytes([40, 255, 40, 0, 0, 128]))
+    assert greys(to_rgb(image)) == [40, 255, 127]
+    assert greys(to_rgb(image.convert("La"))) == [40, 255, 127]
+    assert greys(to_rgb(png(2, 16, 4, struct.pack(">4H", 25_700, 65_535, 25_700, 0)))) == [100, 255]
+
+
+def palette_image() -> Image.Image:
+    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+    image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+    return image
+
+
+@pytest.mark.parametrize("transparency", [None, 1, bytes([255, 0, 255])])
+def test_transparent_palette_entries_are_white(transparency: int | bytes | None) -> None:
+    stored = io.BytesIO()
+    palette_image().save(stored, "PNG", **({} if transparency is None else {"transparency": transparency}))
+    image = Image.open(stored)
+    assert image.mode == "P"
+    middle = (0, 200, 0) if transparency is None else (255, 255, 255)
+    assert colours(to_rgb(image)) == [(200, 0, 0), middle, (0, 0, 200)]
+
+
+def test_transparent_colour_is_white() -> None:
+    rgb = png(2, 8, 2, bytes([1, 2, 3, 4, 5, 6]), transparent=struct.pack(">3H", 1, 2, 3))
+    assert colours(to_rgb(rgb)) == [(255, 255, 255), (4, 5, 6)]
+    assert greys(to_rgb(png(2, 8, 0, bytes([7, 9]), transparent=struct.pack(">H", 7)))) == [255, 9]
+    assert greys(to_rgb(png(8, 1, 0, b"\xf0", transparent=struct.pack(">H", 0)))) == [255] * 8
+    sixteen = png(3, 16, 0, struct.pack(">3H", 0, 257, 258), transparent=struct.pack(">H", 257))
+    assert greys(to_rgb(sixteen)) == [0, 255, 1]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX"])
+def test_other_colour_spaces(mode: str) -> None:
+    colour = (200, 60, 30)
+    converted = Image.new("RGB", (4, 4), colour).convert(mode)
+    assert converted.mode == mode
+    assert np.abs(np.subtract(colours(to_rgb(converted))[0], colour)).max() <= 2
+
+
+def test_the_result_is_new_and_without_metadata() -> None:
+    image = Image.new("RGB", (2, 2))
+    image.info["transparency"] = (9, 9, 9)
+    image.info["exif"] = b"Exif\0\0"
+    result = to_rgb(image)
+    result.putpixel((0, 0), (1, 1, 1))
+    assert image.getpixel((0, 0)) == (0, 0, 0)
+    assert result.info == {}
+    assert set(image.info) == {"transparency", "exif"}

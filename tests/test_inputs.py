@@ -1,0 +1,236 @@
+"""Inputs of a classifier: files, folders, images, arrays and tensors, their order, and unusable ones among them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import COLOURS, IMAGES, ConstantLogits, MainColour, colour_classifier, plain, small_transform, tops
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from hardnet import Classifier, ImageError
+from hardnet.images.read import load_image
+
+
+def test_a_picture_is_the_same_as_file_image_and_raw_tensor(network: Classifier) -> None:
+    path = IMAGES / "coffee_rotated.jpg"
+    raw = torch.from_numpy(np.array(load_image(path))).permute(2, 0, 1)
+    assert raw.dtype == torch.uint8
+    prepared = network.transform(load_image(path))
+    seen: list[Tensor] = []
+    network.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].cpu()))
+    forms = [path, str(path), Image.open(path), load_image(path), raw, raw[None], prepared, prepared[None].double()]
+    tops = {network.predict(form)[0].top.index for form in forms}
+    assert len(seen) == len(forms)
+    assert len(tops) == 1
+    assert all(torch.equal(tensor, prepared[None]) for tensor in seen)  # to the last bit
+    network.predict(ImageOps.exif_transpose(Image.open(path)))  # the caller's own turn is not taken twice
+    assert torch.equal(seen[-1], prepared[None])
+    network.predict(load_image(path).rotate(90, expand=True))
+    assert not torch.allclose(seen[-1], prepared[None], atol=0.5)
+
+
+def test_mixed_iterables_keep_their_order_and_are_numbered_by_position(folder: Path, device: str) -> None:
+    classifier = colour_classifier(device)
+    batch = torch.stack([torch.from_numpy(np.array(plain(name))).permute(2, 0, 1) for name in ("blue", "red")])
+
+    def inputs() -> Iterator[object]:
+        yield plain("green")
+        yield folder / "02.png"
+        yield batch
+        yield small_transform(plain("red"))
+        yield str(folder / "01.png")
+        yield plain("blue")
+
+    results = classifier.predict(inputs(), batch_size=3)
+    assert [result.source for result in results] == [
+        "<image 0>",
+        str(folder / "02.png"),
+        "<tensor 2>",
+        "<tensor 3>",
+        "<tensor 4>",
+        str(folder / "01.png"),
+        "<image 6>",
+    ]
+    assert tops(results) == ["green", "blue", "blue", "red", "red", "green", "blue"]
+
+
+def test_prepared_tensors_are_used_as_they_are(device: str) -> None:
+    classifier = colour_classifier(device)
+    tensor = torch.full((2, 3, 17, 33), -1.0)
+    tensor[0, 1], tensor[1, 2] = 5.0, 7.0
+    results = classifier.predict(tensor)
+    assert tops(results) == ["green", "blue"]
+    expected = torch.tensor([-1.0, 5.0, -1.0]).softmax(0)[1].item()
+    assert results[0].top.probability == pytest.approx(expected, rel=1e-6)
+    assert classifier.model.batches == [(2, 3, 17, 33)]
+
+
+def test_tensors_may_live_on_the_device_or_carry_gradients(device: str) -> None:
+    classifier = colour_classifier(device)
+    prepared = small_transform(plain("green")).to(device).requires_grad_()
+    raw = torch.from_numpy(np.array(plain("blue"))).permute(2, 0, 1).to(device)
+    assert tops(classifier.predict([prepared, raw, plain("red")])) == ["green", "blue", "red"]
+
+
+def test_only_pictures_of_one_size_share_a_batch() -> None:
+    classifier = colour_classifier()
+    sizes = [(32, 32), (40, 40), (32, 32), (32, 32), (40, 40), (33, 32)]
+    results = classifier.predict([torch.zeros(3, *size) for size in sizes], batch_size=4)
+    assert [r.source for r in results] == [f"<tensor {n}>" for n in range(6)]
+    batches = classifier.model.batches
+    assert sorted(batches) == [(1, 3, 33, 32), (1, 3, 40, 40), (1, 3, 40, 40), (3, 3, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(32, 32), r"shape \(3, H, W\) or \(N, 3, H, W\), got torch.float32 \(32, 32\)"),
+        (torch.zeros(1, 32, 32), r"<tensor 0>: the tensor must have the shape \(3, H, W\).*got.*\(1, 32, 32\)"),
+        (torch.zeros(32, 32, 3), r"the channels are last, move them to the front"),
+        (torch.zeros(3, 0, 32), r"H and W of at least 1, got"),
+        (
+            torch.zeros(3, 32, 32, dtype=torch.int64),
+            r"raw values in uint8 or prepared ones in floating point, got torch",
+        ),
+        (torch.full((3, 32, 32), math.nan), r"<tensor 0>: the tensor has values that are infinite or not a number"),
+        (torch.full((1, 3, 32, 32), math.inf), r"<tensor 0>: the tensor has values that are infinite or not a number"),
+    ],
+)
+def test_tensors_that_are_no_pictures(tensor: Tensor, message: str) -> None:
+    classifier = colour_classifier()
+    with pytest.raises(ImageError, match=message):
+        classifier.predict(tensor)
+    results = classifier.predict([plain("red"), tensor, plain("blue")])  # collected, and the others go on
+    assert all(result.error and not result.predictions for result in results[1:-1])
+    assert results[0].top.label == "red"
+    assert results[-1].top.label == "blue"
+
+
+def test_arrays_bytes_and_open_files_are_images(folder: Path, network: Classifier) -> None:
+    path = IMAGES / "coffee_rotated.jpg"
+    array = np.array(load_image(path))
+    [expected] = network.predict(path)
+    with pytest.raises(ImageError, match=r"H and W of at least 32, got torch.float32 \(3, 31, 64\)"):
+        network.predict(torch.zeros(3, 31, 64))
+    with path.open("rb") as file:
+        forms = [path.read_bytes(), file, array, np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])]
+        results = [*network.predict(forms, batch_size=1), *network.predict(array[None])]
+    assert [result.source for result in results] == ["<image 0>", "<image 1>", "<image 2>", "<image 3>", "<image 0>"]
+    assert all([p.index for p in result.predictions] == [p.index for p in expected.predictions] for result in results)
+    grey = np.zeros((40, 40), np.uint8)
+    assert len(network.predict([grey, *np.zeros((2, 40, 40, 3), np.uint8)])) == 3
+    for wrong in (grey.astype(np.float32), np.zeros((3, 40, 40), np.uint8)):
+        with pytest.raises(ImageError, match="an array of an image has the type uint8 and the shape"):
+            network.predict(wrong)
+    with pytest.raises(ImageError, match="<image 0>: is not an image"):
+        network.predict(b"cat.jpg")
+    paths = np.array([str(folder / "02.png"), str(folder / "00.png")])
+    assert tops(colour_classifier().predict(paths)) == ["blue", "red"]
+
+
+def test_what_cannot_be_an_image_is_a_type_error() -> None:
+    classifier = colour_classifier()
+    for wrong in (5, None):
+        with pytest.raises(TypeError, match=r"an image is a path, bytes, .* got"):
+            classifier.stream(wrong)
+        with pytest.raises(TypeError, match="got"):
+            classifier.predict([plain(), wrong])
+    with pytest.raises(TypeError, match="got list"):
+        classifier.predict([[plain()]])
+
+
+def test_an_unreadable_subfolder_is_a_result_with_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "locked").mkdir()
+    original = Path.iterdir
+
+    def iterdir(self: Path) -> object:
+        if self.name == "locked":
+            raise PermissionError(13, "Permission denied", str(self))  # as for anyone but root
+        return original(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    results = colour_classifier().predict(folder)
+    assert len(results) == 21
+    assert results[-1].error == f"{folder / 'locked'}: cannot be listed: Permission denied"
+
+
+def test_one_broken_file_of_twenty(folder: Path, device: str, caplog: pytest.LogCaptureFixture) -> None:
+    results = colour_classifier(device).predict(folder, batch_size=6)
+    assert len(results) == 20
+    broken = [result for result in results if result.error is not None]
+    assert [result.source for result in broken] == [str(folder / "07.png")]
+    assert str(folder / "07.png") in str(broken[0].error)
+    assert broken[0].predictions == ()
+    with pytest.raises(ImageError, match=r"07\.png: cannot be read"):
+        _ = broken[0].top
+    for number, result in enumerate(results):
+        if number != 7:
+            assert result.top.label == list(COLOURS)[number % 3]
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "07.png" in warnings[0].getMessage()
+
+
+def test_alone_it_is_raised_and_among_others_collected(folder: Path) -> None:
+    classifier = colour_classifier()
+    os.mkfifo(folder / "pipe.jpg")
+    for name, message in (("07.png", "cannot be read"), ("gone.png", "no such file"), ("pipe.jpg", "Not a regular")):
+        path = folder / name
+        with pytest.raises(ImageError, match=f"{name}: .*{message}"):
+            classifier.predict(path)
+        first, second, third = classifier.predict([plain("red"), path, plain("blue")])
+        assert second.source == str(path)
+        assert message in str(second.error)
+        assert tops([first, third]) == ["red", "blue"]
+    with pytest.raises(ImageError, match="is an address, not a file: download it first"):
+        classifier.predict("https://example.org/cat.jpg")
+
+
+def test_folders_without_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ImageError, match="no images in this folder"):
+        colour_classifier().predict(tmp_path)
+    results = colour_classifier().predict([plain("red"), tmp_path])
+    assert results[1].source == str(tmp_path)
+    assert "no images in this folder" in str(results[1].error)
+
+
+def test_a_model_whose_output_is_not_a_number(device: str) -> None:
+    classifier = Classifier(ConstantLogits(3, math.nan), device=device)
+    with pytest.raises(ImageError, match="<tensor 0>: the model's output is infinite or not a number"):
+        classifier.predict(torch.zeros(3, 32, 32))
+    assert classifier.predict([torch.zeros(3, 32, 32)])[0].predictions == ()
+
+
+def test_errors_of_the_input_iterable_and_of_the_transform_are_not_hidden() -> None:
+    def failing() -> Iterator[Image.Image]:
+        yield plain()
+        raise RuntimeError("the camera is gone")
+
+    with pytest.raises(RuntimeError, match="the camera is gone"):
+        colour_classifier().predict(failing())
+
+    def transform(image: Image.Image) -> Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Classifier(MainColour(), device="cpu", transform=transform).predict([plain()])
+
+
+def test_the_same_whatever_the_batch_size(network: Classifier) -> None:
+    paths = sorted(IMAGES.glob("*.jpg")) * 2
+    single = network.predict(paths, topk=10, batch_size=1)
+    for batch_size in (3, 64):
+        for one, other in zip(single, network.predict(paths, topk=10, batch_size=batch_size), strict=True):
+            assert one.source == other.source
+            by_index = {p.index: p.probability for p in one.predictions}
+            assert {p.index: p.probability for p in other.predictions} == pytest.approx(by_index, abs=1e-5)
+    assert len({result.top.probability for result in single}) >= 4  # the pictures are told apart
