@@ -1,6 +1,6 @@
 """The command line: argument parsing, and one call into the library per verb.
 
-Exit status: 0, success; 1, some images or files were unusable and the rest was done, or a training run stopped early;
+Exit status: 0, success; 1, some images or files were unusable and the rest was done, or a training run failed;
 2, the command line is wrong or there is nothing to work on; 3, weights could not be downloaded or do not fit; 4, the
 output could not be written; 130, interrupted.
 """
