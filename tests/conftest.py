@@ -27,6 +27,7 @@ from hardnet.models.config import CONFIGS
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
+Fill = Callable[[nn.Module], nn.Module]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -65,6 +66,13 @@ def golden_input(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
 
 
+def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:
+    """Whether shapes agree, and values within a tolerance relative to the largest."""
+    if found.shape != wanted.shape:
+        return False
+    return not len(wanted) or bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -99,7 +107,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def golden_fill() -> Callable[[nn.Module], nn.Module]:
+def golden_fill() -> Fill:
     """Fill any module's state dict with the golden values of its keys."""
 
     def fill(model: nn.Module) -> nn.Module:

@@ -1,0 +1,190 @@
+"""The parts of the engines "torch" and "inductor": merged blocks, fused convolutions, graphs of oneDNN."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import Fill, same
+from torch import Tensor, nn
+
+from hardnet import HarDNet, accelerate, create_model
+from hardnet.engines import fold, native
+from hardnet.engines.folding import merge
+from hardnet.engines.native import FusedConv, OneDnnGraphs, fuse
+from hardnet.models.config import CONFIGS
+from hardnet.models.layers import HarDBlock
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("classifier", "hardnet39ds"),
+        ("classifier", "hardnet68"),
+        ("with ReLU", "hardnet39ds"),
+        ("dilated pyramid", "hardnet39ds"),
+    ],
+)
+def test_blocks_without_concatenation_compute_the_same(kind: str, name: str, golden_fill: Fill) -> None:
+    model: nn.Module = create_model(name)
+    if kind == "with ReLU":
+        model = HarDNet(replace(CONFIGS[name], block_activation="relu"))
+    elif kind == "dilated pyramid":
+        model = create_model(name, output_stride=8, features_only=True)
+    folded = fold(golden_fill(model).eval())  # type: ignore[arg-type]
+    merged = merge(copy.deepcopy(folded))
+    assert not any(isinstance(module, HarDBlock) for module in merged.modules())
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        found, wanted = merged(x), folded(x)
+    pairs = zip(found, wanted, strict=True) if isinstance(wanted, list) else [(found, wanted)]
+    assert all(same(ours, theirs) for ours, theirs in pairs)
+
+
+def test_convolutions_are_fused() -> None:
+    fused = fuse(fold(create_model("hardnet39ds")))
+    assert not any(isinstance(module, (nn.BatchNorm2d, nn.Conv2d, nn.ReLU6)) for module in fused.modules())
+    assert sum(isinstance(module, FusedConv) for module in fused.modules()) > 50
+
+
+@pytest.fixture
+def folded(golden_fill: Fill) -> nn.Module:
+    return fold(golden_fill(create_model("hardnet39ds")).eval()).to(memory_format=torch.channels_last)  # type: ignore
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    made = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return made.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("patience", "most", "count", "sizes", "times"),
+    [
+        (0, 4, 1, (64, 64, 64, 64), (1, 2, 2, 2)),  # the second time, to compare the graph with
+        (8, 4, 4, (64, 64, 64, 64), (1, 2, 3, 3)),  # after 8 images
+        (0, 1, 1, (64, 64, 96, 96, 96), (1, 2, 3, 4, 5)),  # one graph only
+        (0, 4, 1, (64, 96, 64, 96), (1, 2, 3, 4)),  # not twice in a row
+    ],
+)
+def test_a_shape_that_comes_again_gets_a_graph(
+    patience: int,
+    most: int,
+    count: int,
+    sizes: tuple[int, ...],
+    times: tuple[int, ...],
+    folded: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(native._MAX_GRAPHS, "cpu", most)
+    runs: list[Tensor] = []
+
+    def plain(x: Tensor) -> Tensor:
+        runs.append(x)
+        output: Tensor = folded(x)
+        return output
+
+    graphs = OneDnnGraphs(folded, plain, patience)
+    for number, (size, wanted) in enumerate(zip(sizes, times, strict=True)):
+        x = images(count, 3, size, size, seed=number)
+        assert same(graphs(x), folded(x))
+        assert len(runs) == wanted
+
+
+@pytest.mark.parametrize("setting", [False, True])
+def test_what_torch_is_set_to_stays(setting: bool, folded: nn.Module) -> None:
+    before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
+    torch.jit.enable_onednn_fusion(setting)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            graphs = OneDnnGraphs(folded, folded)
+            for _ in range(2):
+                graphs(images(1, 3, 64, 64))
+        assert torch.jit.onednn_fusion_enabled() is setting  # type: ignore[no-untyped-call]
+    finally:
+        torch.jit.enable_onednn_fusion(before)
+
+
+@pytest.mark.parametrize("trouble", ["fails", "is missing", "is wrong", "gives no number"])
+def test_runs_without_where_the_compiler(
+    trouble: str, folded: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compile_graph(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+        if trouble == "fails":
+            raise RuntimeError("could not create a primitive")
+        if trouble == "is missing":
+            raise AttributeError("module 'torch.jit' has no attribute 'trace'")
+        return lambda x: model(x) * (1.001 if trouble == "is wrong" else float("nan"))
+
+    monkeypatch.setattr(native, "compile_graph", compile_graph)
+    graphs = OneDnnGraphs(folded, folded)
+    x = images(1, 3, 64, 64)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert torch.equal(graphs(x), folded(x))
+    [said] = caplog.records  # once
+    assert "running without" in said.message
+
+
+def test_threads_share_the_graphs(folded: nn.Module) -> None:
+    graphs = OneDnnGraphs(folded, folded)
+    batches = [images(1, 3, 64, 64, seed=seed) for seed in range(16)]
+    wanted = [folded(x) for x in batches]
+
+    def run(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = graphs(x)
+            return found if isinstance(found, Tensor) else found[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert all(same(one, other) for one, other in zip(pool.map(run, batches), wanted, strict=True))
+
+
+def test_images_of_every_sort(golden_fill: Fill) -> None:
+    """One channel, whose order in memory is both, inference mode, and images that want gradients."""
+    model = golden_fill(create_model("hardnet39ds", in_chans=1)).eval()
+    fast = accelerate(model, engine="torch", example_input=torch.zeros(2, 1, 64, 64))  # type: ignore[arg-type]
+    plain = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model(plain)
+    last = plain.as_strided(plain.shape, (64 * 64, 1, 64, 1))
+    with torch.inference_mode():
+        inferred = plain.clone()
+    for x in (plain, last, inferred, plain.clone().requires_grad_(), plain):
+        found = fast(x)
+        assert same(found, wanted)
+        assert not found.requires_grad
+    with torch.inference_mode():
+        assert same(fast(plain), wanted)
+
+
+WEIGHTS_ARE_LAID_OUT_ONCE = """
+import sys, torch, hardnet
+
+x = torch.rand(1, 3, 64, 64)
+fast = hardnet.accelerate(hardnet.hardnet39ds().eval(), engine=sys.argv[1], example_input=x)
+with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+    fast(x)
+"""
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_no_call_lays_out_weights_again(engine: str) -> None:
+    """torch's own convolutions reorder them in every call, which takes more than half the time of small images."""
+    command = [sys.executable, "-c", WEIGHTS_ARE_LAID_OUT_ONCE, engine]
+    report = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    ran = [line.partition(",exec,cpu,")[2].split(",") for line in report.splitlines() if ",exec,cpu," in line]
+    convolutions = [fields for fields in ran if fields[0] == "convolution"]
+    assert len(convolutions) > 30  # graphs may take depthwise ones together with those before them
+    assert not [fields for fields in ran if fields[0] == "reorder" and not fields[-2].startswith("1x")]  # not the image
