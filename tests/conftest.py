@@ -90,11 +90,10 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An empty cache of the test's own, no settings, and all log lines kept."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HARDNET_MIRROR", "HARDNET_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+def clean_environment(
+    _isolated: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An empty cache of the test's own, and all log lines kept."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
     caplog.set_level(logging.INFO, logger="hardnet")
 
@@ -146,8 +145,10 @@ def _no_handler_stays() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the user's cache and settings out of the tests, and the network with them."""
-    for name in ("HARDNET_MIRROR", "HARDNET_OFFLINE"):
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without the user's cache and settings; random numbers do not depend on the tests that ran before."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HARDNET_MIRROR", "HARDNET_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))
+    torch.manual_seed(0)

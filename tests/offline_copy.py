@@ -73,17 +73,21 @@ def python_of(text: str) -> list[str]:
     return [block.code for block in blocks_of(text) if block.language == "python"]
 
 
+def copy_checkout(folder: Path) -> Path:
+    """Copy what torch.hub needs of a clone to a new folder."""
+    folder.mkdir(parents=True)
+    for item in SHIPPED:
+        if (REPO / item).is_dir():
+            shutil.copytree(REPO / item, folder / item, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(REPO / item, folder)
+    return folder
+
+
 def lay_ready(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Put everything in its place for these models; returns the variables of the environment."""
     hub = folder / "torch" / "hub"
-    copy = hub / "OWNER_REPOSITORY_main"
-    copy.mkdir(parents=True)
-    for item in SHIPPED:
-        target = copy / item
-        if (REPO / item).is_dir():
-            shutil.copytree(REPO / item, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(REPO / item, target)
+    copy = copy_checkout(hub / "OWNER_REPOSITORY_main")
     (hub / "trusted_list").write_text("OWNER_REPOSITORY\n")  # as after the question whether to trust it
     mirror = folder / "mirror"
     mirror.mkdir()

@@ -54,7 +54,6 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsRecord:
         preprocessing=Preprocessing(40, 32),
     )
     monkeypatch.setenv("HARDNET_MIRROR", str(path.parent))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setitem(CATALOG, (made.model, made.tag), made)
     return made
 

@@ -70,19 +70,23 @@ def model() -> HarDNet:
     return create_model("hardnet39ds", weights="FASHION_MNIST").eval()
 
 
-def check(model: HarDNet, name: str, folder: Path, uint8: bool) -> None:
+@pytest.mark.parametrize("uint8", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "torchscript")) for name in FORMATS]
+)
+def test_files_stand_alone(model: HarDNet, name: str, tmp_path: Path, uint8: bool) -> None:
     """Export, load in a process without this library, compare logits and texts."""
-    path = export(model, folder / f"m{FORMATS[name].suffix}", format=name, uint8_input=uint8)
+    path = export(model, tmp_path / f"m{FORMATS[name].suffix}", format=name, uint8_input=uint8)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     assert model.weights_record is not None
     wanted = model.weights_record.preprocessing
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std))
     images = (pixels / 255 - mean) / std
-    torch.save(pixels if uint8 else images, folder / "images.pt")
+    torch.save(pixels if uint8 else images, tmp_path / "images.pt")
     code = WITHOUT_HARDNET + LOADERS[name] + "torch.save((logits.detach(), dict(texts)), result)\n"
-    command = [sys.executable, "-W", "ignore", "-c", code, path, folder / "images.pt", folder / "result.pt"]
-    subprocess.run(list(map(str, command)), check=True, cwd=folder)
-    logits, texts = torch.load(folder / "result.pt")
+    command = [sys.executable, "-W", "ignore", "-c", code, path, tmp_path / "images.pt", tmp_path / "result.pt"]
+    subprocess.run(list(map(str, command)), check=True, cwd=tmp_path)
+    logits, texts = torch.load(tmp_path / "result.pt")
     with torch.no_grad():
         reference = model(images)
     assert logits.shape == reference.shape
@@ -90,19 +94,7 @@ def check(model: HarDNet, name: str, folder: Path, uint8: bool) -> None:
     assert texts["model"] == "hardnet39ds"
     assert json.loads(texts["classes"])[8] == "Bag"
     left = {path.name, "images.pt", "result.pt"} | ({"m.bin"} if name == "openvino" else set())
-    assert {file.name for file in folder.iterdir()} == left
-
-
-@pytest.mark.parametrize("name", [pytest.param("openvino", marks=pytest.mark.slow), "torchscript"])
-def test_files_stand_alone(model: HarDNet, name: str, tmp_path: Path) -> None:
-    check(model, name, tmp_path, uint8=name == "openvino")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("uint8", [False, True], ids=["float32", "uint8"])
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_all_files_stand_alone(model: HarDNet, name: str, tmp_path: Path, uint8: bool) -> None:
-    check(model, name, tmp_path, uint8)
+    assert {file.name for file in tmp_path.iterdir()} == left
 
 
 def test_a_file_that_differs_is_not_kept(model: HarDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

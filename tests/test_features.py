@@ -112,14 +112,6 @@ def test_tracing_scripting_and_odd_sizes(name: str) -> None:
             assert all(torch.equal(got, expected) for got, expected in zip(other(x), want, strict=True))
 
 
-def test_pretrained_pyramids_of_other_channels(checkpoints: Callable[[str], Path]) -> None:
-    path = checkpoints("hardnet39ds")
-    colour = create_model("hardnet39ds", weights=path, features_only=True, out_indices=(2,)).eval()
-    grey = create_model("hardnet39ds", weights=path, features_only=True, out_indices=(2,), in_chans=1).eval()
-    x = torch.rand(1, 1, 64, 64)
-    torch.testing.assert_close(grey(x)[0], colour(x.repeat(1, 3, 1, 1))[0], rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("keywords", "said"),
     [

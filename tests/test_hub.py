@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_state
-
-REPO = Path(__file__).resolve().parent.parent
-SHIPPED = ("hubconf.py", "hardnet", "imagenet_classes.txt")
+from offline_copy import REPO, copy_checkout
 
 NO_NETWORK = """
 import socket
@@ -61,15 +59,7 @@ def output(code: str, cwd: Path, **variables: str) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what a clone holds, away from this one, as an archive of the repository unpacks."""
-    folder = tmp_path / "checkout"
-    for name in SHIPPED:
-        source, target = REPO / name, folder / name
-        folder.mkdir(exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
-    return folder
+    return copy_checkout(tmp_path / "checkout")
 
 
 @pytest.fixture

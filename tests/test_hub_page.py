@@ -91,13 +91,12 @@ def test_front_matter(page: str) -> None:
     assert body.count("\n### ") == 5
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_table_is_the_catalogue(page: str) -> None:
-    text = read_page(f"docs/hub/{page}")
-    rows = re.findall(r"^\| (hardnet\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+def test_the_tables_are_the_catalogue() -> None:
     expected = []
     for name, config in CONFIGS.items():
         record = hardnet.get_weights(name, "IMAGENET1K_V1")
         millions = measure_cost(config).total.params / 1e6
         expected.append((name, f"{millions:.2f}", f"{record.top1_error:.2f}", f"{record.top5_error:.2f}"))
-    assert rows == expected
+    for page in PAGES:
+        rows = r"^\| (hardnet\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$"
+        assert re.findall(rows, read_page(f"docs/hub/{page}"), re.MULTILINE) == expected
