@@ -102,7 +102,6 @@ def test_the_verb_prints_and_writes_a_row_per_engine(tmp_path: Path, capsys: pyt
     [
         ("hardnet99", "hardnet99"),
         ("--size 16", "32"),
-        ("--turn-seconds nan", "turn-seconds"),
         ("--device cuda:99", "device"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from training_data import TINY, make_folder, run_training
+from training_data import TINY, make_folder, run_verb
 
 import hardnet
 from hardnet.cli import main
-from hardnet.cli.evaluate import add_evaluate_arguments, run_evaluate
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training.confusion import draw_confusion
 from hardnet.training.data import FolderSource
@@ -24,12 +22,6 @@ from hardnet.training.loop import FINAL
 from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.utils.errors import DataError, WeightsError
 from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
-
-
-def run_evaluation(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_evaluate_arguments(parser)
-    return run_evaluate(parser.parse_args([str(argument) for argument in arguments]))
 
 
 @pytest.fixture
@@ -61,11 +53,11 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsRecord:
 def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
     tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_training(small_data, "--output", tmp_path / "run", *TINY)
+    run_verb("train", small_data, "--output", tmp_path / "run", *TINY)
     final = tmp_path / "run" / FINAL
     capsys.readouterr()
     chosen = ["--model", "hardnet39ds", "--weights", final, "--device", "cpu"]
-    assert run_evaluation(small_data, *chosen, "--format", "json") == 0
+    assert run_verb("evaluate", small_data, *chosen, "--format", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["preprocessing"]["resize"], row["preprocessing"]["crop"]) == (32, 32)
     measured = read_metrics(tmp_path / "run" / METRICS)[-1]
@@ -78,36 +70,36 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
     classes = sorted(folder.name for folder in (small_data / "val").iterdir())
     assert sorted(prediction["label"] for prediction in result["predictions"]) == classes
     with pytest.raises(WeightsError, match="hardnet68ds"):
-        run_evaluation(small_data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
+        run_verb("evaluate", small_data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
     make_folder(tmp_path / "other", classes=4, images=1, split="val")
     with pytest.raises(DataError, match="trained on other classes: '3 classes' where the data set has '4 classes'"):
-        run_evaluation(tmp_path / "other", *chosen)
+        run_verb("evaluate", tmp_path / "other", *chosen)
     with pytest.raises(ValueError, match="name the one model"):
-        run_evaluation(small_data, "--weights", final)
+        run_verb("evaluate", small_data, "--weights", final)
 
 
 def test_measured_stands_beside_reported_and_expect_fails_on_a_difference(
     small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_evaluation(small_data, "--device", "cpu", "--expect", 0.01) == 0
+    assert run_verb("evaluate", small_data, "--device", "cpu", "--expect", 0.01) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.split() == "hardnet39ds THREE 9 66.67 24.28 66.67 the tests".split()  # noqa: SIM905
     for name, value in (("top1_error", 66.47), ("top5_error", 0.2)):
         changed = WeightsRecord(**{**vars(record), name: value})
         monkeypatch.setitem(CATALOG, (record.model, record.tag), changed)
-        assert run_evaluation(small_data, "--device", "cpu", "--expect") == 1
+        assert run_verb("evaluate", small_data, "--device", "cpu", "--expect") == 1
         assert "hardnet39ds THREE differs from what is reported by more than 0.1" in capsys.readouterr().err
-        assert run_evaluation(small_data, "--device", "cpu", "--expect", 0.3) == 0
+        assert run_verb("evaluate", small_data, "--device", "cpu", "--expect", 0.3) == 0
 
 
 def test_every_class_is_reported_with_what_it_is_taken_for(
     small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_evaluation(small_data, "--device", "cpu", "--per-class") == 0
+    assert run_verb("evaluate", small_data, "--device", "cpu", "--per-class") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["class_0", "3", "100.00", "3", "0", "0"] in lines
     assert ["class_2", "3", "0.00", "3", "0", "0"] in lines
-    assert run_evaluation(small_data, "--device", "cpu", "--per-class", "--format", "json") == 0
+    assert run_verb("evaluate", small_data, "--device", "cpu", "--per-class", "--format", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["confusion"] == [[3, 0, 0]] * 3
 
@@ -116,7 +108,7 @@ def test_the_confusion_matrix_is_drawn(
     tmp_path: Path, small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--device", "cpu", "--format", "json", "--per-class", "--confusion")
-    assert run_evaluation(small_data, *arguments, tmp_path / "x.png") == 0
+    assert run_verb("evaluate", small_data, *arguments, tmp_path / "x.png") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert "top5_error" not in row  # of three classes
     assert row["class_accuracies"] == [100, 0, 0]
@@ -126,7 +118,7 @@ def test_the_confusion_matrix_is_drawn(
     assert figure.axes[0].get_title() == "some: 3 of 9 correct"
     assert [text.get_text() for text in figure.axes[0].texts] == ["3", "3", "3"]
     with pytest.raises(ValueError, match="takes one model, and a file with the suffix"):
-        run_evaluation(small_data, *arguments, tmp_path / "x.txt")
+        run_verb("evaluate", small_data, *arguments, tmp_path / "x.txt")
 
 
 def test_the_sizes_of_the_test_can_be_chosen() -> None:

@@ -137,5 +137,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     command = ["export", "hardnet39ds", "--weights", "FASHION_MNIST", "--format", "torchscript", "--output"]
     assert main([*command, str(tmp_path / "m.pt")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "m.pt")
-    assert main([*command, str(tmp_path / "missing" / "m.pt")]) == 1
+    assert main([*command, str(tmp_path / "missing" / "m.pt")]) == 4
     assert "cannot be written: No such file or directory" in capsys.readouterr().err

@@ -15,31 +15,36 @@ from matplotlib.axes import Axes
 from PIL import Image
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from training_data import TINY, options, run_training
+from training_data import TINY, options, run_verb
 
 from hardnet import create_model
+from hardnet.cli import build_parser
 from hardnet.cli.train import add_train_arguments
 from hardnet.training.build import freeze_backbone, make_optimizer, make_scheduler, scaled_lr, set_training_mode
 from hardnet.training.loop import FINAL
 from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
 from hardnet.training.options import TrainOptions, parse_size_schedule, read_recipe
+from hardnet.utils.errors import TrainingError
 
 
 def test_every_switch_switches() -> None:
     """argparse takes a flag that begins with --no- for the negation of one without."""
-    parser = argparse.ArgumentParser()
-    add_train_arguments(parser)
+    parser = build_parser()
     for field in dataclasses.fields(TrainOptions):
         if isinstance(field.default, bool):
             flag = field.name.replace("_", "-")
-            on, off = (parser.parse_args(["d", "--output", "o", f"--{prefix}{flag}"]) for prefix in ("", "no-"))
+            on, off = (
+                parser.parse_args(["train", "d", "--output", "o", f"--{prefix}{flag}"]) for prefix in ("", "no-")
+            )
             assert (getattr(on, field.name), getattr(off, field.name)) == (True, False), flag
 
 
 def test_training_prints_an_epoch_and_says_where_the_run_is(
     tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_training(small_data, "--output", tmp_path / "run", *TINY, "--lr", 0.05, "--mean", 0.1, 0.2, 0.3) == 0
+    assert (
+        run_verb("train", small_data, "--output", tmp_path / "run", *TINY, "--lr", 0.05, "--mean", 0.1, 0.2, 0.3) == 0
+    )
     *_, first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("epoch 1, size 32, loss ")
     assert "validation top-1 error " in first
@@ -49,10 +54,8 @@ def test_training_prints_an_epoch_and_says_where_the_run_is(
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in final["options"].items()}
     wanted = TrainOptions(**stored)
     assert (wanted.mean, wanted.epochs, wanted.crop, wanted.lr) == ((0.1, 0.2, 0.3), 1, "pad", 0.05)
-    assert run_training(small_data, "--output", tmp_path / "run", *TINY) == 1
-    assert "holds a run already: go on with --resume auto" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="--threads must be at least 1"):
-        run_training(small_data, "--output", tmp_path / "new", *TINY, "--threads", 0)
+    with pytest.raises(TrainingError, match="holds a run already: go on with --resume auto"):
+        run_verb("train", small_data, "--output", tmp_path / "run", *TINY)
 
 
 def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None:
@@ -237,7 +240,7 @@ def test_a_recipe_is_a_set_of_options(recipe: str) -> None:
 
 def test_flags_override_a_recipe(tmp_path: Path, small_data: Path) -> None:
     (tmp_path / "own.json").write_text('{"epochs": 7, "lr": 0.25, "mean": [0.1, 0.2, 0.3]}')
-    run_training(small_data, "--output", tmp_path / "run", "--recipe", tmp_path / "own.json", *TINY)
+    run_verb("train", small_data, "--output", tmp_path / "run", "--recipe", tmp_path / "own.json", *TINY)
     stored = torch.load(tmp_path / "run" / FINAL, weights_only=True)["options"]
     assert (stored["epochs"], stored["lr"], stored["mean"]) == (1, 0.25, [0.1, 0.2, 0.3])
     (tmp_path / "own.json").write_text('{"epoch": 7}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import random
 import struct
@@ -11,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from hardnet.cli.train import add_train_arguments, run_train
+from hardnet.cli import build_parser
 from hardnet.training.options import TrainOptions
 
 TINY = [
@@ -73,8 +72,7 @@ def options(data: Path, output: Path, **changes: Any) -> TrainOptions:
     return TrainOptions(data=str(data), output=str(output), **(defaults | changes))
 
 
-def run_training(*arguments: object) -> int:
-    """Run the verb ``train``; exceptions come through."""
-    parser = argparse.ArgumentParser()
-    add_train_arguments(parser)
-    return run_train(parser.parse_args([str(argument) for argument in arguments]))
+def run_verb(*arguments: object) -> int:
+    """Run a command; exceptions come through."""
+    parsed = build_parser().parse_args([str(argument) for argument in arguments])
+    return int(parsed.run(parsed))

@@ -14,12 +14,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ..utils.errors import ExportError, ImageError, WeightsError
+from ..utils.errors import ExportError, TrainingError, WeightsError
 from ..utils.version import __version__
 from . import benchmark, demo, evaluate, explain, export, extract, finetune, info, predict, train, weights
-from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, OutputError
+from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, OutputError, say
 
 Verb = Callable[[argparse.Namespace], int]
+_STATUS = {WeightsError: NO_WEIGHTS, ExportError: SOME_FAILED, TrainingError: SOME_FAILED, OutputError: NO_OUTPUT}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,26 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            arguments = build_parser().parse_args(argv)
             _prepare_terminal(arguments.verbose)
             verb: Verb = arguments.run
             return verb(arguments)
         finally:
             sys.stdout.flush()
-    except WeightsError as error:
-        return _fail(error, NO_WEIGHTS)
-    except ExportError as error:
-        return _fail(error, SOME_FAILED)
-    except OutputError as error:
-        return _fail(error, NO_OUTPUT)
-    except (ImageError, ValueError, ImportError) as error:
-        return _fail(error, WRONG_USE)
+    except (WeightsError, ExportError, TrainingError, OutputError, ValueError, ImportError) as error:
+        say(error)
+        return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), WRONG_USE)
     except BrokenPipeError:  # the reader has ended, as `head` does
         _drop_output()
         return 0
     except OSError as error:
         _drop_output()
-        return _fail(f"standard output cannot be written: {error.strerror or error}", NO_OUTPUT)
+        say(f"standard output cannot be written: {error.strerror or error}")
+        return NO_OUTPUT
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -60,11 +57,6 @@ def _drop_output() -> None:
     """Let Python's own flush at the end of the process succeed."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: not a file, as in tests
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fail(error: Exception | str, status: int) -> int:
-    print(f"hardnet: {error}", file=sys.stderr)
-    return status
 
 
 def _prepare_terminal(verbose: bool) -> None:
@@ -78,7 +70,8 @@ def _prepare_terminal(verbose: bool) -> None:
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the function of the chosen one is ``run``."""
     parser = argparse.ArgumentParser(
         prog="hardnet", description="HarDNet image classifiers.", epilog=__doc__.split("\n\n", 1)[1]
     )

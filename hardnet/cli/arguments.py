@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from ..factory import DEFAULT_TAG, list_models
+from ..utils.text import printable, reason
 from ..weights.pretrained import is_pretrained, read_pretrained
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 SOME_FAILED, WRONG_USE, NO_WEIGHTS, NO_OUTPUT, INTERRUPTED = 1, 2, 3, 4, 130
-FAILED = 1
-"""The exit status of a run that stopped early: loss not a number, checkpoint not writable or not fitting."""
 _MOST_DIGITS = 6  # of a side in pixels: more would overflow
 
 
@@ -23,10 +24,24 @@ class OutputError(RuntimeError):
     """The output cannot be written."""
 
 
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn an OSError into an :class:`OutputError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{printable(str(path))}: cannot be written: {reason(error)}") from None
+
+
+def say(text: object) -> None:
+    """Print a line on standard error."""
+    print(f"hardnet: {text}", file=sys.stderr, flush=True)
+
+
 def status_of_images(failed: int, total: int, what: str) -> int:
     """Report unusable images on standard error and return the exit status."""
     if failed:
-        print(f"hardnet: {failed} of {total} images could not be {what}", file=sys.stderr)
+        say(f"{failed} of {total} images could not be {what}")
     return 0 if not failed else SOME_FAILED if failed < total else WRONG_USE
 
 
@@ -51,9 +66,7 @@ def chosen_model(arguments: argparse.Namespace) -> tuple[str, str]:
     """Return the name and the weights; print on standard error if these are the packaged defaults."""
     if arguments.model is None and arguments.weights is None:
         note = "ten kinds of garments; for photographs of other things"
-        print(
-            f"hardnet: {PACKAGED_MODEL} {PACKAGED_TAG}, {note}: --weights {DEFAULT_TAG} (a download)", file=sys.stderr
-        )
+        say(f"{PACKAGED_MODEL} {PACKAGED_TAG}, {note}: --weights {DEFAULT_TAG} (a download)")
         return PACKAGED_MODEL, PACKAGED_TAG
     if arguments.model is None and is_pretrained(arguments.weights):
         return read_pretrained(arguments.weights).config.name, arguments.weights
@@ -72,18 +85,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """Add ``--calibration`` with paths of images."""
     parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
-
-
-def check_calibration(arguments: argparse.Namespace, *, required: bool) -> None:
-    """Check that ``--calibration`` and ``--precision int8`` go together.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if arguments.calibration and arguments.precision != "int8":
-        raise ValueError("--calibration goes with --precision int8")
-    if required and arguments.precision == "int8" and not arguments.calibration:
-        raise ValueError("--precision int8 requires --calibration: a few hundred images like those to come")
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -107,7 +108,7 @@ def positive(text: str) -> int:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add ``--threads``."""
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads per rank (default: torch's choice)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads per rank (default: torch's choice)")
 
 
 def prepare_process(arguments: argparse.Namespace) -> None:
@@ -115,8 +116,6 @@ def prepare_process(arguments: argparse.Namespace) -> None:
     # torch reads it with its first large tensor on Linux. Huge pages save the time of mapping millions of small ones.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
         import torch
 
         torch.set_num_threads(arguments.threads)

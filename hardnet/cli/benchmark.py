@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +18,7 @@ from ..factory import create_model, list_models
 from ..utils.devices import usable_device
 from ..utils.files import write_atomically
 from ..utils.text import table
-from .arguments import SOME_FAILED, OutputError, Verbs, image_size, positive
+from .arguments import SOME_FAILED, Verbs, image_size, positive, say, writing
 
 USUAL_ENGINES = ("eager", "torch", "onnxruntime", "openvino")  # need no compiler; the installed ones are the default
 PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
@@ -53,8 +51,6 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    if not 0 < arguments.turn_seconds < math.inf:
-        raise ValueError(f"--turn-seconds must be positive and finite, got {arguments.turn_seconds}")
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     steps, left_out = _build(arguments)
     seconds: dict[Key, list[float]] = {key: [] for key in steps}
@@ -66,15 +62,12 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     if rows:
         print(table(list(rows[0]), [["-" if v is None else str(v) for v in row.values()] for row in rows]))
     for reason in left_out:
-        _say(f"left out: {reason}")
+        say(f"left out: {reason}")
     if arguments.json is not None:
         content = {name: getattr(arguments, name) for name in PROTOCOL} | {"threads": torch.get_num_threads()}
         content |= {"torch": torch.__version__, "rows": rows, "left_out": left_out}
-        try:
-            with write_atomically(arguments.json) as file:
-                file.write(json.dumps(content, indent=1).encode() + b"\n")
-        except OSError as error:
-            raise OutputError(f"{arguments.json} cannot be written: {error.strerror}") from None
+        with writing(arguments.json), write_atomically(arguments.json) as file:
+            file.write(json.dumps(content, indent=1).encode() + b"\n")
     return 0 if rows else SOME_FAILED
 
 
@@ -93,7 +86,7 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
         for precision in arguments.precisions:
             usual = [engine for engine in USUAL_ENGINES if engine in available_engines(device, precision)]
             for engine in arguments.engines or usual:
-                _say(f"building {name} {engine} {precision}")
+                say(f"building {name} {engine} {precision}")
                 options: dict[str, Any] = {"calibration": [images.cpu()]} if precision == "int8" else {}
                 try:
                     fast = accelerate(model, engine=engine, precision=precision, example_input=images, **options)
@@ -153,7 +146,3 @@ def _figures(seconds: dict[Key, list[float]], batch_size: int) -> list[dict[str,
         row |= {"images_per_second": round(batch_size / spread[1], 1)}
         rows.append(row | {"times_eager": eager and round(eager[1] / spread[1], 2)})
     return rows
-
-
-def _say(text: str) -> None:
-    print(f"hardnet: {text}", file=sys.stderr, flush=True)

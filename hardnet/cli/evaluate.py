@@ -6,27 +6,25 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..models.config import CONFIGS
 from ..training.options import FIELDS
-from ..utils.errors import TrainingError
 from ..utils.files import write_atomically
 from ..utils.optional import require
 from ..utils.text import table
 from .arguments import (
-    FAILED,
-    OutputError,
+    SOME_FAILED,
     Verbs,
     add_engine_arguments,
     add_threads,
-    check_calibration,
     first_rank,
     positive,
     prepare_process,
+    say,
+    writing,
 )
 
 if TYPE_CHECKING:
@@ -44,16 +42,11 @@ def _help(option: str) -> str:
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("evaluate", help="measure top-1 and top-5 errors")
-    add_evaluate_arguments(parser)
-    parser.set_defaults(run=run_evaluate)
-
-
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``evaluate``."""
-    parser.description = (
-        "Measure top-1 and top-5 errors and show them next to the reported ones. Default: all weights of the catalogue "
-        "with as many classes as the data set. Under torchrun the ranks share the images."
+    parser = verbs.add_parser(
+        "evaluate",
+        help="measure top-1 and top-5 errors",
+        description="Measure top-1 and top-5 errors and show them next to the reported ones. Default: all weights of "
+        "the catalogue with as many classes as the data set. Under torchrun the ranks share the images.",
     )
     parser.add_argument(
         "data",
@@ -97,15 +90,16 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     add_threads(parser)
+    parser.set_defaults(run=_evaluate)
 
 
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Evaluate as the arguments say and print the table; return the exit status."""
+def _evaluate(arguments: argparse.Namespace) -> int:
     from ..training.data import open_evaluation
     from ..training.distributed import connect
     from ..training.evaluation import EvaluateOptions, choose, compare
 
-    check_calibration(arguments, required=False)
+    if arguments.calibration and arguments.precision != "int8":
+        raise ValueError("--calibration goes with --precision int8")
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
     source = open_evaluation(arguments.data, arguments.dataset, arguments.split)
@@ -118,12 +112,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     calibration = None
     if options.precision == "int8":
         calibration = open_evaluation(arguments.calibration or arguments.data, arguments.dataset, "train")
-    try:
-        with connect(arguments.device) as ranks:
-            rows = list(compare(chosen, source, ranks, options, calibration))
-    except TrainingError as error:
-        print(f"hardnet: {error}", file=sys.stderr)
-        return FAILED
+    with connect(arguments.device) as ranks:
+        rows = list(compare(chosen, source, ranks, options, calibration))
     if first_rank():
         if arguments.confusion is not None:
             _draw_confusion(arguments.confusion, rows[0], source.classes)
@@ -135,29 +125,23 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
                 print(f"\n{row.model} {row.weights}\n{_class_table(row.measured, source.classes)}")
         for row in rows:
             for message in row.measured.bad:
-                print(f"hardnet: skipped {message}", file=sys.stderr)
+                say(f"skipped {message}")
     if arguments.expect is None:
         return 0
     wrong = [row for row in rows if row.differs(arguments.expect)]
     if first_rank():
         for row in wrong:
-            print(
-                f"hardnet: {row.model} {row.weights} differs from what is reported by more than {arguments.expect:g} "
-                "percentage points",
-                file=sys.stderr,
-            )
-    return FAILED if wrong else 0
+            limit = f"{arguments.expect:g} percentage points"
+            say(f"{row.model} {row.weights} differs from what is reported by more than {limit}")
+    return SOME_FAILED if wrong else 0
 
 
 def _draw_confusion(path: Path, row: Row, classes: Sequence[str]) -> None:
     from ..training.confusion import draw_confusion
 
     figure = draw_confusion(f"{row.model} {row.weights}", classes, row.measured.confusion)
-    try:
-        with write_atomically(path) as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=150)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with writing(path), write_atomically(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=150)
 
 
 def _errors(record: Evaluation | WeightsRecord, with_top5: bool) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..utils.files import write_atomically
 from ..utils.text import printable
-from .arguments import OutputError, Verbs, add_model_arguments, chosen_model
+from .arguments import Verbs, add_model_arguments, chosen_model, writing
 
 _LEAST_SIDE = 448
 """Pixels: smaller pictures are enlarged by a whole factor."""
@@ -42,10 +42,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     drawn = explanation.overlay(arguments.opacity)
     enlargement = max(1, _LEAST_SIDE // min(drawn.size))
     drawn = drawn.resize((drawn.width * enlargement, drawn.height * enlargement))
-    try:
-        with write_atomically(path) as file:
-            drawn.save(file, form)
-    except OSError as error:
-        raise OutputError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from None
+    with writing(path), write_atomically(path) as file:
+        drawn.save(file, form)
     print(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}")
     return 0

@@ -6,8 +6,7 @@ import argparse
 
 from ..engines import FORMATS, export
 from ..factory import DEFAULT_TAG, create_model, list_models
-from ..utils.errors import ExportError
-from .arguments import Verbs, image_size
+from .arguments import Verbs, image_size, writing
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -27,8 +26,7 @@ def add_verb(verbs: Verbs) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     path = arguments.output or arguments.model + FORMATS[arguments.format].suffix
     model = create_model(arguments.model, weights=arguments.weights)
-    try:
-        print(export(model, path, format=arguments.format, size=arguments.size, uint8_input=arguments.uint8_input))
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+    with writing(path):
+        written = export(model, path, format=arguments.format, size=arguments.size, uint8_input=arguments.uint8_input)
+    print(written)
     return 0

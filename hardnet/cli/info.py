@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 
 from ..factory import list_models
 from ..models.config import CONFIGS
-from ..models.cost import Cost, StageCost, measure_cost
+from ..models.cost import StageCost, measure_cost
 from ..utils.text import table
 from .arguments import Verbs, image_size
+
+_COLUMNS = ("layers", "parameters", "MACs", "CIO", "MACs/CIO")
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -24,17 +25,17 @@ def _info(arguments: argparse.Namespace) -> int:
     height, width = arguments.size
     names = [arguments.model] if arguments.model else list_models()
     costs = [measure_cost(CONFIGS[name], height=height, width=width) for name in names]
-    print(_cost(costs[0]) if arguments.model else _costs(costs))
+    if arguments.model is None:
+        print(table(("model", *_COLUMNS), [(cost.model, *_numbers(cost.total)) for cost in costs]))
+        return 0
+    [cost] = costs
+    rows = [
+        (stage.name, indices, " x ".join(map(str, stage.output_shape)), *_numbers(stage))
+        for stage, indices in [*((stage, _indices(stage)) for stage in cost.stages), (cost.total, "")]
+    ]
+    print(f"{cost.model} for one image of {' x '.join(map(str, cost.input_shape))}")
+    print(table(("stage", "base", "output", *_COLUMNS), rows))
     return 0
-
-
-def _cost(measured: Cost) -> str:
-    """The cost of one model, stage by stage."""
-    header = ("stage", "base", "output", "layers", "parameters", "MACs", "CIO", "MACs/CIO")
-    rows = [_cost_row(stage, _indices(stage)) for stage in measured.stages]
-    shape = " x ".join(map(str, measured.input_shape))
-    title = f"{measured.model} for one image of {shape}"
-    return f"{title}\n{table(header, [*rows, _cost_row(measured.total, '')])}"
 
 
 def _indices(stage: StageCost) -> str:
@@ -42,25 +43,6 @@ def _indices(stage: StageCost) -> str:
     return f"[{first}]" if stop == first + 1 else f"[{first}:{stop}]"
 
 
-def _cost_row(stage: StageCost, indices: str) -> tuple[str, ...]:
-    return (
-        stage.name,
-        indices,
-        " x ".join(map(str, stage.output_shape)),
-        str(stage.layers),
-        f"{stage.params:,}",
-        f"{stage.macs:,}",
-        f"{stage.cio:,}",
-        f"{stage.macs_per_cio:.1f}" if stage.cio else "-",
-    )
-
-
-def _costs(measured: Iterable[Cost]) -> str:
-    """The totals of several models."""
-    header = ("model", "layers", "parameters", "MACs", "CIO", "MACs/CIO")
-    rows = []
-    for one in measured:
-        total = one.total
-        numbers = (f"{total.params:,}", f"{total.macs:,}", f"{total.cio:,}", f"{total.macs_per_cio:.1f}")
-        rows.append((one.model, str(total.layers), *numbers))
-    return table(header, rows)
+def _numbers(stage: StageCost) -> tuple[str, ...]:
+    counts = (f"{stage.params:,}", f"{stage.macs:,}", f"{stage.cio:,}")
+    return str(stage.layers), *counts, f"{stage.macs_per_cio:.1f}" if stage.cio else "-"

@@ -18,7 +18,6 @@ from .arguments import (
     add_calibration,
     add_engine_arguments,
     add_model_arguments,
-    check_calibration,
     chosen_model,
     positive,
     ranks_of_torchrun,
@@ -55,7 +54,6 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
     if arguments.resume and not arguments.output:
         raise ValueError("--resume requires --output")
-    check_calibration(arguments, required=not arguments.on)
     if arguments.on:
         return write_on_ray(arguments, partial(_on_ray, arguments), "classified")
     if arguments.output:

@@ -24,7 +24,7 @@ from ..results import Embedding, ImageResult, arrow_schema
 from ..utils.files import write_atomically
 from ..utils.optional import require
 from ..utils.text import csv_row, printable
-from .arguments import OutputError
+from .arguments import writing
 
 
 def add_path_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,13 +111,11 @@ class RowFile:
         """
         if resume and not self._grows and not self._rows.exists() and Path(self._path).exists():
             raise ValueError(f"{self._name}: is complete; --resume adds images to .jsonl and .csv files only")
-        try:
-            self._file = self._rows.open("r+b" if resume and self._rows.exists() else "w+b", buffering=0)
+        with writing(self._path):
+            self._file = self._rows.open("r+b" if resume and self._rows.exists() else "w+b")
             end = sum(map(len, _complete_rows(self._rows, quoted=self._csv)))
             self._file.truncate(end)
             self._file.seek(end)
-        except OSError as error:
-            raise self._failure(error) from None
         if self._csv and not end:
             self.add([self._header])
 
@@ -159,13 +157,9 @@ class RowFile:
             OutputError: the file cannot be written.
         """
         assert self._file is not None, "open the file first"  # noqa: S101
-        for line in lines:
-            content = (line + "\n").encode("utf-8", "surrogateescape")
-            try:
-                while content:
-                    content = content[self._file.write(content) :]
-            except OSError as error:
-                raise self._failure(error) from None
+        with writing(self._path):
+            self._file.writelines((line + "\n").encode("utf-8", "surrogateescape") for line in lines)
+            self._file.flush()
 
     def finish(self) -> None:
         """Close the file; write the .parquet or .npz file from the rows.
@@ -177,15 +171,13 @@ class RowFile:
         self._file.close()
         if self._grows:
             return
-        try:
+        with writing(self._path):
             with write_atomically(self._path) as file:
                 if self._suffix == ".npz":
                     self._write_npz(file)
                 else:
                     self._write_parquet(file)
             self._rows.unlink()
-        except OSError as error:
-            raise self._failure(error) from None
 
     def _write_parquet(self, file: BinaryIO) -> None:
         pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
@@ -239,9 +231,6 @@ class RowFile:
                     raise ValueError
             except (ValueError, LookupError, TypeError, StopIteration, csv.Error):
                 raise ValueError(f"{self._name}: cannot be resumed: {line[:50]!r} is no row of this command") from None
-
-    def _failure(self, error: OSError) -> OutputError:
-        return OutputError(f"{self._name}: cannot be written: {error.strerror or error}")
 
 
 def _complete_rows(path: Path, quoted: bool) -> Iterator[bytes]:

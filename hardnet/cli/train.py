@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import signal
-import sys
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..models.config import CONFIGS
 from ..training.options import FIELDS, TrainOptions, read_recipe
-from ..utils.errors import TrainingError
-from .arguments import FAILED, INTERRUPTED, Verbs, add_threads, first_rank, prepare_process, ranks_of_torchrun
+from .arguments import Verbs, add_threads, first_rank, prepare_process, ranks_of_torchrun
 
 if TYPE_CHECKING:
     from ..training.data import Splits
@@ -73,30 +71,20 @@ def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
     given = {name: value for name, value in vars(arguments).items() if name in FIELDS}
     given |= {name: tuple(given[name]) for name in ("mean", "std") if given.get(name)}
     prepare_process(arguments)
-    try:
-        runs, data = _plan(given, arguments.recipe, stages)
-        for number, run in enumerate(runs, 1):
-            if first_rank() and len(runs) > 1:
-                print(f"stage {number} of {len(runs)}: {run.epochs} epochs", flush=True)
-            outcome = train(run, _print_epoch, data)
-            if not outcome.finished:
-                break
-    except TrainingError as error:
-        print(f"hardnet: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        _ignore_signals()
-        return INTERRUPTED
-    if not outcome.finished:
-        _ignore_signals()
+    runs, data = _plan(given, arguments.recipe, stages)
+    for number, run in enumerate(runs, 1):
+        if first_rank() and len(runs) > 1:
+            print(f"stage {number} of {len(runs)}: {run.epochs} epochs", flush=True)
+        outcome = train(run, _print_epoch, data)
+        if not outcome.finished:
+            for signal_number in (signal.SIGTERM, signal.SIGINT):  # the process is about to end
+                signal.signal(signal_number, signal.SIG_IGN)
+            done = f"stopped by a signal after {outcome.epochs} complete epochs, the position is saved"
+            done += ": go on with --resume auto"
+            break
+        done = f"trained {outcome.epochs} epochs: {outcome.folder}"
     if first_rank():
-        if outcome.finished:
-            print(f"trained {outcome.epochs} epochs: {outcome.folder}")
-        else:
-            print(
-                f"stopped by a signal after {outcome.epochs} complete epochs, the position is saved: go on with "
-                "--resume auto"
-            )
+        print(done)
     return 0
 
 
@@ -123,12 +111,6 @@ def _plan(given: dict[str, Any], recipe: str | None, stages: bool) -> tuple[list
         return chain([suited], given), data
     plan = finetune_stages(given.pop("epochs", None) or suited.get("epochs", TrainOptions.epochs))
     return chain([suited | stage for stage in plan], given), data
-
-
-def _ignore_signals() -> None:
-    """Let the process, which is about to end, do so without a traceback when more signals arrive."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _print_epoch(numbers: dict[str, Any]) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..factory import DEFAULT_TAG, from_pretrained, get_weights, list_models, list_weights
 from ..utils.errors import WeightsError
 from ..utils.text import table
 from ..weights.archive import unpack_archive
-from ..weights.catalog import CATALOG, WeightsRecord, identify
-from .arguments import SOME_FAILED, Verbs
+from ..weights.catalog import CATALOG, identify
+from .arguments import SOME_FAILED, Verbs, say
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -64,48 +63,49 @@ def _weights_path(arguments: argparse.Namespace) -> int:
     record = get_weights(arguments.model, arguments.tag)
     found = find_cached(record)
     if found is None:
-        print(
-            f"hardnet: {record} is not in the cache: hardnet weights download {record.model} {record.tag}",
-            file=sys.stderr,
-        )
+        say(f"{record} is not in the cache: hardnet weights download {record.model} {record.tag}")
         return SOME_FAILED
     print(found.path)
     return 0
 
 
 def _weights_verify(arguments: argparse.Namespace) -> int:
-    from ..utils.files import open_regular
-
-    failed = 0
+    status = 0
     for path in [Path(file) for file in arguments.files] or _cached_files():
         try:
-            if path.is_dir():
-                model = from_pretrained(path)
-                names = "with" if model.weights_record and model.weights_record.categories else "without"
-                print(f"{path}: {model.config.name}, {model.num_classes} classes {names} names")
-                continue
-            with open_regular(path) as file:
-                content = file.read()
-            known = identify(unpack_archive(content) if path.suffix == ".zip" else content, CATALOG.values())
+            found = _identity(path)
         except OSError as error:
-            known, found = None, f"cannot be read: {error.strerror}"
+            found, status = f"cannot be read: {error.strerror}", SOME_FAILED
         except WeightsError as error:
-            known, found = None, str(error)
-        else:
-            found = "damaged, or not a file of the catalogue"
-        if known is None:
-            failed += 1
-        else:
-            record, source = known
-            found = f"{record}, {source.digest}{' (weak)' if source.digest.weak else ''}"
+            found, status = str(error), SOME_FAILED
         print(f"{path}: {found}")
-    return SOME_FAILED if failed else 0
+    return status
+
+
+def _identity(path: Path) -> str:
+    """Return which weights are in a file or folder.
+
+    Raises:
+        OSError: it cannot be read.
+        WeightsError: it is damaged or unknown.
+    """
+    from ..utils.files import open_regular
+
+    if path.is_dir():
+        model = from_pretrained(path)
+        names = "with" if model.weights_record and model.weights_record.categories else "without"
+        return f"{model.config.name}, {model.num_classes} classes {names} names"
+    with open_regular(path) as file:
+        content = file.read()
+    known = identify(unpack_archive(content) if path.suffix == ".zip" else content, CATALOG.values())
+    if known is None:
+        raise WeightsError("damaged, or not a file of the catalogue")
+    record, source = known
+    return f"{record}, {source.digest}{' (weak)' if source.digest.weak else ''}"
 
 
 def _cached_files() -> list[Path]:
     from ..weights.download import cache_dir
 
-    def places(record: WeightsRecord) -> list[Path]:
-        return [cache_dir() / record.cache_filename(source) for source in record.sources]
-
-    return [path for record in CATALOG.values() for path in places(record) if path.exists()]
+    files = [cache_dir() / record.cache_filename(source) for record in CATALOG.values() for source in record.sources]
+    return [path for path in files if path.exists()]
