@@ -44,7 +44,7 @@ class Explanation:
     result: ImageResult
     """The five most probable classes of the image."""
     activation: Tensor
-    """(H, W) from 0 to 1, on the CPU: 1 at the position that speaks most for the class."""
+    """(H, W) from 0 to 1, on the CPU: 1 at the position with the most evidence for the class."""
     picture: Image.Image
     """The image as the model got it, W x H pixels."""
 
@@ -106,8 +106,8 @@ def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:
 def class_activation(model: HarDNet, image: Tensor, index: int, level: FeatureLevel | None = None) -> Tensor:
     """Grad-CAM of one class: (in_chans, H, W), prepared for the model -> (H, W) from 0 to 1, on the CPU.
 
-    1 is the position that speaks most for the class; all is 0 if none does. The model must be in evaluation mode; its
-    parameters and their gradients are not changed.
+    1 is the position with the most evidence for the class; the map is 0 if there is none. The model must be in
+    evaluation mode; its parameters and their gradients are not changed.
 
     Raises:
         ValueError: there is no such class, or the image does not fit the model.

@@ -1,4 +1,4 @@
-"""The verb ``finetune``: train pretrained weights on a folder of pictures of one's own."""
+"""The verb ``finetune``: fine-tune pretrained weights on a folder of your own images."""
 
 from __future__ import annotations
 

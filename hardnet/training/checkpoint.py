@@ -176,10 +176,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(options: TrainOptions, ranks: Ranks) -> Path | None:
-    """Return the checkpoint to go on from, None to start anew.
+    """Return the checkpoint to resume from; None starts a new run.
 
     Raises:
-        TrainingError: the output folder holds a run that was not asked to go on, or only some ranks see it.
+        TrainingError: the output folder holds a run and ``resume`` is not set, or only some ranks see it.
     """
     own = Path(options.output).expanduser() / CHECKPOINT
     given = None if options.resume in ("", "auto") else Path(options.resume).expanduser()
@@ -193,7 +193,7 @@ def find_checkpoint(options: TrainOptions, ranks: Ranks) -> Path | None:
 
 
 def restore(path: Path, parts: Parts, options: TrainOptions, facts: Facts, ranks: Ranks) -> Position:
-    """Put the parts into the state of a checkpoint and return its position.
+    """Load a checkpoint into the parts and return its position.
 
     Raises:
         TrainingError: it cannot be read, has the wrong structure, or is another run's.

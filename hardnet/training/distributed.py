@@ -17,7 +17,7 @@ from ..utils.devices import usable_device
 
 @dataclass
 class Ranks:
-    """This process among the others. A single process, started without torchrun, is rank 0 of 1."""
+    """The rank of this process and the number of ranks. A process started without torchrun is rank 0 of 1."""
 
     rank: int
     """Of this process, from 0."""

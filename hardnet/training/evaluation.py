@@ -164,7 +164,7 @@ def _count(
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How to evaluate. None takes what belongs to the weights."""
+    """Options of an evaluation. None takes the value that belongs to the weights."""
 
     size: int | None = None
     """Side of the centre crop, in pixels."""
@@ -191,7 +191,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Row:
-    """One model with its weights, measured; with what was reported of them where they are the catalogue's."""
+    """The measured errors of a model with its weights, and the reported ones of weights of the catalogue."""
 
     model: str
     weights: str
@@ -202,7 +202,7 @@ class Row:
     def differs(self, tolerance: float) -> bool:
         """Tell whether an error differs from the reported one by more than ``tolerance`` percentage points."""
         if self.reported is None:
-            raise ValueError(f"nothing is reported of {self.weights}: only weights of the catalogue can be expected")
+            raise ValueError(f"no errors of {self.weights} are reported: --expect takes weights of the catalogue only")
         differences = (
             self.measured.top1_error - self.reported.top1_error,
             self.measured.top5_error - self.reported.top5_error,
@@ -246,7 +246,7 @@ def compare(
     options: EvaluateOptions,
     calibration: ImageSource | None = None,
 ) -> Iterator[Row]:
-    """Evaluate one after the other and yield a row for each. ``calibration`` are other images for an int8 engine.
+    """Evaluate models one after the other and yield a row for each; ``calibration`` has images for int8 engines.
 
     Raises:
         WeightsError: weights cannot be loaded or have another number of classes than the data set.

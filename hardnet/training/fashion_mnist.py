@@ -77,5 +77,5 @@ def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
         raise DataError(f"{path}: the IDX header is cut off")
     shape = struct.unpack(f">{dimensions}I", data[4:start])
     if len(data) - start != prod(shape):
-        raise DataError(f"{path}: {prod(shape)} values are announced ({shape}), {len(data) - start} are there")
+        raise DataError(f"{path}: the header states {prod(shape)} values ({shape}), the file has {len(data) - start}")
     return shape, data[start:]
