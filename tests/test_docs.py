@@ -129,7 +129,7 @@ def commands_of(code: str) -> Iterator[list[str]]:
 
 def check_arguments(arguments: list[str]) -> None:
     try:
-        cli._parser().parse_args(arguments)
+        cli.build_parser().parse_args(arguments)
     except SystemExit as end:
         if end.code:  # not --help
             pytest.fail(f"hardnet {shlex.join(arguments)}: refused by the command line")
