@@ -87,7 +87,7 @@ def explain(
     if not chosen:
         raise ValueError(f"there is no class {label!r} among the {len(result.predictions)} of the model")
     level = None if stride is None else _level_of(model, stride)
-    activation = class_activation(model, tensor, chosen[0].index, level)
+    [activation] = class_activations(model, tensor, [chosen[0].index], level)
     fitting = classifier.transform if isinstance(classifier.transform, Preprocessing) else Preprocessing()
     top = replace(result, predictions=result.predictions[:5])
     return Explanation(chosen[0], top, activation, seen_picture(tensor, fitting))
@@ -103,8 +103,10 @@ def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:
     return large[-1] if large else levels[0]
 
 
-def class_activation(model: HarDNet, image: Tensor, index: int, level: FeatureLevel | None = None) -> Tensor:
-    """Grad-CAM of one class: (in_chans, H, W), prepared for the model -> (H, W) from 0 to 1, on the CPU.
+def class_activations(
+    model: HarDNet, image: Tensor, indices: Sequence[int], level: FeatureLevel | None = None
+) -> list[Tensor]:
+    """Grad-CAM of some classes: (in_chans, H, W), prepared for the model -> (H, W) from 0 to 1 for each, on the CPU.
 
     1 is the position with the most evidence for the class; the map is 0 if there is none. The model must be in
     evaluation mode; its parameters and their gradients are not changed.
@@ -112,13 +114,6 @@ def class_activation(model: HarDNet, image: Tensor, index: int, level: FeatureLe
     Raises:
         ValueError: there is no such class, or the image does not fit the model.
     """
-    return class_activations(model, image, [index], level)[0]
-
-
-def class_activations(
-    model: HarDNet, image: Tensor, indices: Sequence[int], level: FeatureLevel | None = None
-) -> list[Tensor]:
-    """:func:`class_activation` of several classes, computed in one forward pass."""
     weight = next(model.parameters())
     level = level or activation_level(model, *image.shape[1:])
     outputs: list[Tensor] = []

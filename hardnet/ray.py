@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .images.batches import Item
@@ -150,7 +150,8 @@ class _Stage:
         schema = arrow_schema(self._value)
         results = list(self._stream(self._items(table), **self._call))
         table = table.drop_columns([name for name in (self._column, "error") if name in table.column_names])
-        for name, cells in ((self._value, map(self._cell, results)), ("error", _errors(results))):
+        errors = [result.error and printable(result.error) for result in results]
+        for name, cells in ((self._value, map(self._cell, results)), ("error", errors)):
             table = table.append_column(schema.field(name), pa.array(cells, schema.field(name).type))
         return table
 
@@ -172,10 +173,6 @@ class _Stage:
             assert result.vector is not None  # noqa: S101
             return result.vector.numpy()
         return [one for one in result.to_dict()["predictions"] if one["probability"] >= self._threshold]
-
-
-def _errors(results: Iterable[ImageResult | Embedding]) -> Iterator[str | None]:
-    return (None if result.error is None else printable(result.error) for result in results)
 
 
 def _apply(dataset: Any, actors: int | None, column: str, value: str, model: tuple[Any, ...]) -> Any:

@@ -10,7 +10,6 @@ catalogue in lower case (``hardnet85.imagenet1k_v2``), and ``pretrained_cfg_over
 # Annotations must not be strings here: torch.jit.script cannot read them in a graph of torch.fx.
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -192,13 +191,10 @@ def _create(
     *,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **keywords: Any,
 ) -> nn.Module:
-    if cache_dir is not None:
-        raise ValueError("cache_dir: HarDNet's weights are kept in torch.hub's cache, set TORCH_HOME to move it")
     cfg = timm.models.resolve_pretrained_cfg(
         name, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=pretrained_cfg_overlay
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 import hardnet
 from hardnet.cli import main
-from hardnet.explain import activation_level, class_activation, explain, overlay, seen_picture
+from hardnet.explain import activation_level, class_activations, explain, overlay, seen_picture
 from hardnet.images.preprocess import Preprocessing
 
 CAT = IMAGES / "cat.jpg"
@@ -28,7 +28,7 @@ def test_the_map_is_grad_cam(frozen: bool) -> None:
         [features] = model.forward_features(image[None])
         coarse = torch.einsum("c,chw->hw", model.get_classifier().weight[4], features).relu()
     expected = torch.nn.functional.interpolate(coarse[None, None], size=(160, 192), mode="bilinear")[0, 0]
-    found = class_activation(model, image, 4)
+    [found] = class_activations(model, image, [4])
     assert found.shape == (160, 192)
     assert found.min() >= 0
     assert found.max() == 1
@@ -45,7 +45,7 @@ def test_the_map_is_not_too_coarse(side: int, stride: int) -> None:
 def test_there_is_no_such_class() -> None:
     model = hardnet.create_model("hardnet39ds", num_classes=3).eval()
     with pytest.raises(ValueError, match="between 0 and 2, got 3"):
-        class_activation(model, torch.rand(3, 64, 64), 3)
+        class_activations(model, torch.rand(3, 64, 64), [3])
 
 
 def test_any_class_stride_and_head(device: str) -> None:

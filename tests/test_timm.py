@@ -307,7 +307,6 @@ def test_timms_downloader_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> 
         ({"global_pool": "median"}, ValueError, "global_pool must be one of .* got 'median'"),
         ({"global_pool": ""}, ValueError, "goes with num_classes=0, got 1000"),
         ({"drop_path_rate": 0.1}, TypeError, "drop_path_rate"),
-        ({"cache_dir": "here"}, ValueError, "set TORCH_HOME"),
         ({"pretrained_cfg": "imagenet1k_v9"}, RuntimeError, "imagenet1k_v9"),
     ],
 )

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..factory import get_weights
+from ..images.read import read_open
 from ..inference import Classifier
 from ..utils.errors import ImageError, WeightsError
+from ..utils.text import printable
 from ..weights.catalog import WeightsRecord
 from . import markup
 from .texts import LANGUAGES, translate
-from .view import load, look, read_picture, sample_images
+from .view import load, look, sample_images
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +28,6 @@ logger = logging.getLogger(__name__)
 TEMPORARY = "GRADIO_TEMP_DIR"
 MAX_COUNT = 100
 """How many pictures may be classified at once."""
-_FAILURES = ("large", "refused")
 
 
 class Update(NamedTuple):
@@ -41,7 +42,7 @@ class _File(NamedTuple):
     name: str
     path: Path | None
     failure: str = ""
-    """Why the browser could not upload it, one of _FAILURES."""
+    """Why the browser could not upload it: "large" or "refused"."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Order:
 
 def _upload(path: Any, name: Any, failure: Any) -> _File:
     if failure:
-        return _File(str(name), None, _FAILURES[failure == _FAILURES[1]])
+        return _File(str(name), None, "large" if failure == "large" else "refused")
     folder = Path(os.environ[TEMPORARY]).resolve()
     place = Path(path).resolve()
     if folder not in place.parents:
@@ -83,7 +84,7 @@ def _upload(path: Any, name: Any, failure: Any) -> _File:
     return _File(str(name), place)
 
 
-def answer(data: Any, max_pixels: int, max_bytes: int) -> Iterator[Update]:
+def answer(data: Any, max_bytes: int) -> Iterator[Update]:
     """Yield the states of the page on the way to the result; the last one is the result or an error."""
     language = LANGUAGES[0]
     order = None
@@ -91,7 +92,7 @@ def answer(data: Any, max_pixels: int, max_bytes: int) -> Iterator[Update]:
         order = Order.parse(data)
         language = order.language
         if order.files:
-            yield from _answer(order, max_pixels, max_bytes)
+            yield from _answer(order, max_bytes)
     except Exception:  # a visitor gets words, the log the reason
         logger.exception("an order failed")
         yield _problem(language, translate(language, "fault"), translate(language, "log"), again=True)
@@ -103,16 +104,17 @@ def answer(data: Any, max_pixels: int, max_bytes: int) -> Iterator[Update]:
                     file.path.parent.rmdir()  # Gradio makes a folder for each upload
 
 
-def _answer(order: Order, max_pixels: int, max_bytes: int) -> Iterator[Update]:
+def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
     language, record, count = order.language, order.record, len(order.files)
 
     def read(file: _File) -> tuple[Image.Image | None, str]:
         try:
             if file.path is None:
                 return None, translate(language, file.failure, size=max_bytes // 2**20)
-            return read_picture(file.path, file.name, max_pixels), ""
+            with file.path.open("rb") as opened:
+                return read_open(opened, printable(file.name)), ""
         except ImageError as error:
-            return None, str(error).replace(" (max_pixels of load_image)", "")
+            return None, str(error)
         except OSError:
             return None, translate(language, "gone")
 

@@ -25,7 +25,6 @@ from .answer import MAX_COUNT, TEMPORARY, answer
 from .guard import Guard
 from .markup import empty, header, options, prompt
 from .texts import LANGUAGES, translate
-from .view import MAX_PIXELS
 
 HOST, PORT = "127.0.0.1", 7860
 MAX_BYTES = 20 * 2**20
@@ -64,20 +63,13 @@ def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequenc
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
 
-def build_app(
-    *,
-    hosts: Sequence[str] = (),
-    max_bytes: int = MAX_BYTES,
-    max_stored: int = MAX_STORED,
-    max_pixels: int = MAX_PIXELS,
-) -> Any:
+def build_app(*, hosts: Sequence[str] = (), max_bytes: int = MAX_BYTES, max_stored: int = MAX_STORED) -> Any:
     """Return the page as an ASGI application.
 
     Args:
         hosts: names that the server is reached by, in addition to ``localhost`` and IP addresses.
         max_bytes: larger files are refused.
         max_stored: uploads are refused when they would bring the bytes on disk above this.
-        max_pixels: pictures of more pixels are refused before they are decoded.
 
     Raises:
         ImportError: gradio is not installed.
@@ -89,7 +81,7 @@ def build_app(
     app.add_middleware(Guard, hosts=hosts, max_request=max_bytes + 2**16, max_stored=max_stored)
     return gr.mount_gradio_app(
         app,
-        _build_page(gr, max_bytes, max_pixels),
+        _build_page(gr, max_bytes),
         path="/",
         theme=gr.themes.Base(
             primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]
@@ -111,7 +103,7 @@ _DROP = """<label class="drop ${preview ? 'full' : ''}">
 </label><p class="spoken" role="status">${status}</p>"""
 
 
-def _build_page(gr: Any, max_bytes: int, max_pixels: int) -> Any:
+def _build_page(gr: Any, max_bytes: int) -> Any:
     latest: OrderedDict[str | None, int] = OrderedDict()  # the number of each session's last order
     number = itertools.count()
 
@@ -119,7 +111,7 @@ def _build_page(gr: Any, max_bytes: int, max_pixels: int) -> Any:
         own = latest[request.session_hash] = next(number)
         while len(latest) > SESSIONS:
             latest.popitem(last=False)
-        for update in answer(order, max_pixels, max_bytes):
+        for update in answer(order, max_bytes):
             if latest.get(request.session_hash) != own:
                 yield gr.skip(), gr.skip()  # something else is wanted by now; Gradio sends the last update twice
                 return

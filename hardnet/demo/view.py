@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections.abc import Generator
@@ -17,7 +16,6 @@ from torch import Tensor
 from ..explain import activation_level, class_activations, seen_picture
 from ..factory import get_weights
 from ..images.preprocess import Preprocessing
-from ..images.read import load_image
 from ..inference import Classifier
 from ..models.network import HarDNet
 from ..results import ImageResult
@@ -26,8 +24,6 @@ from ..utils.progress import watcher
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 50_000_000
-"""The largest picture that is decoded, in pixels."""
 ENGINE, PRECISION = "eager", "fp32"
 
 _one_at_a_time = threading.Lock()
@@ -98,22 +94,6 @@ def look(classifier: Classifier, picture: Image.Image, *, explain: bool = True) 
         1000 * (done - prepared),
         classifier.device.type.upper(),
     )
-
-
-def read_picture(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a file; messages give ``name`` and not the server's folders.
-
-    Raises:
-        ImageError: the picture cannot be read or has too many pixels.
-        OSError: the file is not there.
-    """
-
-    class Named(io.BytesIO):
-        pass
-
-    file = Named(path.read_bytes())
-    file.name = name
-    return load_image(file, max_pixels=max_pixels)
 
 
 def sample_images() -> dict[str, Path]:
