@@ -44,19 +44,21 @@ def predict(weights: str, *arguments: object) -> int:
 def test_table(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(weights, PHOTOGRAPHS[0], "--topk", 3) == 0
     out, err = capsys.readouterr()
-    lines = out.splitlines()
-    assert lines[0] == str(PHOTOGRAPHS[0])
-    shares = [float(line.split("%")[0]) for line in lines[1:4]]
-    assert shares == sorted(shares, reverse=True)
-    assert [line for line in lines[4:] if line] == []
-    assert err == ""
+    source, *lines = out.split("\n")
+    shares = [float(line.split("%")[0]) for line in lines[:3]]
+    assert (source, shares, lines[3:], err) == (str(PHOTOGRAPHS[0]), sorted(shares, reverse=True), ["", ""], "")
 
 
-def test_json_of_a_folder_is_what_the_library_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_needs_no_network_and_gives_what_the_library_gives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HARDNET_OFFLINE", "1")
     assert main(["predict", str(GARMENTS), "--format", "json"]) == 0
-    entries = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert err.startswith("hardnet: hardnet39ds FASHION_MNIST, ten kinds of garments")
+    entries = json.loads(out)
     results = hardnet.Classifier("hardnet39ds", weights="FASHION_MNIST").predict(GARMENTS)
-    assert len(entries) == len(results) > 3
+    assert len(entries) == len(results) == len(list(GARMENTS.iterdir()))
     for entry, result in zip(entries, results, strict=True):
         assert entry["source"] == result.source
         assert [p["index"] for p in entry["predictions"]] == [p.index for p in result.predictions]
@@ -86,12 +88,7 @@ def test_one_broken_file_is_named_and_loses_nothing(
     assert "1 of 3 images could not be classified" in err
     assert sum("b.jpg" in line for line in err.splitlines()) == 1
     if style == "json":
-        entries = json.loads(out)
-        assert [set(entry) for entry in entries] == [
-            {"source", "predictions"},
-            {"source", "error"},
-            {"source", "predictions"},
-        ]
+        assert ["error" in entry for entry in json.loads(out)] == [False, True, False]
     else:
         assert out.count("a.jpg") == out.count("c.jpg") > 0
 
@@ -141,12 +138,9 @@ def test_errors_in_words(
     ("arguments", "said"),
     [
         ([], "COMMAND"),
-        (["info", "hardnet69"], "hardnet68"),
         (["predict", "x", "--topk", "0"], "must be an integer >= 1, got '0'"),
         (["predict", "x", "--model", "hardnet69"], "hardnet68"),
-        (["predict", "x", "--form", "xml"], "invalid choice"),
         (["info", "--size", "12by12"], "as in 224 or 480x640"),
-        (["weights"], "ACTION"),
     ],
 )
 def test_a_wrong_command_line_is_explained(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,16 +159,6 @@ def test_without_a_network_imagenet_says_how_to_go_on(
     err = capsys.readouterr().err
     for word in ("HARDNET_MIRROR", "hardnet68.pth", "hardnet68-0699-2e207f79.pth.zip", "HARDNET_OFFLINE"):
         assert word in err
-
-
-def test_the_default_needs_no_network_and_says_what_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HARDNET_OFFLINE", "1")
-    assert main(["predict", str(REPO / "images" / "fashion_mnist"), "--format", "json", "--topk", "1"]) == 0
-    out, err = capsys.readouterr()
-    assert err.startswith("hardnet: hardnet39ds FASHION_MNIST, ten kinds of garments")
-    assert len(json.loads(out)) == len(list((REPO / "images" / "fashion_mnist").iterdir()))
 
 
 def test_info_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
