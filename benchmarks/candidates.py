@@ -18,6 +18,7 @@ from hardnet.cli.benchmark import settle
 from hardnet.engines import ENGINES, accelerate, available_engines
 from hardnet.engines.native import cpu_threads
 from hardnet.factory import create_model
+from hardnet.images.preprocess import Preprocessing
 from hardnet.models.config import CONFIGS
 from hardnet.models.cost import measure_cost
 from hardnet.models.network import ImageModule
@@ -104,7 +105,14 @@ def network(row: Row) -> nn.Module:
     return timm.create_model(row.model)
 
 
-def accelerated(model: nn.Module, row: Row, images: Tensor, threads: int | None, photographs: Path | None) -> nn.Module:
+def accelerated(
+    model: nn.Module,
+    row: Row,
+    images: Tensor,
+    threads: int | None,
+    photographs: Path | None,
+    preprocessing: Preprocessing | None = None,
+) -> nn.Module:
     """Return a network in the engine of the row; see :func:`build` for arguments and errors."""
     if row.engine == "eager" and row.precision == "fp32":
         return model
@@ -118,7 +126,7 @@ def accelerated(model: nn.Module, row: Row, images: Tensor, threads: int | None,
             raise NotImplementedError(str(error)) from None
     if row.precision == "int8":
         options["calibration"] = calibration_images(photographs)
-    return accelerate(model, example_input=images, **options)
+    return accelerate(model, example_input=images, preprocessing=preprocessing, **options)
 
 
 def cost(row: Row) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks.candidates import accelerated, network
 from benchmarks.rows import Row
 from hardnet.cli.benchmark import settle
+from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import load_image
 from hardnet.inference import Classifier
 
@@ -68,7 +69,7 @@ def measure_folder(
     model = network(row)
     settle(model, row.height, row.width)
     example = torch.randn(row.batch_size, 3, row.height, row.width, device=device)
-    fast = accelerated(model.eval().to(device), row, example, threads, photographs)
+    fast = accelerated(model.eval().to(device), row, example, threads, photographs, Preprocessing())
     classifier = Classifier(fast, device=device)
     whole, decode, preprocess, alone = Clock(), Clock(), Clock(), Clock()
 

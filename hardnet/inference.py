@@ -48,11 +48,12 @@ class _Runner:
     def _set_engine(
         self, named: bool, engine: str, precision: str, calibration: ImageLike | Iterable[ImageLike] | None
     ) -> None:
+        preprocessing = self.transform if type(self.transform) is Preprocessing else None
         if (engine, precision) == ("auto", "fp32") and calibration is None:
             if named:
                 from .engines import AutoEngine
 
-                self._auto = AutoEngine(self.model)
+                self._auto = AutoEngine(self.model, preprocessing)
         elif (engine, precision) != ("eager", "fp32") or calibration is not None:
             from .engines import accelerate
 
@@ -61,6 +62,7 @@ class _Runner:
                 engine=engine,
                 precision=precision,
                 calibration=None if calibration is None else prepare_each(calibration, self.transform, self.model),
+                preprocessing=preprocessing,
             )
 
     def _rows(self, items: Iterator[Item], batch_size: int) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
@@ -85,9 +87,12 @@ class _Runner:
         weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         with torch.inference_mode():
             images = images.to(self.device)
-            if images.dtype == torch.uint8:
+            normalises = getattr(self._auto or self.model, "preprocessing", None) == self.transform
+            if images.dtype == torch.uint8 and not normalises:
                 images = cast(Preprocessing, self.transform).normalise(images)
-            output = self._forward(images.to(torch.float32 if weight is None else weight.dtype))
+            if images.is_floating_point():
+                images = images.to(torch.float32 if weight is None else weight.dtype)
+            output = self._forward(images)
             if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
                 found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the model must return a tensor of shape ({len(images)}, classes), got {found}")

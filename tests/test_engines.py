@@ -17,6 +17,7 @@ from hardnet import Accelerated, Classifier, accelerate, create_model
 from hardnet.engines import AutoEngine, available_engines, base, choose_engine, openvino
 from hardnet.engines.accelerate import cpu_has_bf16
 from hardnet.engines.cache import artifacts_dir, fingerprint
+from hardnet.images.preprocess import Preprocessing
 
 SAMPLE = Path(__file__).parent.parent / "images" / "fashion_mnist" / "bag-00018.png"
 SHAPES = [(1, 3, 64, 96), (3, 3, 33, 32), (0, 3, 64, 64), (1, 3, 224, 224), (3, 3, 65, 97)]
@@ -31,7 +32,8 @@ def test_every_engine_has_the_logits_of_the_model(engine: str, name: str, golden
     model = golden_fill(create_model(name)).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     shapes = SHAPES[:2] if engine == "inductor" else SHAPES  # it compiles for every shape
-    fast = accelerate(model, engine=engine, example_input=torch.randn(shapes[0]), threads=1)  # type: ignore[arg-type]
+    example, normalise = torch.randn(shapes[0]), Preprocessing()
+    fast = accelerate(model, engine=engine, example_input=example, threads=1, preprocessing=normalise)  # type: ignore[arg-type]
     assert isinstance(fast, Accelerated)
     assert fast.engine == engine
     for shape in shapes:
@@ -40,6 +42,8 @@ def test_every_engine_has_the_logits_of_the_model(engine: str, name: str, golden
             wanted = model(x)
         assert same(fast(x), wanted), shape
         assert same(fast(x.to(memory_format=torch.channels_last)), wanted), "channels last"
+    pixels = torch.randint(256, shapes[0], dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    assert same(fast(pixels), fast(normalise.normalise(pixels))), "uint8"
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 

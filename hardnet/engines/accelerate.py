@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.text import check_count
 from . import inductor, native, onnx, openvino
-from .base import Accelerated, Output, Plan, Run, in_slices
+from .base import Accelerated, Output, Plan, Run, in_slices, normalising
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ def accelerate(
     example_input: Tensor | None = None,
     threads: int | None = None,
     calibration: Iterable[Tensor] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Accelerated:
     """Return a model in a faster engine: the same signature and output, for evaluation only.
 
@@ -80,6 +83,7 @@ def accelerate(
             once. Other shapes work as well.
         threads: CPU threads; None uses torch's number.
         calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
+        preprocessing: makes the engine take uint8 images as well, (N, 3, H, W), which it scales and normalises.
 
     Raises:
         TypeError: the model is not one of this library.
@@ -90,7 +94,9 @@ def accelerate(
     if not isinstance(model, ImageModule):
         raise TypeError(f"only models of this library can be accelerated, got {type(model).__name__}")
     device = next(model.parameters()).device
-    plan = _plan(engine, precision, device, threads, 0 if example_input is not None else _PATIENCE)
+    plan = _plan(engine, precision, device, threads)
+    patience = 0 if example_input is not None else _PATIENCE
+    plan = replace(plan, patience=patience, preprocessing=preprocessing)
     batches = _calibration(precision, calibration)
     result = Accelerated(model, _TABLE[plan.engine].build(model, plan, batches), plan)
     logger.info("%s runs in %s, %s, on %s", model.config.name, plan.engine, plan.precision, device)
@@ -120,13 +126,17 @@ def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None 
 class AutoEngine:
     """Run a model, and change to a faster engine as more images come: (N, C, H, W) -> the output of the model.
 
+    The images are float32, or with ``preprocessing`` uint8.
+
     The engine is what :func:`choose_engine` returns for the number of images so far. Threads may share it. The model
     must not be changed.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing | None = None) -> None:
+        self.preprocessing = preprocessing
         self._model, self._images, self._engine = model, 0, "eager"
-        self._run: Run = in_slices(model) if next(model.parameters()).device.type == "cpu" else model
+        run = normalising(model, preprocessing)
+        self._run: Run = in_slices(run) if next(model.parameters()).device.type == "cpu" else run
         self._lock = threading.Lock()
 
     def __call__(self, x: Tensor) -> Output:
@@ -137,7 +147,7 @@ class AutoEngine:
             if engine != self._engine:
                 self._engine = engine
                 try:
-                    self._run = accelerate(self._model, engine=engine)  # type: ignore[arg-type]  # checked there
+                    self._run = accelerate(self._model, engine=engine, preprocessing=self.preprocessing)  # type: ignore[arg-type]
                 except Exception as error:  # whatever an optional package raises
                     logger.warning("the %s engine is not available, going on without it: %s", engine, error)
         return self._run(x)
@@ -150,7 +160,7 @@ def available_engines(device: str | torch.device = "cpu", precision: str = "fp32
     return [engine for engine in order if precision in _precisions(engine, kind) and not _missing(engine, precision)]
 
 
-def _plan(engine: str, precision: str, device: torch.device, threads: int | None, patience: int = 0) -> Plan:
+def _plan(engine: str, precision: str, device: torch.device, threads: int | None) -> Plan:
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"there is no engine {engine!r}; known: auto, {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
@@ -172,7 +182,7 @@ def _plan(engine: str, precision: str, device: torch.device, threads: int | None
         )
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise ValueError("this processor does not compute in bf16, it would be slower than fp32")
-    return Plan(engine, precision, device, threads or torch.get_num_threads(), patience)
+    return Plan(engine, precision, device, threads or torch.get_num_threads())
 
 
 def _choose(precision: str, device: str) -> str:

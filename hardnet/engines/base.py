@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..images.preprocess import Preprocessing
 from ..models.features import FeatureInfo
 from ..models.network import ImageModule, WeightsInfo, check_images
 
@@ -30,6 +31,8 @@ class Plan:
     """CPU threads."""
     patience: int = 0
     """Images of one shape in a row before anything is compiled for this shape."""
+    preprocessing: Preprocessing | None = None
+    """Normalises uint8 images; without it, there are only float32 images."""
 
 
 class Accelerated(nn.Module):
@@ -44,10 +47,11 @@ class Accelerated(nn.Module):
         threads: the number of CPU threads that it uses.
         num_classes: of the model, None for a feature pyramid.
         feature_info: of the feature pyramid, None for a classifier.
+        preprocessing: normalises uint8 images; None if it takes float32 images only.
 
     Raises:
-        ValueError: in ``forward``, an input of a shape that the model refuses, of another type than float32 or on
-            another device.
+        ValueError: in ``forward``, an input of a shape that the model refuses, of another type than float32 (or uint8,
+            with ``preprocessing``) or on another device.
         RuntimeError: in ``train``.
     """
 
@@ -59,13 +63,14 @@ class Accelerated(nn.Module):
         self.num_classes: int | None = getattr(model, "num_classes", None)
         self.feature_info: tuple[FeatureInfo, ...] | None = getattr(model, "feature_info", None)
         self.engine, self.precision, self.device, self.threads = plan.engine, plan.precision, plan.device, plan.threads
+        self.preprocessing = plan.preprocessing
         self._run = run
         super().train(False)
 
     def forward(self, x: Tensor) -> Output:
         """(N, in_chans, H, W) -> the output of the model."""
-        check_images(x, self.config.name, self.in_chans)
-        if x.dtype != torch.float32:
+        check_images(x, self.config.name, self.in_chans, pixels=self.preprocessing is not None)
+        if x.dtype not in (torch.float32, torch.uint8):
             raise ValueError(f"the {self.engine} engine takes float32 images in every precision, got {x.dtype}")
         if x.device != self.device:
             raise ValueError(f"the {self.engine} engine was built for {self.device}, the images are on {x.device}")
@@ -91,6 +96,15 @@ class Accelerated(nn.Module):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows in the parentheses."""
         return f"{self.config.name}, {self.engine}, {self.precision}, {self.device}, {self.threads} threads"
+
+
+def normalising(run: Run, preprocessing: Preprocessing | None) -> Run:
+    """Return a function that normalises uint8 images first."""
+
+    def normalised(x: Tensor) -> Output:
+        return run(preprocessing.normalise(x) if preprocessing is not None and x.dtype == torch.uint8 else x)
+
+    return normalised
 
 
 _SLICE_PIXELS = 8 * 224 * 224

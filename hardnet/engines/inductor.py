@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.network import ImageModule
-from .base import Output, Plan, Run
+from .base import Output, Plan, Run, normalising
 from .folding import fold, merge
 from .native import DTYPES, cpu_threads, in_channels_last
 
@@ -23,7 +23,7 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     dtype = DTYPES[plan.precision]
     folded = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.device.type == "cuda":
-        return in_channels_last(torch.compile(folded, mode="max-autotune"), dtype)
+        return normalising(in_channels_last(torch.compile(folded, mode="max-autotune"), dtype), plan.preprocessing)
     if dtype == torch.float32:  # in lower precision, sums of parts lose accuracy
         merge(folded)
     # The kernels are called from C++, not from Python.
@@ -40,7 +40,7 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
             seen.add(x.shape)
             return output
 
-    return run
+    return normalising(run, plan.preprocessing)
 
 
 class _InChannelsLast(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..models.layers import ConvLayer, DWConvLayer
 from ..models.network import ImageModule
-from .base import Output, Plan, Run, in_slices
+from .base import Output, Plan, Run, in_slices, normalising
 from .folding import convolution_name, fold
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,11 @@ _LOCK = threading.Lock()
 
 def build_eager(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     """Return a copy of the model."""
-    eager = copy.deepcopy(model).eval().requires_grad_(False)
+    eager = normalising(copy.deepcopy(model).eval().requires_grad_(False), plan.preprocessing)
 
     def run(x: Tensor) -> Output:
         with cpu_threads(plan.threads):
-            output: Output = eager(x)
-        return output
+            return eager(x)
 
     return run
 
@@ -54,16 +53,17 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     dtype = DTYPES[plan.precision]
     folded: nn.Module = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.device.type == "cuda":
-        return _CudaGraphs(in_channels_last(folded, dtype))
+        return normalising(_CudaGraphs(in_channels_last(folded, dtype)), plan.preprocessing)
     if _onednn_works(dtype):
         fused = fuse(copy.deepcopy(folded, {id(each): each for each in folded.parameters()}))  # the weights are shared
-        prepared = in_slices(in_channels_last(OneDnnGraphs(folded, fused, plan.patience), dtype))
+        prepared = in_channels_last(OneDnnGraphs(folded, fused, plan.patience), dtype)
     else:
-        prepared = in_slices(in_channels_last(folded, dtype))
+        prepared = in_channels_last(folded, dtype)
+    sliced = in_slices(normalising(prepared, plan.preprocessing))
 
     def run(x: Tensor) -> Output:
         with cpu_threads(plan.threads):
-            return prepared(x)
+            return sliced(x)
 
     return run
 

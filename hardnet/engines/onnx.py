@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from ..models.network import ImageModule
 from ..utils.optional import require
-from .base import Output, Plan, Run, quiet_exporter
+from .base import Output, Plan, Run, normalising, quiet_exporter
 from .cache import fingerprint, from_artifact
 from .folding import fold
 
@@ -60,7 +60,7 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
         tensors = on_cuda(x) if plan.device.type == "cuda" else on_cpu(x)
         return tensors if hasattr(model, "feature_info") else tensors[0]
 
-    return run
+    return normalising(run, plan.preprocessing)
 
 
 def open_session(path: Path, threads: int, device: torch.device | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import shutil
@@ -18,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.optional import require
-from .base import Output, Plan, Run, quiet_exporter
+from .base import Output, Plan, Run, normalising, quiet_exporter
 from .cache import artifacts_dir, fingerprint, from_artifact
 from .folding import fold
 
@@ -49,9 +51,18 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
         write_openvino(converted, folder / "model.xml")
 
     def compile_from(folder: Path) -> Run:
-        compiled = core().compile_model(core().read_model(folder / "model.xml"), "CPU", settings)
-        run = runner(compiled, several=hasattr(model, "feature_info"))
-        return TriedShapes(run, folder, settings) if guarded else run
+        network = core().read_model(folder / "model.xml")
+
+        def compiled(network: Any) -> Run:
+            return runner(core().compile_model(network, "CPU", settings), several=hasattr(model, "feature_info"))
+
+        if guarded:
+            return normalising(TriedShapes(compiled(network), folder, settings), plan.preprocessing)
+        if plan.preprocessing is None:
+            return compiled(network)
+        on_pixels = compiled(of_pixels(network.clone(), plan.preprocessing))
+        on_floats = functools.cache(lambda: compiled(network))
+        return lambda x: on_pixels(x) if x.dtype == torch.uint8 else on_floats()(x)
 
     return from_artifact(key, convert, compile_from)
 
@@ -141,6 +152,16 @@ def runner(compiled: Any, *, several: bool = False) -> Run:
         return tensors if several else tensors[0]
 
     return run
+
+
+def of_pixels(network: Any, preprocessing: Preprocessing) -> Any:
+    """Make the input of a network, in place, uint8 pixels that it scales and normalises itself."""
+    openvino = require("openvino", _LOWEST, extra="openvino")
+    pre = importlib.import_module("openvino.preprocess").PrePostProcessor(network)
+    pre.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NCHW"))
+    steps = pre.input().preprocess().convert_element_type(openvino.Type.f32)
+    steps.mean([255 * value for value in preprocessing.mean]).scale([255 * value for value in preprocessing.std])
+    return pre.build()
 
 
 def to_openvino(model: nn.Module, example: Tensor) -> Any:

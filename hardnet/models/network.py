@@ -218,8 +218,8 @@ def _classifier(channels: int, num_classes: int) -> nn.Module:
     return linear
 
 
-def check_images(x: Tensor, name: str, in_chans: int) -> None:
-    """Check the input of a model.
+def check_images(x: Tensor, name: str, in_chans: int, pixels: bool = False) -> None:
+    """Check the input of a model, which may be uint8 if ``pixels``.
 
     Raises:
         ValueError: not (N, in_chans, H, W) with H and W of at least 32 pixels, or not floating point.
@@ -229,7 +229,7 @@ def check_images(x: Tensor, name: str, in_chans: int) -> None:
             f"{name} takes images of shape (N, {in_chans}, H, W) with H and W of at least "
             f"{MIN_INPUT_SIZE} pixels, got {tuple(x.shape)}{_advice(x, in_chans)}"
         )
-    if not x.is_floating_point():
+    if not x.is_floating_point() and not (pixels and x.dtype == torch.uint8):
         raise ValueError(
             f"{name} takes floating-point images, got {x.dtype}: scale them to [0, 1] and normalise them first"
         )
