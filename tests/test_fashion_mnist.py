@@ -68,21 +68,14 @@ def test_no_engine_changes_a_single_label(
     assert int((told(fast, test_images) != eager).sum()) == 0
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_int8_loses_at_most_half_a_point(
-    engine: str, model: HarDNet, test_images: list[Tensor], eager: Tensor, labels: Tensor
+@pytest.mark.parametrize(("engine", "precision"), [("onnxruntime", "int8"), ("openvino", "int8"), ("torch", "bf16")])
+def test_fewer_bits_lose_at_most_half_a_point(
+    engine: str, precision: str, model: HarDNet, test_images: list[Tensor], eager: Tensor, labels: Tensor
 ) -> None:
-    fast = accelerate(model, engine=engine, precision="int8", calibration=batches(model, "train", 200))
-    found = told(fast, test_images)
-    print(engine, "int8:", int((found == labels).sum()), "right of", len(labels))
-    assert int((found != eager).sum()) > 0  # it was in fact computed in int8
-    assert int((eager == labels).sum() - (found == labels).sum()) <= MOST_LOST
-
-
-def test_bf16_loses_at_most_half_a_point(
-    model: HarDNet, test_images: list[Tensor], eager: Tensor, labels: Tensor
-) -> None:
-    if not cpu_has_bf16():
+    if precision == "bf16" and not cpu_has_bf16():
         pytest.skip("this processor does not compute in bf16")
-    found = told(accelerate(model, engine="torch", precision="bf16"), test_images)
-    assert abs(int((eager == labels).sum() - (found == labels).sum())) <= MOST_LOST
+    calibration = batches(model, "train", 200) if precision == "int8" else None
+    found = told(accelerate(model, engine=engine, precision=precision, calibration=calibration), test_images)
+    print(engine, precision, int((found == labels).sum()), "right of", len(labels))
+    assert int((found != eager).sum()) > 0  # it was in fact computed with fewer bits
+    assert int((eager == labels).sum() - (found == labels).sum()) <= MOST_LOST
