@@ -85,7 +85,7 @@ def test_one_broken_file_is_named_and_loses_nothing(
     (tmp_path / "b.jpg").write_bytes(b"not a picture")
     assert predict(weights, tmp_path, "--format", style) == 1
     out, err = capsys.readouterr()
-    assert "1 of 3 images could not be classified" in err
+    assert "1 of 3 images could not be used" in err
     assert sum("b.jpg" in line for line in err.splitlines()) == 1
     if style == "json":
         assert ["error" in entry for entry in json.loads(out)] == [False, True, False]

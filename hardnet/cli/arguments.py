@@ -38,10 +38,10 @@ def say(text: object) -> None:
     print(f"hardnet: {text}", file=sys.stderr, flush=True)
 
 
-def status_of_images(failed: int, total: int, what: str) -> int:
+def status_of_images(failed: int, total: int) -> int:
     """Report unusable images on standard error and return the exit status."""
     if failed:
-        say(f"{failed} of {total} images could not be {what}")
+        say(f"{failed} of {total} images could not be used")
     return 0 if not failed else SOME_FAILED if failed < total else WRONG_USE
 
 

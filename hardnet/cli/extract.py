@@ -34,7 +34,7 @@ def _extract(arguments: argparse.Namespace) -> int:
     if arguments.on:
         if (arguments.engine, arguments.precision) != ("auto", "fp32"):
             raise ValueError("--engine and --precision do not go with --on")
-        return write_on_ray(arguments, partial(_on_ray, arguments), "used")
+        return write_on_ray(arguments, partial(_on_ray, arguments))
 
     def start(device: torch.device) -> tuple[Stream, Columns]:
         from ..inference import Extractor
@@ -45,7 +45,7 @@ def _extract(arguments: argparse.Namespace) -> int:
         columns = Columns("embedding", tuple(range(width)), _cells, width)
         return partial(extractor.stream, batch_size=arguments.batch_size), columns
 
-    return write_rows(arguments, start, "extracting", "used")
+    return write_rows(arguments, start)
 
 
 def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:

@@ -38,9 +38,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, kinds: str, *, required: 
     parser.add_argument("--column", metavar="NAME", help="with --on: the column of the images in Parquet files")
 
 
-def write_rows(
-    arguments: argparse.Namespace, start: Callable[[torch.device], tuple[Stream, Columns]], label: str, what: str
-) -> int:
+def write_rows(arguments: argparse.Namespace, start: Callable[[torch.device], tuple[Stream, Columns]]) -> int:
     """Write one row per image to ``arguments.output`` and return the exit status.
 
     Under torchrun, rank r of n computes every n-th group of batches, and the first rank writes all rows in order.
@@ -49,8 +47,6 @@ def write_rows(
     Args:
         arguments: with paths, device, batch_size, output and resume.
         start: builds the model on a device; returns what computes the results, and the columns of the file.
-        label: of the progress bar.
-        what: was done to an image that is not unusable, as in "classified".
 
     Raises:
         OutputError: the file cannot be written, or another rank has ended.
@@ -70,7 +66,7 @@ def write_rows(
                 if number // group % ranks.size == ranks.rank:
                     yield item
 
-        with counting_bar(paths, label, enabled=ranks.first) as bar:
+        with counting_bar(paths, enabled=ranks.first) as bar:
             results = iter(stream(dealt()))
             while True:
                 mine = list(islice(results, group))
@@ -87,17 +83,16 @@ def write_rows(
         if not ranks.first:
             return 0
         file.finish()
-        status = status_of_images(failed, total, what)
+        status = status_of_images(failed, total)
         return 0 if ranks.size > 1 and status == SOME_FAILED else status
 
 
-def write_on_ray(arguments: argparse.Namespace, compute: Callable[[Any], Any], what: str) -> int:
+def write_on_ray(arguments: argparse.Namespace, compute: Callable[[Any], Any]) -> int:
     """Write the results to Parquet files in the folder ``arguments.output`` by Ray Data; return the exit status.
 
     Args:
         arguments: with paths, on, column, output and resume.
         compute: dataset of images -> dataset of results.
-        what: was done to an image that is not unusable, as in "classified".
 
     Raises:
         ValueError: the options do not go together, or Ray cannot be reached.
@@ -116,7 +111,7 @@ def write_on_ray(arguments: argparse.Namespace, compute: Callable[[Any], Any], w
     except (RuntimeError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise OutputError(f"the job has ended: {printable(lines[-1] if lines else repr(error))}") from None
-    return status_of_images(failed, total, what)
+    return status_of_images(failed, total)
 
 
 @contextlib.contextmanager
@@ -137,9 +132,9 @@ def _gather(ranks: Ranks, lines: list[str]) -> list[str]:
         raise OutputError(f"another rank has ended; --resume continues from the rows so far ({error})") from None
 
 
-def counting_bar(paths: list[str], label: str, *, enabled: bool) -> ProgressBar:
+def counting_bar(paths: list[str], *, enabled: bool) -> ProgressBar:
     """Return a progress bar that shows the total and the time left as soon as the folders have been listed."""
-    bar = ProgressBar(None, label, unit="images", enabled=enabled)
+    bar = ProgressBar(None, "progress", unit="images", enabled=enabled)
 
     def count() -> None:
         bar.total = sum(1 for _ in expand(paths))

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.text import csv_row, printable
+from ..utils.text import printable
 from .arguments import (
     Verbs,
     add_calibration,
@@ -45,7 +45,7 @@ def add_verb(verbs: Verbs) -> None:
     add_job_arguments(parser, ".jsonl, .csv or .parquet", required=False)
     add_engine_arguments(parser)
     add_calibration(parser)
-    parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
+    parser.add_argument("--format", choices=_FORMATS, default="table")
     parser.set_defaults(run=_predict)
 
 
@@ -55,10 +55,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.resume and not arguments.output:
         raise ValueError("--resume requires --output")
     if arguments.on:
-        return write_on_ray(arguments, partial(_on_ray, arguments), "classified")
+        return write_on_ray(arguments, partial(_on_ray, arguments))
     if arguments.output:
-        columns = Columns("predictions", ("label", "index", "probability", "predictions"), _cells)
-        return write_rows(arguments, lambda device: (_stream(arguments, device), columns), "classifying", "classified")
+        return write_rows(arguments, lambda device: (_stream(arguments, device), _COLUMNS))
     if ranks_of_torchrun() > 1:
         raise ValueError("several processes require --output")
     paths = list_paths(arguments)
@@ -67,16 +66,16 @@ def _predict(arguments: argparse.Namespace) -> int:
     counts = Counter[bool]()
 
     def counted() -> Iterator[ImageResult]:
-        with counting_bar(paths, "classifying", enabled=shown) as bar:
+        with counting_bar(paths, enabled=shown) as bar:
             for result in _stream(arguments, arguments.device)(paths):
                 counts[result.error is not None] += 1
                 bar.update(1)
                 yield result
 
-    for text in _report(counted(), arguments.format):
+    for text in _FORMATS[arguments.format](counted()):
         sys.stdout.write(text + "\n")
         sys.stdout.flush()  # whole lines, also where the process is killed
-    return status_of_images(counts[True], counts.total(), "classified")
+    return status_of_images(counts[True], counts.total())
 
 
 def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
@@ -118,11 +117,6 @@ def _cells(result: ImageResult) -> tuple[object, ...]:
     return *first, json.dumps(result.to_dict()["predictions"])
 
 
-def _report(results: Iterable[ImageResult], style: str) -> Iterator[str]:
-    """Yield the output for each result as it comes; ``style`` is "table", "json", "jsonl" or "csv"."""
-    return {"table": _as_table, "json": _as_json, "jsonl": _as_jsonl, "csv": _as_csv}[style](results)
-
-
 def _as_table(results: Iterable[ImageResult]) -> Iterator[str]:
     """A paragraph per image. Unusable ones are in the log, on standard error."""
     for result in results:
@@ -146,9 +140,11 @@ def _as_jsonl(results: Iterable[ImageResult]) -> Iterator[str]:
 
 
 def _as_csv(results: Iterable[ImageResult]) -> Iterator[str]:
-    yield csv_row("source", "rank", "index", "label", "probability", "error")
-    for result in results:
-        if not result.predictions:  # an error, or no class above the threshold
-            yield csv_row(result.source, "", "", "", "", result.error or "")
-        for rank, p in enumerate(result.predictions, 1):
-            yield csv_row(result.source, rank, p.index, p.label, f"{p.probability:.6f}", "")
+    """The rows of an output file."""
+    yield _COLUMNS.csv_header()
+    yield from map(_COLUMNS.csv_line, results)
+
+
+_COLUMNS = Columns("predictions", ("label", "index", "probability", "predictions"), _cells)
+_FORMATS = {"table": _as_table, "json": _as_json, "jsonl": _as_jsonl, "csv": _as_csv}
+"""Functions that yield the output for each result as it comes."""

@@ -72,6 +72,15 @@ class Columns(NamedTuple):
     width: int = 0
     """Of the vectors, for .npz files; 0 where there are none."""
 
+    def csv_header(self) -> str:
+        """Return the first line of a .csv file."""
+        return csv_row("source", *self.csv, "error")
+
+    def csv_line(self, result: Any) -> str:
+        """Return the line of an image in a .csv file."""
+        cells = ("" for _ in self.csv) if result.error else self.cells(result)
+        return csv_row(result.source, *cells, result.error or "")
+
 
 class RowFile:
     """An output file with one row per image: .jsonl, .csv, .parquet, or .npz for vectors.
@@ -94,7 +103,6 @@ class RowFile:
             require("pyarrow", "15.0", extra="parquet")
         self._csv, self._grows = self._suffix == ".csv", self._suffix in (".jsonl", ".csv")
         self._rows = Path(path if self._grows else f"{path}.part")
-        self._header = csv_row("source", *columns.csv, "error")
         self._file: BinaryIO | None = None
         self.skipped = 0
         """How many images :meth:`missing` has found to be there."""
@@ -117,7 +125,7 @@ class RowFile:
             self._file.truncate(end)
             self._file.seek(end)
         if self._csv and not end:
-            self.add([self._header])
+            self.add([self._columns.csv_header()])
 
     def missing(self, paths: Iterable[str]) -> Iterator[Item]:
         """Iterate over the images of the paths that have no row yet.
@@ -144,8 +152,7 @@ class RowFile:
     def line(self, result: ImageResult | Embedding) -> str:
         """Return the row of one image, for :meth:`add`."""
         if self._csv:
-            cells = self._columns.cells(result) if result.error is None else ("" for _ in self._columns.csv)
-            return csv_row(result.source, *cells, result.error or "")
+            return self._columns.csv_line(result)
         if self._grows or not isinstance(result, Embedding) or result.vector is None:
             return json.dumps(result.to_dict())
         return json.dumps({"source": result.source, "embedding": _packed(result.vector)})
@@ -227,7 +234,7 @@ class RowFile:
                     yield str(row["source"])
                 elif number:
                     yield next(csv.reader([line]))[0]
-                elif line != self._header:
+                elif line != self._columns.csv_header():
                     raise ValueError
             except (ValueError, LookupError, TypeError, StopIteration, csv.Error):
                 raise ValueError(f"{self._name}: cannot be resumed: {line[:50]!r} is no row of this command") from None

@@ -16,7 +16,7 @@ from ..inference import Classifier
 from ..utils.errors import ImageError, WeightsError
 from ..utils.text import printable
 from ..weights.catalog import WeightsRecord
-from . import markup
+from .markup import Row, display_name, render, table
 from .texts import LANGUAGES, translate
 from .view import load, look, sample_images
 
@@ -119,40 +119,41 @@ def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
             return None, translate(language, "gone")
 
     picture = None
-    preview = markup.preview_many(language, count)
+    preview = render("preview_many", language, count=count)
     if count == 1:
         picture, error = read(order.files[0])
         if picture is None:
             yield _problem(language, translate(language, "unreadable"), error, preview="")
             return
-        preview = markup.preview(language, picture, order.files[0].name)
-    yield Update(preview, "", markup.loading(language, record.model, 0, None))
+        preview = render("preview", language, picture=picture, name=order.files[0].name)
+    yield Update(preview, "", render("loading", language, model=record.model, done=0, total=None))
     loading = load(record.model, record.tag)
     try:
         while True:
-            yield Update(None, "", markup.loading(language, record.model, *next(loading)))
+            done, total = next(loading)
+            yield Update(None, "", render("loading", language, model=record.model, done=done, total=total))
     except StopIteration as stop:
         classifier: Classifier = stop.value
     except WeightsError as caught:
         logger.warning("%s", caught)
-        title = translate(language, "no_weights", model=f"{markup.display_name(record.model)} {record.tag}")
+        title = translate(language, "no_weights", model=f"{display_name(record.model)} {record.tag}")
         yield _problem(language, title, translate(language, "log"), again=True)
         return
     if picture is not None:
         view = look(classifier, picture)
         status = f"{view.result.top.label} {view.result.top.probability:.1%}"
-        yield Update(None, status, markup.result(language, view, record, is_example=order.is_example))
+        yield Update(None, status, render("result", language, view=view, record=record, is_example=order.is_example))
         return
     rows = []
     for done, file in enumerate(order.files):
-        yield Update(None, "", markup.classifying(language, done, count))
+        yield Update(None, "", render("classifying", language, done=done, total=count))
         picture, error = read(file)
         view_or_none = None if picture is None else look(classifier, picture, explain=False)
         if picture is not None:
-            picture.thumbnail((markup.THUMBNAIL, markup.THUMBNAIL))
-        rows.append(markup.Row(file.name, picture, view_or_none, error))
-    yield Update(None, translate(language, "pictures", count=count), markup.table(language, rows, record))
+            picture.thumbnail((96, 96))  # as the table shows it
+        rows.append(Row(file.name, picture, view_or_none, error))
+    yield Update(None, translate(language, "pictures", count=count), table(language, rows, record))
 
 
 def _problem(language: str, title: str, detail: str, *, again: bool = False, preview: str | None = None) -> Update:
-    return Update(preview, title, markup.problem(language, title, detail, again=again))
+    return Update(preview, title, render("problem", language, title=title, detail=detail, again=again))

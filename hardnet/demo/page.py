@@ -16,6 +16,7 @@ from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..utils.files import scratch_folder
 from ..utils.optional import require
 from .answer import MAX_COUNT, TEMPORARY, answer
 from .guard import Guard
-from .markup import empty, header, options, prompt
+from .markup import options, render
 from .texts import LANGUAGES, translate
 
 HOST, PORT = "127.0.0.1", 7860
@@ -128,10 +129,10 @@ def _build_page(gr: Any, max_bytes: int) -> Any:
         return kind(html_template=template.replace("local", _LOCAL), elem_id=place, **texts, **more)
 
     with gr.Blocks(title="HarDNet", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
-        local(header, "header")
+        local(partial(render, "header"), "header")
         with gr.Column(elem_id="page"):
             drop = local(
-                lambda language: prompt(language, max_bytes, MAX_COUNT),
+                partial(render, "prompt", size=max_bytes // 2**20, count=MAX_COUNT),
                 "drop",
                 _DROP,
                 _order_class(gr),
@@ -142,7 +143,7 @@ def _build_page(gr: Any, max_bytes: int) -> Any:
                 most=MAX_COUNT,
                 uploading={language: translate(language, "uploading") for language in LANGUAGES},
             )
-            result = local(empty, "result", "${value || local}")
+            result = local(partial(render, "empty"), "result", "${value || local}")
             local(options, "options")
         drop.submit(
             show,
