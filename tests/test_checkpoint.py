@@ -258,7 +258,7 @@ def repacked(content: bytes) -> bytes:
 def test_a_compressed_archive_is_read_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     content = repacked(saved(STATE))
     assert_same(parse(content), STATE)
-    monkeypatch.setattr("hardnet.weights.reading.MAX_UNPACKED", 1000)
+    monkeypatch.setattr("hardnet.weights.reading.MAX_BYTES", 1000)
     zeros = repacked(saved({"x": torch.zeros(1_000_000)}))
     with pytest.raises(WeightsError, match=r"bytes that unpack to 4\d{6}"):
         parse(zeros)

@@ -51,9 +51,9 @@ def checkpoint(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def packed(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def packed(*members: tuple[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members:
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -110,15 +110,13 @@ def test_a_file_is_downloaded_once_and_checked_on_each_load(
         first.path.write_bytes(damaged)
         assert fetch(record, policy=POLICY).content == GOOD == first.path.read_bytes()
         assert server.hits("/w.pth") == hits + 1
-        [aside] = [path for path in cache_dir().glob("*.bad-*") if path.name in caplog.text]
-        assert aside.read_bytes() == damaged
-        aside.unlink()
+    assert caplog.text.count(f"{first.path} is damaged") == 5
     assert cached_names() == [first.path.name]
     assert capfd.readouterr() == ("", "")
 
 
 CUT = f"closed after {HALF} of {len(GOOD)} bytes"
-WRONG = "not the digest sha256:"
+WRONG = "not the file with the digest sha256:"
 ZIPPED = packed(("w.pth", GOOD))
 
 
@@ -134,8 +132,8 @@ def busy(retry_after: str) -> Step:
 
 FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
     # What the server does: (its responses, what the error says or "" if the download succeeds, number of requests)
-    "HTML page": ((serve(b"\n<!DOCTYPE html><html>Parked</html>"),), "an HTML page", 1),
-    "Git LFS pointer": ((serve(b"version https://git-lfs.github.com/spec/v1\n"),), "not a PyTorch checkpoint", 1),
+    "HTML page": ((serve(b"\n<!DOCTYPE html><html>Parked</html>"),), "start with b'\\n<!DOCTYPE html>'", 1),
+    "Git LFS pointer": ((serve(b"version https://git-lfs.github.com/spec/v1\n"),), "start with b'version https://'", 1),
     "empty": ((serve(b""),), "0 bytes that start with", 1),
     "404": ((serve(b"", status=404),), "HTTP 404", 1),
     "403": ((serve(b"", status=403),), "HTTP 403", 1),
@@ -159,7 +157,7 @@ FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
     "length not a number": ((serve(GOOD, length="many"),), "", 1),
     "chunked": ((chunked(GOOD),), "", 1),
     "chunks end early": ((chunked(GOOD, ended=False),), "connection failed", 2),
-    "gzip": ((serve(b"\x1f\x8b" + GOOD, headers={"Content-Encoding": "gzip"}),), "not a PyTorch", 1),
+    "gzip": ((serve(b"\x1f\x8b" + GOOD, headers={"Content-Encoding": "gzip"}),), WRONG, 1),
     "another file": ((serve(OTHER),), WRONG, 1),
     "one bit flipped": ((serve(GOOD[:HALF] + bytes([GOOD[HALF] ^ 1]) + GOOD[HALF + 1 :]),), WRONG, 1),
     "redirect": ((redirect("/good%20file.pth", 308),), "", 1),
@@ -204,12 +202,10 @@ ARCHIVES = {
     "": packed(("w.pth", GOOD)),
     "2 members": packed(("a.pth", GOOD), ("b.pth", GOOD)),
     "1 members ('w.txt')": packed(("w.txt", GOOD)),
-    "is damaged": ZIPPED[:-30],
+    "File is not a zip file": ZIPPED[:-30],
     WRONG: packed(("w.pth", OTHER)),
-    "unknown compression method": packed(("w.pth", GOOD), method=zipfile.ZIP_LZMA),
     f"larger than {MAX_BYTES} bytes": packed(("w.pth", bytes(3 * MAX_BYTES))),
-    "not a zip archive": b"\x80\x02" + GOOD,
-    "expected one .pth file": GOOD,
+    "not a readable archive of one .pth file": GOOD,
 }
 
 
@@ -390,7 +386,7 @@ def test_a_valid_address_is_shown_without_credentials(server: ScriptedServer, mo
     with pytest.raises(WeightsError) as caught:
         fetch(record_of(server.url + "/w.pth?token=SECRET"), policy=POLICY)
     assert f"{server.url}/w.pth: HTTP 404" in str(caught.value)
-    assert f"{server.url}/w.pth: the file has" in str(caught.value)
+    assert f"{server.url}/w.pth: not the file" in str(caught.value)
     assert "SECRET" not in str(caught.value)
 
 
@@ -416,7 +412,7 @@ def test_a_mirror_folder_comes_first(
     (mirror / "a.pth").write_bytes(OTHER)  # checked like a source
     (mirror / "b.pth.zip").mkdir()
     assert fetch(record, policy=POLICY).content == GOOD
-    assert f"{mirror / 'a.pth'}: the file has" in caplog.text
+    assert f"{mirror / 'a.pth'}: not the file" in caplog.text
     assert f"{mirror / 'b.pth.zip'}: the file cannot be read" in caplog.text
 
 

@@ -71,8 +71,12 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
     assert sorted(prediction["label"] for prediction in result["predictions"]) == classes
     with pytest.raises(WeightsError, match="hardnet68ds"):
         run_verb("evaluate", small_data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
-    make_folder(tmp_path / "other", classes=4, images=1, split="val")
-    with pytest.raises(DataError, match="trained on other classes: '3 classes' where the data set has '4 classes'"):
+    make_folder(tmp_path / "more", classes=4, images=1, split="val")
+    with pytest.raises(WeightsError, match="has 3 classes, the data set has 4"):
+        run_verb("evaluate", tmp_path / "more", *chosen)
+    make_folder(tmp_path / "other", images=1, split="val")
+    (tmp_path / "other" / "val" / "class_2").rename(tmp_path / "other" / "val" / "more")
+    with pytest.raises(DataError, match="trained on other classes: 'class_2', the data set has 'more'"):
         run_verb("evaluate", tmp_path / "other", *chosen)
     with pytest.raises(ValueError, match="name the one model"):
         run_verb("evaluate", small_data, "--weights", final)

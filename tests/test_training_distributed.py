@@ -144,7 +144,7 @@ def test_ranks_stop_together_resume_exactly_and_count_every_image_once(root: Pat
         assert torch.equal(value, second[name]), name
     pair = (read_metrics(tmp_path / folder / "metrics.jsonl") for folder in ("whole", "resumed"))
     for mine, theirs in zip(*pair, strict=True):
-        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-12)
+        assert mine["train_loss"] == theirs["train_loss"]
     model, one_rank = hardnet.create_model("hardnet39ds", weights=final).eval(), Ranks(0, 1, torch.device("cpu"))
     source = FolderSource(validation)
     alone = evaluate(model, source, Preprocessing(32, 32), one_rank, batch_size=4, skip_bad_images=True)
@@ -163,10 +163,7 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with connect("cpu") as ranks:
         assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
-        assert ranks.any([True, False]) == [True, False]
-        assert ranks.sum_counts([3, 4]) == [3, 4]
-        assert ranks.sum(0.5) == 0.5
-        assert ranks.gather_texts(["a"]) == ["a"]
+        assert ranks.gather("a") == ["a"]
         assert not torch.distributed.is_initialized()
 
 

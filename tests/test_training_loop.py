@@ -311,13 +311,10 @@ def change(content: dict[str, Any], change: str) -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        "model", "format", "progress", "facts", "options", "scheduler", "facts.classes", "progress.best",
-        "optimizer={}", "scheduler={}",
-        "model_ema=None", "model={}", "extra=1", "progress.extra=1", "progress.step=999", "progress.epoch=-1",
-        "progress.epoch=2", "progress.step=1.5", "progress=[]", "progress.loss_sum=float('nan')",
-        "optimizer.param_groups=[]", "optimizer.state=3", "scheduler.last_epoch=5",
+        *("model", "progress", "scheduler", "optimizer={}", "model_ema=None", "model={}", "progress.extra=1"),
+        *("optimizer.param_groups=[]", "optimizer.state=3"),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_the_wrong_structure_is_refused(
     stopped: tuple[Trainer, Path], tmp_path: Path, what: str
 ) -> None:
@@ -325,8 +322,8 @@ def test_a_checkpoint_of_the_wrong_structure_is_refused(
     content = read(checkpoint)
     change(content, what)
     torch.save(content, tmp_path / "changed.pt")
-    with pytest.raises(TrainingError, match=r"is not a valid training checkpoint|was made with None classes"):
-        restore(tmp_path / "changed.pt", trainer.parts, trainer.options, trainer._facts, ONE)
+    with pytest.raises(TrainingError, match="is not a valid training checkpoint"):
+        restore(tmp_path / "changed.pt", trainer.parts, trainer._facts)
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +370,7 @@ def test_too_few_images_or_other_classes_are_refused(tmp_path: Path, data: Path)
 
 def test_the_average_is_the_exponential_one(tmp_path: Path, data: Path) -> None:
     trainer = Trainer(options(data, tmp_path, ema=0.7), ONE)
-    assert trainer.parts.ema is not None
+    assert trainer.parts.model_ema is not None
     batches = trainer._batches()
     trainer.parts.model.train()
     expected: dict[str, Tensor] = {}
@@ -383,7 +380,7 @@ def test_the_average_is_the_exponential_one(tmp_path: Path, data: Path) -> None:
             if value.is_floating_point():
                 old = expected.get(name)
                 expected[name] = value.clone() if step == 0 or old is None else 0.7 * old + 0.3 * value
-    averaged = trainer.parts.ema.module.state_dict()
+    averaged = trainer.parts.model_ema.module.state_dict()
     assert len(expected) > 300
     for name, value in expected.items():
         torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)

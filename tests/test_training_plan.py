@@ -151,12 +151,6 @@ def leave_one_class(root: Path) -> None:
         shutil.rmtree(root / f"class_{number}")
 
 
-def leave_no_class(root: Path) -> None:
-    for number in range(3):
-        shutil.rmtree(root / f"class_{number}")
-    picture(1, 1).save(root / "1.png")
-
-
 def leave_one_picture(root: Path) -> None:
     for number in range(1, 10):
         (root / "class_1" / f"{number}.png").unlink()
@@ -169,7 +163,6 @@ def leave_one_picture(root: Path) -> None:
         (add_case, 2, "the classes Class_1 and class_1 differ in case only: rename or merge them"),
         (empty, 2, "the classes empty."),
         (leave_one_class, 2, "has one class, class_0: two or more are required"),
-        (leave_no_class, 2, "holds no subfolders; the images are expected in one subfolder per class"),
         (leave_one_picture, 0, "the class class_1 has one image: it is trained on, not validated"),
     ],
 )

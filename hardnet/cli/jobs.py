@@ -52,12 +52,12 @@ def write_rows(arguments: argparse.Namespace, start: Callable[[torch.device], tu
         OutputError: the file cannot be written, or another rank has ended.
     """
     with _ranks(arguments.device) as ranks:
-        paths = ranks.gather_texts(list_paths(arguments) if ranks.first else [])
+        paths = ranks.gather(list_paths(arguments) if ranks.first else [])[0]
         stream, columns = start(ranks.device)
         file = RowFile(arguments.output, columns)
         if ranks.first:
             file.open(resume=arguments.resume)
-        ranks.wait()
+        ranks.gather(None)
         total = failed = shown = 0
         group = arguments.batch_size * (4 if ranks.size > 1 else 1)  # of several: the ranks wait for one another
 
@@ -79,7 +79,7 @@ def write_rows(arguments: argparse.Namespace, start: Callable[[torch.device], tu
                 failed += sum(result.error is not None for result in mine)
                 bar.update(len(lines) + file.skipped - shown)
                 shown = file.skipped
-        total, failed = ranks.sum_counts([total, failed])
+        total, failed = map(sum, zip(*ranks.gather((total, failed)), strict=True))
         if not ranks.first:
             return 0
         file.finish()
@@ -127,7 +127,7 @@ def _ranks(device: str) -> Iterator[Ranks]:
 
 def _gather(ranks: Ranks, lines: list[str]) -> list[str]:
     try:
-        return ranks.gather_texts(lines)
+        return [line for each in ranks.gather(lines) for line in each]
     except RuntimeError as error:
         raise OutputError(f"another rank has ended; --resume continues from the rows so far ({error})") from None
 

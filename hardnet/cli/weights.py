@@ -8,8 +8,8 @@ from pathlib import Path
 from ..factory import DEFAULT_TAG, from_pretrained, get_weights, list_models, list_weights
 from ..utils.errors import WeightsError
 from ..utils.text import table
-from ..weights.archive import unpack_archive
 from ..weights.catalog import CATALOG, identify
+from ..weights.reading import unpack_archive
 from .arguments import SOME_FAILED, Verbs, say
 
 

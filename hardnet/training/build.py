@@ -129,14 +129,12 @@ def set_training_mode(model: HarDNet, options: TrainOptions) -> None:
                 module.eval()
 
 
-def scaled_lr(options: TrainOptions, ranks: int) -> float:
-    """Return the learning rate for the global batch: linear, ``lr`` at ``lr_batch`` images."""
-    return options.lr * options.batch_size * options.accumulate * ranks / options.lr_batch
+def make_optimizer(model: nn.Module, options: TrainOptions, global_batch: int) -> torch.optim.Optimizer:
+    """Return the optimiser of the trainable parameters, with weight decay and learning rates as the options say.
 
-
-def make_optimizer(model: nn.Module, options: TrainOptions, ranks: int) -> torch.optim.Optimizer:
-    """Return the optimiser of the trainable parameters, with weight decay and learning rates as the options say."""
-    lr = scaled_lr(options, ranks)
+    The learning rate for the global batch is linear: ``lr`` at ``lr_batch`` images.
+    """
+    lr = options.lr * global_batch / options.lr_batch
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

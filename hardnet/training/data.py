@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from ..images.preprocess import Preprocessing
 from ..utils.errors import DataError
+from ..utils.text import reason
 from .fashion_mnist import RECORD, FashionMNISTSource
 from .options import TrainOptions
 from .seeds import permutation
@@ -63,18 +63,10 @@ class FolderSource:
     def __init__(self, root: Path) -> None:
         from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
-        if not root.is_dir():
-            there = "is not a folder" if root.exists() else "no such folder"
-            raise DataError(f"{root}: {there}; expected a folder with one subfolder of images per class")
-        if not any(entry.is_dir() for entry in os.scandir(root)):
-            raise DataError(
-                f"{root}: holds no subfolders; the images are expected in one subfolder per class, as in "
-                f"{root / 'n01440764' / 'image.JPEG'}"
-            )
         try:
             folder = ImageFolder(str(root))
-        except FileNotFoundError as error:  # torchvision names the classes without images
-            raise DataError(f"{root}: {error}") from None
+        except OSError as error:  # torchvision names the classes without images
+            raise DataError(f"{root}: {reason(error)}; expected one subfolder of images per class") from None
         self.classes: Sequence[str] = tuple(folder.classes)
         folded: dict[str, str] = {}
         for name in folder.classes:
@@ -135,13 +127,6 @@ def hold_out(source: ImageSource, count: int, seed: int) -> tuple[SubsetSource, 
     return SubsetSource(source, sorted(order[count:])), SubsetSource(source, sorted(order[:count]))
 
 
-def is_fashion_mnist(data: str, dataset: str = "auto") -> bool:
-    """Tell whether a data argument means Fashion-MNIST: by its name, by the option, or by the files in the folder."""
-    if dataset != "auto":
-        return dataset == "fashion-mnist"
-    return data == "fashion-mnist" or any(_idx_candidates(Path(data), "train-images-idx3"))
-
-
 def split_by_class(source: FolderSource, fraction: float, seed: int) -> tuple[SubsetSource, SubsetSource]:
     """Split a folder into training and validation images: the same share of every class, chosen by the seed.
 
@@ -160,51 +145,31 @@ def split_by_class(source: FolderSource, fraction: float, seed: int) -> tuple[Su
     return SubsetSource(source, rest), SubsetSource(source, sorted(chosen))
 
 
-def open_splits(
-    data: str, dataset: str = "auto", *, held_out: int = 0, seed: int = 0, val_fraction: float = 0.2
-) -> Splits:
-    """Open a data set for training. The test images of Fashion-MNIST are never among them.
-
-    Args:
-        data: a folder with ``train`` and, unless images are held out, perhaps ``val``; or that of Fashion-MNIST.
-        dataset: "imagefolder", "fashion-mnist", or "auto", which looks for the latter's files.
-        held_out: how many training images to keep for validation instead.
-        seed: decides which.
-        val_fraction: of a plain folder CLASS/image, the share of each class that is kept for validation; 0 for none.
+def open_data(options: TrainOptions) -> Splits:
+    """Open the data set of a run. The test images of Fashion-MNIST are never among them.
 
     Raises:
         DataError: something is missing or malformed.
     """
-    if is_fashion_mnist(data, dataset):
-        train: ImageSource = _open_fashion_mnist(data, "train")
+    held_out, seed = options.hold_out, options.seed
+    if _is_fashion_mnist(options.data, options.dataset):
+        garments = _open_fashion_mnist(options.data, "train")
         statistics = RECORD.preprocessing.mean, RECORD.preprocessing.std
-        if not held_out:
-            return Splits(train, None, *statistics)
-        return Splits(*hold_out(train, held_out, seed), *statistics)
-    root = _existing_folder(data)
+        if held_out:
+            return Splits(*hold_out(garments, held_out, seed), *statistics)
+        return Splits(garments, None, *statistics)
+    root = _existing_folder(options.data)
     plain = not (root / "train").exists() and not (root / "val").exists()
     train = FolderSource(root if plain else root / "train")
-    if plain and val_fraction and not held_out:
-        return Splits(*split_by_class(train, val_fraction, seed))
     if held_out:
         return Splits(*hold_out(train, held_out, seed))
-    val_root = root / "val"
-    val = FolderSource(val_root) if val_root.exists() else None
-    if val is not None and tuple(val.classes) != tuple(train.classes):
-        odd = sorted(set(val.classes) ^ set(train.classes))
-        raise DataError(f"{val_root} and {root / 'train'} hold different classes: {', '.join(odd[:5])} in one only")
+    if plain and options.val_fraction:
+        return Splits(*split_by_class(train, options.val_fraction, seed))
+    val = FolderSource(root / "val") if (root / "val").exists() else None
+    if val is not None and val.classes != train.classes:
+        odd = ", ".join(sorted(set(val.classes) ^ set(train.classes))[:5])
+        raise DataError(f"{root / 'val'} and {root / 'train'} hold different classes: {odd} in one only")
     return Splits(train, val)
-
-
-def open_data(options: TrainOptions) -> Splits:
-    """Open the data set of a run, as :func:`open_splits` does."""
-    return open_splits(
-        options.data,
-        options.dataset,
-        held_out=options.hold_out,
-        seed=options.seed,
-        val_fraction=options.val_fraction,
-    )
 
 
 def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageSource:
@@ -212,20 +177,24 @@ def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageS
 
     Args:
         data: a folder, or "fashion-mnist".
-        dataset: as in :func:`open_splits`.
+        dataset: as in :class:`TrainOptions`.
         split: a subfolder, or "train" or "test" of Fashion-MNIST; empty takes "test" or "val".
 
     Raises:
         DataError: something is missing or malformed.
     """
-    if is_fashion_mnist(data, dataset):
+    if _is_fashion_mnist(data, dataset):
         if split not in ("", *_IDX_NAMES):
             raise DataError(f"Fashion-MNIST has the splits train and test, not {split!r}")
         return _open_fashion_mnist(data, split or "test")
     root = _existing_folder(data)
-    if split:
-        return FolderSource(root / split)
-    return FolderSource(root / "val" if (root / "val").is_dir() else root)
+    return FolderSource(root / (split or ("val" if (root / "val").is_dir() else "")))
+
+
+def _is_fashion_mnist(data: str, dataset: str) -> bool:
+    if dataset != "auto":
+        return dataset == "fashion-mnist"
+    return data == "fashion-mnist" or any(_find_idx(Path(data), "train-images-idx3"))
 
 
 def _existing_folder(data: str) -> Path:
@@ -236,32 +205,21 @@ def _existing_folder(data: str) -> Path:
     return root
 
 
-def _fashion_mnist_folder(data: str) -> Path:
-    if data == "fashion-mnist" and not Path(data).exists():
-        if not FASHION_MNIST_FOLDER.is_dir():
-            raise DataError(
-                f"{FASHION_MNIST_FOLDER}: no such folder; install Debian's package dataset-fashion-mnist, or name the "
-                "folder that holds train-images-idx3-ubyte.gz and the other three files"
-            )
-        return FASHION_MNIST_FOLDER
-    return _existing_folder(data)
-
-
 def _open_fashion_mnist(data: str, split: str) -> FashionMNISTSource:
-    folder = _fashion_mnist_folder(data)
-    return FashionMNISTSource(
-        *(_find_idx(folder, f"{_IDX_NAMES[split]}-{what}") for what in ("images-idx3", "labels-idx1"))
-    )
+    folder = FASHION_MNIST_FOLDER if data == "fashion-mnist" and not Path(data).exists() else _existing_folder(data)
+    files = []
+    for stem in (f"{_IDX_NAMES[split]}-images-idx3", f"{_IDX_NAMES[split]}-labels-idx1"):
+        found = _find_idx(folder, stem)
+        if not found:
+            raise DataError(
+                f"{folder}: holds no {stem}-ubyte.gz (nor {stem}-ubyte, here or in FashionMNIST/raw); install Debian's "
+                "package dataset-fashion-mnist, or name the folder with the four files"
+            )
+        files.append(found[0])
+    return FashionMNISTSource(*files)
 
 
-def _idx_candidates(folder: Path, stem: str) -> list[Path]:
+def _find_idx(folder: Path, stem: str) -> list[Path]:
     names = (f"{stem}-ubyte", f"{stem}-ubyte.gz")
     places = (folder, folder / "FashionMNIST" / "raw", folder / "raw")
     return [path for place in places for name in names if (path := place / name).is_file()]
-
-
-def _find_idx(folder: Path, stem: str) -> Path:
-    found = _idx_candidates(folder, stem)
-    if not found:
-        raise DataError(f"{folder}: holds no {stem}-ubyte.gz (nor {stem}-ubyte, here or in FashionMNIST/raw)")
-    return found[0]

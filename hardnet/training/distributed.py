@@ -1,18 +1,20 @@
-"""Processes started by torchrun: connect them and exchange small values (sums, flags, texts)."""
+"""Processes started by torchrun: connect them and exchange small values."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ..utils.devices import usable_device
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -28,53 +30,23 @@ class Ranks:
     _group: Any = None
     """A gloo group for values on the CPU, separate from the gradients on the GPU."""
 
-    @property
-    def first(self) -> bool:
+    def __post_init__(self) -> None:
+        self.first = self.rank == 0
         """Whether this rank writes the files and the messages."""
-        return self.rank == 0
 
-    def any(self, flags: Sequence[bool]) -> list[bool]:
-        """Return for each flag whether it is set on any rank."""
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in the order of the ranks, when every rank has given its own."""
         if self.size == 1:
-            return list(flags)
-        words = torch.tensor([int(flag) for flag in flags])
-        dist.all_reduce(words, dist.ReduceOp.MAX, group=self._group)
-        return [bool(word) for word in words.tolist()]
-
-    def sum_counts(self, counts: Sequence[int]) -> list[int]:
-        """Return the sums over the ranks, exactly."""
-        if self.size == 1:
-            return list(counts)
-        words = torch.tensor(counts, dtype=torch.int64)
-        dist.all_reduce(words, group=self._group)
-        return [int(word) for word in words.tolist()]
-
-    def sum(self, value: float) -> float:
-        """Return the sum over the ranks, in double precision."""
-        if self.size == 1:
-            return value
-        word = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(word, group=self._group)
-        return float(word)
-
-    def gather_texts(self, texts: list[str]) -> list[str]:
-        """Return the texts of all ranks, in the order of the ranks."""
-        if self.size == 1:
-            return texts
-        gathered: list[list[str]] = [[]] * self.size
-        dist.all_gather_object(gathered, texts, group=self._group)
-        return [text for some in gathered for text in some]
+            return [value]
+        gathered = [value] * self.size
+        dist.all_gather_object(gathered, value, group=self._group)
+        return gathered
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors, in place, with those of rank 0."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
-
-    def wait(self) -> None:
-        """Return when every rank has arrived here."""
-        if self.size > 1:
-            dist.barrier(group=self._group)
 
 
 @contextmanager
@@ -103,7 +75,7 @@ def connect(device: str = "auto") -> Iterator[Ranks]:
     ranks = Ranks(rank, size, chosen, dist.new_group(backend="gloo"))
     try:
         yield ranks
-        ranks.wait()  # no rank closes its connections while another still uses them
+        ranks.gather(None)  # no rank closes its connections while another still uses them
     finally:
         # The group joins its threads when it is deleted. If a reference to `ranks` kept it until the interpreter ends,
         # such a thread would abort the process.

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from ..factory import create_model
 from ..images.preprocess import Preprocessing
@@ -26,7 +24,7 @@ from ..weights.catalog import CATALOG, WeightsRecord
 from ..weights.pretrained import read_pretrained
 from .data import ImageSource
 from .distributed import Ranks
-from .loading import Transform, evaluation_loader, iterate
+from .loading import Transform, evaluation_batches, load_batches
 
 TOP = 5
 _BINS = 15
@@ -67,6 +65,7 @@ class Evaluation:
         return [100 * row[index] / sum(row) if sum(row) else math.nan for index, row in enumerate(self.confusion)]
 
 
+@torch.no_grad()
 def evaluate(
     predict: Callable[[Tensor], Tensor],
     source: ImageSource,
@@ -77,9 +76,8 @@ def evaluate(
     workers: int = 0,
     skip_bad_images: bool = False,
     channels_last: bool = True,
-    progress: bool = False,
 ) -> Evaluation:
-    """Classify every image of a source once, all ranks together, and count.
+    """Classify every image of a source once, all ranks together, and count; with a bar on a terminal.
 
     Args:
         predict: a model in evaluation mode, or another engine: (N, 3, H, W) -> (N, classes) logits.
@@ -90,54 +88,25 @@ def evaluate(
         workers: processes that read images.
         skip_bad_images: pass over images that cannot be read, and list them, instead of raising.
         channels_last: the memory format of the batches.
-        progress: draw a bar on a terminal.
 
     Raises:
         ImageError: an image cannot be read.
         TrainingError: there is nothing to evaluate, or logits are not finite or of other classes.
     """
-    loader = evaluation_loader(
-        source,
-        transform,
-        batch_size=batch_size,
-        workers=workers,
-        rank=ranks.rank,
-        ranks=ranks.size,
-        pin_memory=ranks.device.type == "cuda",
+    layout, classes = torch.channels_last if channels_last else torch.contiguous_format, len(source.classes)
+    batches = evaluation_batches(len(source), batch_size, ranks.rank, ranks.size)
+    pinned = ranks.device.type == "cuda"
+    loaded = load_batches(
+        source, transform, batches, workers=workers, skip_bad_images=skip_bad_images, pin_memory=pinned
     )
-    with ProgressBar(len(loader) * batch_size, "evaluating", unit="images", enabled=progress) as bar:
-        bar.leave = False
-        counts, loss, confidence, bad = _count(
-            predict, loader, ranks, skip_bad_images, channels_last, len(source.classes), bar
-        )
-    images, top1, top5, *rest = ranks.sum_counts(counts)
-    bad = ranks.gather_texts(bad)
-    if not images:
-        raise TrainingError(f"there is no image to evaluate ({len(source)} listed, {len(bad)} unreadable)")
-    classes = len(source.classes)
-    confusion = [rest[row * classes : (row + 1) * classes] for row in range(classes)]
-    gaps = (abs(ranks.sum(sure) - right) for sure, right in zip(confidence, rest[classes**2 :], strict=True))
-    return Evaluation(images, top1, top5, ranks.sum(loss) / images, bad, confusion, 100 * sum(gaps) / images)
-
-
-@torch.no_grad()
-def _count(
-    predict: Callable[[Tensor], Tensor],
-    loader: DataLoader[Any],
-    ranks: Ranks,
-    skip_bad_images: bool,
-    channels_last: bool,
-    classes: int,
-    bar: ProgressBar,
-) -> tuple[list[int], float, list[float], list[str]]:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    images = top1 = top5 = 0
-    loss = 0.0
+    top5, loss = 0, 0.0
+    bad: list[str] = []
     confusion = torch.zeros(classes * classes, dtype=torch.int64)
     confidence, right = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.int64)
-    bad: list[str] = []
-    with closing(iterate(loader, skip_bad_images=skip_bad_images)) as batches:
-        for batch in batches:
+    bar = ProgressBar(sum(map(len, batches)), "evaluating", unit="images", enabled=ranks.first)
+    bar.leave = False
+    with bar, closing(loaded):
+        for batch in loaded:
             bad += batch.bad
             bar.update(len(batch.labels) + len(batch.bad))
             if not len(batch.labels):
@@ -148,18 +117,22 @@ def _count(
                 raise TrainingError(f"the model has {logits.shape[1]} classes, the data set has {classes}")
             if not torch.isfinite(logits).all():
                 raise TrainingError("the model gives logits that are not finite: its weights are damaged")
-            found = logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]
-            sure, predicted = (part.cpu() for part in logits.softmax(1).max(1))
+            best = logits.topk(min(TOP, classes)).indices
+            predicted, sure = best[:, 0].cpu(), logits.softmax(1).amax(1).cpu()
             bins = (sure * _BINS).long().clamp(max=_BINS - 1)
             confidence += torch.bincount(bins, sure.double(), _BINS)
             right += torch.bincount(bins[predicted == batch.labels], minlength=_BINS)
             confusion += torch.bincount(batch.labels * classes + predicted, minlength=classes * classes)
-            images += len(labels)
-            top1 += int(found[:, 0].sum())
-            top5 += int(found.sum())
+            top5 += int((best == labels[:, None]).sum())
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    counts = [images, top1, top5, *confusion.tolist(), *right.tolist()]
-    return counts, loss, confidence.tolist(), bad
+    everywhere = zip(*ranks.gather((confusion, top5, loss, confidence - right, bad)), strict=True)
+    counts, top5, loss, gaps, bad = (sum(each[1:], each[0]) for each in everywhere)
+    images = int(counts.sum())
+    if not images:
+        raise TrainingError(f"there is no image to evaluate ({len(source)} listed, {len(bad)} unreadable)")
+    table = counts.view(classes, classes)
+    ece = 100 * float(gaps.abs().sum()) / images
+    return Evaluation(images, int(table.trace()), top5, loss / images, bad, table.tolist(), ece)
 
 
 @dataclass(frozen=True)
@@ -258,13 +231,12 @@ def compare(
         model = create_model(name, weights=weights, progress=ranks.first)
         record = model.weights_record
         title = record.tag if isinstance(record, WeightsRecord) else os.fspath(str(weights))
-        if isinstance(record, WeightsRecord) and not record.sources and list(record.categories) != list(source.classes):
-            pairs = zip(record.categories, source.classes, strict=False)
-            counts = (f"{record.num_classes} classes", f"{len(source.classes)} classes")
-            trained, found = next(((one, other) for one, other in pairs if one != other), counts)
-            raise DataError(f"{record}: was trained on other classes: {trained!r} where the data set has {found!r}")
         if model.num_classes != len(source.classes):
             raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(source.classes)}")
+        if isinstance(record, WeightsRecord) and not record.sources:  # of a run, whose classes are folder names
+            for trained, found in zip(record.categories, source.classes, strict=False):
+                if trained != found:
+                    raise DataError(f"{title}: was trained on other classes: {trained!r}, the data set has {found!r}")
         preprocessing = options.preprocessing(Preprocessing() if record is None else record.preprocessing)
         model = model.eval().to(ranks.device)
         if options.channels_last:
@@ -278,7 +250,6 @@ def compare(
             workers=options.workers,
             skip_bad_images=options.skip_bad_images,
             channels_last=options.channels_last,
-            progress=ranks.first,
         )
         reported = record if isinstance(record, WeightsRecord) and record.sources else None
         yield Row(name, title, preprocessing, measured, reported)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.errors import DataError
+from ..utils.text import reason
 from ..weights.catalog import CATALOG
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_UINT8 = 0x08  # the type code of unsigned bytes in an IDX header
+_UNSIGNED_BYTES = b"\0\0\x08"  # the start of an IDX file of this type; the number of dimensions follows
 RECORD = CATALOG["hardnet39ds", "FASHION_MNIST"]
 
 
@@ -65,17 +66,12 @@ def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if len(data) < 4 or data[:2] != b"\0\0":
-        raise DataError(f"{path}: is not an IDX file (it does not begin with two zero bytes)")
-    kind, dimensions = data[2], data[3]
-    if kind != _UINT8 or dimensions < 1:
-        raise DataError(f"{path}: must be an IDX file of unsigned bytes (type 0x08), got type {kind:#04x}")
-    start = 4 + 4 * dimensions
-    if len(data) < start:
-        raise DataError(f"{path}: the IDX header is cut off")
-    shape = struct.unpack(f">{dimensions}I", data[4:start])
-    if len(data) - start != prod(shape):
-        raise DataError(f"{path}: the header states {prod(shape)} values ({shape}), the file has {len(data) - start}")
-    return shape, data[start:]
+        if data[:3] != _UNSIGNED_BYTES:
+            raise DataError(f"{path}: is not an IDX file of unsigned bytes (it begins with {data[:4]!r})")
+        shape = struct.unpack_from(f">{data[3]}I", data, 4)
+    except (OSError, EOFError, IndexError, zlib.error, struct.error) as error:  # gzip.BadGzipFile is an OSError
+        raise DataError(f"{path}: cannot be read as an IDX file: {reason(error)}") from None
+    values = data[4 + 4 * len(shape) :]
+    if len(values) != prod(shape):
+        raise DataError(f"{path}: the header states {prod(shape)} values ({shape}), the file has {len(values)}")
+    return shape, values

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,38 +60,29 @@ def training_transform(options: TrainOptions, size: int, mean: Sequence[float], 
     return transform
 
 
+@dataclass(frozen=True)
 class _Images(Dataset[_Sample]):
     """A source, transformed. In training (``seed`` given) the random numbers depend on seed, epoch and index alone."""
 
-    def __init__(
-        self,
-        source: ImageSource,
-        transform: Transform,
-        *,
-        substitute: bool = False,
-        seed: tuple[int, int] | None = None,
-    ) -> None:
-        self._source = source
-        self._transform = transform
-        self._substitute = substitute
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self._source)
+    source: ImageSource
+    transform: Transform
+    seed: tuple[int, int] | None
+    substitute: bool
+    """Whether the next readable image takes the place of an unreadable one."""
 
     def __getitem__(self, index: int) -> _Sample:
         bad: list[str] = []
-        count = len(self._source)
-        for candidate in range(index, index + (count if self._substitute else 1)):
+        count = len(self.source)
+        for candidate in range(index, index + (count if self.substitute else 1)):
             try:
-                image, label = self._source.load(candidate % count)
-            except ImageError as error:  # raised again by `iterate`: a worker's exception would arrive as a traceback
+                image, label = self.source.load(candidate % count)
+            except ImageError as error:  # raised again by `load_batches`: a worker's would arrive as a traceback
                 bad.append(str(error))
                 continue
-            if self._seed is None:
-                return _Sample(self._transform(image), label, bad)
-            with seeded(*self._seed, "image", index):
-                return _Sample(self._transform(image), label, bad)
+            if self.seed is None:
+                return _Sample(self.transform(image), label, bad)
+            with seeded(*self.seed, "image", index):
+                return _Sample(self.transform(image), label, bad)
         return _Sample(None, -1, bad)
 
 
@@ -107,21 +96,8 @@ def _collate(samples: list[_Sample]) -> Batch:
     )
 
 
-class _Batches:
-    """The batches of one rank, as lists of indices: a batch sampler for DataLoader."""
-
-    def __init__(self, batches: Sequence[list[int]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-
 def training_batches(
-    count: int, options: TrainOptions, epoch: int, *, rank: int = 0, ranks: int = 1, first_step: int = 0
+    count: int, options: TrainOptions, epoch: int, rank: int = 0, ranks: int = 1, first_step: int = 0
 ) -> list[list[int]]:
     """Return the indices of each batch of a rank in an epoch, from step ``first_step`` on.
 
@@ -135,72 +111,62 @@ def training_batches(
     return [batch.tolist() for step in steps[first_step:, :, rank] for batch in step]
 
 
-def training_loader(
-    source: ImageSource,
-    transform: Transform,
-    options: TrainOptions,
-    epoch: int,
-    batches: Sequence[list[int]],
-    pin_memory: bool = False,
-) -> DataLoader[_Sample]:
-    """Return a loader of :class:`Batch` for the given batches of an epoch; go over it with :func:`iterate`.
-
-    With ``skip_bad_images`` the next readable image of the source takes the place of an unreadable one.
-    """
-    images = _Images(source, transform, substitute=options.skip_bad_images, seed=(options.seed, epoch))
-    return _loader(images, batches, options.workers, pin_memory)
-
-
-def evaluation_loader(
-    source: ImageSource,
-    transform: Transform,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
-    pin_memory: bool = False,
-) -> DataLoader[_Sample]:
-    """Return a loader of :class:`Batch` that goes once over every image, all ranks together; see :func:`iterate`.
+def evaluation_batches(count: int, batch_size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
+    """Return the indices of each batch of a rank; all ranks together go once over every image.
 
     Whole batches are dealt out to the ranks, so that a batch holds the same images whatever their number, and a
     result does not depend on it even in the last bit.
     """
-    starts = range(rank * batch_size, len(source), ranks * batch_size)
-    batches = [list(range(start, min(start + batch_size, len(source)))) for start in starts]
-    return _loader(_Images(source, transform), batches, workers, pin_memory)
+    starts = range(rank * batch_size, count, ranks * batch_size)
+    return [list(range(start, min(start + batch_size, count))) for start in starts]
 
 
-def _loader(images: _Images, batches: Sequence[list[int]], workers: int, pin_memory: bool) -> DataLoader[_Sample]:
-    return DataLoader(
+def load_batches(
+    source: ImageSource,
+    transform: Transform,
+    batches: Sequence[list[int]],
+    *,
+    seed: tuple[int, int] | None = None,
+    workers: int = 0,
+    skip_bad_images: bool = False,
+    pin_memory: bool = False,
+) -> Generator[Batch, None, None]:
+    """Yield images by their indices. Close the generator (``contextlib.closing``) to end its worker processes.
+
+    Args:
+        source: the images.
+        transform: Pillow image -> tensor (3, H, W).
+        batches: the indices of each batch.
+        seed: in training, of the transform's random numbers: the run's seed and the epoch.
+        workers: processes that read images; 0 reads them in this one.
+        skip_bad_images: in training, the next readable image takes the place of an unreadable one; in evaluation it is
+            left out.
+        pin_memory: for faster copies to a GPU.
+
+    Raises:
+        ImageError: an image cannot be read, and ``skip_bad_images`` is false.
+    """
+    images = _Images(source, transform, seed, substitute=skip_bad_images and seed is not None)
+    loader = DataLoader(
         images,
-        batch_sampler=_Batches(batches),
+        batch_sampler=batches,
         collate_fn=_collate,
         num_workers=min(workers, len(batches)),
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
     )
-
-
-def iterate(loader: DataLoader[_Sample], *, skip_bad_images: bool) -> Generator[Batch, None, None]:
-    """Yield the batches of a loader. Close the generator (``contextlib.closing``) to end its worker processes.
-
-    Raises:
-        ImageError: an image cannot be read, and ``skip_bad_images`` is false.
-    """
-    with _deferred_interrupt():
-        batches: Any = iter(loader)
+    loaded: Any = iter(loader)
     try:
-        for batch in batches:
+        for batch in loaded:
             if batch.bad and not skip_bad_images:
                 raise ImageError(batch.bad[0])
             yield batch
     finally:
         # A traceback keeps the iterator alive, and at exit Python would send its workers SIGTERM, which they ignore,
         # and wait for them without end.
-        if hasattr(batches, "_shutdown_workers"):
-            batches._shutdown_workers()
-            for worker in batches._workers:
+        if hasattr(loaded, "_shutdown_workers"):
+            loaded._shutdown_workers()
+            for worker in loaded._workers:
                 worker.kill()
 
 
@@ -208,19 +174,3 @@ def _ignore_signals(worker: int) -> None:
     """Ignore signals that go to the whole process group in a data worker: the training process ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[None]:
-    """Handle a Ctrl-C after the block: torch prints a traceback when the start of its workers is interrupted."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous, received = signal.getsignal(signal.SIGINT), []
-    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if received and callable(previous):
-            previous(*received[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -23,20 +22,22 @@ from ..utils.progress import ProgressBar
 from ..weights.reading import require_safetensors
 from . import build
 from .checkpoint import (
+    BEST,
     CHECKPOINT,
+    FINAL,
     Facts,
     Parts,
     Position,
-    checkpoint_content,
     final_content,
     find_checkpoint,
     restore,
     save_atomically,
+    save_checkpoint,
 )
 from .data import ImageSource, Splits, SubsetSource, open_data
 from .distributed import Ranks, connect
 from .evaluation import TOP, evaluate
-from .loading import Batch, iterate, training_batches, training_loader, training_transform
+from .loading import Batch, load_batches, training_batches, training_transform
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
 from .pretrained import write_pretrained
@@ -45,8 +46,6 @@ from .steps import Stepper, StopRequest
 
 logger = logging.getLogger(__name__)
 
-FINAL, BEST = "model.pt", "best.pt"
-"""The weights to use, of the last epoch and of the best validation: the averaged ones where ``ema`` is on."""
 OPTIONS = "options.json"
 """Every option of the run; usable as a recipe."""
 VALIDATION = "validation_images.txt"
@@ -122,18 +121,17 @@ class Trainer:
                 f"{options.data}: {images} training images do not fill one global batch of {global_batch} "
                 "(batch size x accumulation x ranks)"
             )
-        self._facts = Facts(
-            self._data.train.classes, _preprocessing(options, self._data), images, global_batch, self.steps_per_epoch
-        )
+        preprocessing = _preprocessing(options, self._data)
+        self._facts = Facts(options.asdict(), self._data.train.classes, preprocessing, images, global_batch)
         model, ema = build.build_model(options, classes, ranks)
-        optimizer = build.make_optimizer(model, options, ranks.size)
+        optimizer = build.make_optimizer(model, options, global_batch)
         scheduler = build.make_scheduler(optimizer, options, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
         self.parts = Parts(model, ema, optimizer, scheduler, scaler)
         self.position = Position()
         found = find_checkpoint(options, ranks)
         if found is not None:
-            self.position = restore(found, self.parts, options, self._facts, ranks)
+            self.position = restore(found, self.parts, self._facts)
             logger.info("going on from %s: epoch %d, step %d", found, self.position.epoch + 1, self.position.step)
         self._stepper = Stepper(self.parts, options, ranks, self._facts)
 
@@ -144,9 +142,9 @@ class Trainer:
         except OSError as error:
             raise TrainingError(f"the output folder {self._folder} cannot be made: {error.strerror}") from error
         if self.ranks.first:
-            (self._folder / OPTIONS).write_text(json.dumps(self.options.asdict(), indent=1) + "\n", "utf-8")
-        if self.ranks.first and isinstance(self._data.val, SubsetSource) and self._data.val.names():
-            (self._folder / VALIDATION).write_text("".join(f"{name}\n" for name in self._data.val.names()), "utf-8")
+            (self._folder / OPTIONS).write_text(json.dumps(self._facts.options, indent=1) + "\n", "utf-8")
+            if isinstance(self._data.val, SubsetSource) and (names := self._data.val.names()):
+                (self._folder / VALIDATION).write_text("".join(f"{name}\n" for name in names), "utf-8")
         recorder = Recorder(self._folder, self.position.epoch) if self.ranks.first else None
         metrics = None
         try:
@@ -160,7 +158,7 @@ class Trainer:
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
-                write_pretrained(self._folder, FINAL, self.parts.model, self._facts, again=metrics is not None)
+                write_pretrained(self._folder, self.parts.model, self._facts, again=metrics is not None)
         return Outcome(self._folder, self.position.epoch, True, metrics)
 
     def _train_epoch(self) -> bool:
@@ -186,38 +184,38 @@ class Trainer:
 
     def _batches(self) -> Generator[Batch, None, None]:
         options, epoch, ranks = self.options, self.position.epoch, self.ranks
-        batches = training_batches(
-            self._facts.images, options, epoch, rank=ranks.rank, ranks=ranks.size, first_step=self.position.step
-        )
+        self._size = options.size_at(epoch)
         mean, std = self._facts.preprocessing.mean, self._facts.preprocessing.std
-        transform = training_transform(options, options.size_at(epoch), mean, std)
-        pin_memory = self.ranks.device.type == "cuda"
-        loader = training_loader(self._data.train, transform, options, epoch, batches, pin_memory)
-        return iterate(loader, skip_bad_images=options.skip_bad_images)
+        return load_batches(
+            self._data.train,
+            training_transform(options, self._size, mean, std),
+            training_batches(self._facts.images, options, epoch, ranks.rank, ranks.size, self.position.step),
+            seed=(options.seed, epoch),
+            workers=options.workers,
+            skip_bad_images=options.skip_bad_images,
+            pin_memory=ranks.device.type == "cuda",
+        )
 
     def _train_step(self, batches: list[Batch]) -> bool:
         """Do one step of the optimiser; return whether a signal has asked to stop."""
         position = self.position
         torch.manual_seed(derive_seed(self.options.seed, "step", position.epoch, position.step, self.ranks.rank))
         result = self._stepper.take(batches, self._stop)
-        if not result.taken:
-            raise TrainingError(self._describe_loss(result.loss))
+        if not math.isfinite(result.loss):
+            path = self._folder / CHECKPOINT
+            left = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
+            raise TrainingError(
+                f"the loss is {result.loss} in epoch {position.epoch + 1}, step {position.step + 1} of "
+                f"{self.steps_per_epoch}, at a learning rate of {self._lr():.6g}; the step was not taken, {left}. "
+                "A lower --lr, a --warmup or a --clip may help"
+            )
         position.loss_sum += result.loss
-        position.skipped += sum(len(batch.bad) for batch in batches)
+        position.skipped += result.skipped
         position.step += 1
         return result.stop
 
     def _lr(self) -> float:
         return max(float(group["lr"]) for group in self.parts.optimizer.param_groups)
-
-    def _describe_loss(self, loss: float) -> str:
-        path = self._folder / CHECKPOINT
-        left = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
-        return (
-            f"the loss is {'finite here, but not on another rank' if math.isfinite(loss) else loss} in epoch "
-            f"{self.position.epoch + 1}, step {self.position.step + 1} of {self.steps_per_epoch}, at a learning rate "
-            f"of {self._lr():.6g}; the step was not taken, {left}. A lower --lr, a --warmup or a --clip may help"
-        )
 
     def _finish_epoch(self, recorder: Recorder | None) -> dict[str, Any]:
         """Validate, record and save; return the epoch's numbers."""
@@ -227,11 +225,11 @@ class Trainer:
         numbers: dict[str, Any] = {
             "epoch": position.epoch + 1,
             "lr": self._lr(),
-            "size": options.size_at(position.epoch),
-            "train_loss": self.ranks.sum(position.loss_sum) / self.steps_per_epoch / self.ranks.size,
+            "size": self._size,
+            "train_loss": position.loss_sum / self.steps_per_epoch,
             "seconds": round(position.seconds, 2),
             "images_per_second": round(images / max(position.seconds, 1e-9), 1),
-            "skipped_images": self.ranks.sum_counts([position.skipped])[0],
+            "skipped_images": position.skipped,
         }
         if self._data.val is not None and (last or (position.epoch + 1) % options.eval_every == 0):
             self._save()  # validation may take longer than a SIGTERM leaves time
@@ -247,8 +245,8 @@ class Trainer:
 
     def _validate(self, source: ImageSource) -> dict[str, Any]:
         models: dict[str, nn.Module] = {"": self.parts.model}
-        if self.parts.ema is not None:
-            models["ema_"] = self.parts.ema.module
+        if self.parts.model_ema is not None:
+            models["ema_"] = self.parts.model_ema.module
         numbers: dict[str, Any] = {}
         for prefix, model in models.items():
             self.ranks.copy_from_first(model.buffers())  # each rank has seen other images; rank 0's are kept
@@ -261,7 +259,6 @@ class Trainer:
                 workers=self.options.workers,
                 skip_bad_images=self.options.skip_bad_images,
                 channels_last=self.options.channels_last,
-                progress=self.ranks.first,
             )
             numbers[f"{prefix}val_loss"] = result.loss
             numbers[f"{prefix}val_top1_error"] = result.top1_error
@@ -276,20 +273,14 @@ class Trainer:
             self.position.best = error
         if not self.ranks.first or not (last or best):
             return
-        content = final_content(self.parts, self.options, self._facts, numbers)
+        content = final_content(self.parts, self._facts, numbers)
         for wanted, name in ((last, FINAL), (best, BEST)):
             if wanted:
                 save_atomically(content, self._folder / name)
 
     def _save(self) -> None:
-        """Write the checkpoint on rank 0, with sums over all ranks; every rank must call this."""
-        position, ranks = self.position, self.ranks
-        total = dataclasses.replace(
-            position, loss_sum=ranks.sum(position.loss_sum), skipped=ranks.sum_counts([position.skipped])[0]
-        )
-        if ranks.first:
-            content = checkpoint_content(self.parts, total, self.options, self._facts)
-            save_atomically(content, self._folder / CHECKPOINT)
+        if self.ranks.first:
+            save_checkpoint(self._folder, self.parts, self.position, self._facts)
 
 
 def _preprocessing(options: TrainOptions, data: Splits) -> Preprocessing:

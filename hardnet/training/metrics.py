@@ -21,19 +21,20 @@ class Recorder:
 
     Args:
         folder: the run's folder.
-        epochs: how many are complete; lines of later ones are removed.
+        epochs: how many are complete; lines of later ones are left out.
     """
 
     def __init__(self, folder: Path, epochs: int) -> None:
         self._path = folder / METRICS
         self._board = _tensorboard(folder)
-        self._keep(epochs)
+        self._epochs = [numbers for numbers in read_metrics(self._path) if numbers["epoch"] <= epochs]
 
     def write(self, numbers: dict[str, Any]) -> None:
-        """Append one epoch."""
+        """Add one epoch."""
+        self._epochs.append(numbers)
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(numbers) + "\n")
+            with write_atomically(self._path) as file:
+                file.write("".join(json.dumps(each) + "\n" for each in self._epochs).encode())
         except OSError as error:
             raise TrainingError(f"{self._path} could not be written: {error.strerror}") from error
         if self._board is not None:
@@ -46,28 +47,10 @@ class Recorder:
         if self._board is not None:
             self._board.close()
 
-    def _keep(self, epochs: int) -> None:
-        kept = [numbers for numbers in read_metrics(self._path) if numbers["epoch"] <= epochs]
-        try:
-            with write_atomically(self._path) as file:
-                file.write("".join(json.dumps(numbers) + "\n" for numbers in kept).encode())
-        except OSError as error:
-            raise TrainingError(f"{self._path} could not be written: {error.strerror}") from error
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the epochs of a metrics.jsonl, [] where there is none. A line that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    epochs = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            numbers = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(numbers, dict) and isinstance(numbers.get("epoch"), int):
-            epochs.append(numbers)
-    return epochs
+    """Return the epochs of a metrics.jsonl, [] where there is none."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def draw_curves(folder: Path) -> Path | None:

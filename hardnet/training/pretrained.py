@@ -8,9 +8,10 @@ from typing import Any
 
 from ..models.network import HarDNet
 from ..utils.errors import TrainingError
+from ..utils.text import reason
 from ..weights.pretrained import CARD, save_pretrained
 from ..weights.reading import read_file, read_pickled
-from .checkpoint import Facts
+from .checkpoint import FINAL, Facts
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +19,11 @@ FOLDER = "pretrained"
 """Its name within the run's folder."""
 
 
-def write_pretrained(run: Path, weights: str, trained: HarDNet, facts: Facts, *, again: bool) -> None:
+def write_pretrained(run: Path, trained: HarDNet, facts: Facts, *, again: bool) -> None:
     """Write the final weights of a run to its folder ``pretrained``, with a model card of what was measured.
 
     Args:
-        run: the run's folder.
-        weights: name of the file with the final weights; averaged ones where the run kept an average.
+        run: the run's folder with the final weights.
         trained: the run's model; its architecture and the record of its initial weights are used.
         facts: of the run: classes and preprocessing.
         again: replace a complete folder, with its model card; False leaves it as it is.
@@ -35,7 +35,7 @@ def write_pretrained(run: Path, weights: str, trained: HarDNet, facts: Facts, *,
     folder = run / FOLDER
     if (folder / CARD).exists() and not again:
         return
-    content = read_pickled(read_file(run / weights), str(run / weights))
+    content = read_pickled(read_file(run / FINAL), str(run / FINAL))
     model = HarDNet(trained.config, num_classes=len(facts.classes))
     model.load_state_dict(content["model"])
     model.weights_record = trained.weights_record
@@ -43,8 +43,9 @@ def write_pretrained(run: Path, weights: str, trained: HarDNet, facts: Facts, *,
         (folder / CARD).unlink(missing_ok=True)
         save_pretrained(model, folder, labels=facts.classes, preprocessing=facts.preprocessing, notes=_notes(content))
     except OSError as error:
-        reason = error.strerror or error
-        raise TrainingError(f"{folder} could not be written: {reason}; the weights are in {run / weights}") from error
+        raise TrainingError(
+            f"{folder} could not be written: {reason(error)}; the weights are in {run / FINAL}"
+        ) from error
     logger.info("the model with its classes and preprocessing: %s", folder)
 
 

@@ -9,9 +9,8 @@ import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +62,13 @@ class StopRequest:
             raise KeyboardInterrupt
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """The outcome of a step."""
+class StepResult(NamedTuple):
+    """The outcome of a step, over all ranks."""
 
     loss: float
-    """The mean over this rank's batches."""
-    taken: bool
-    """False where the loss is not finite on some rank: nothing has been changed."""
+    """The mean. Where it is not finite, nothing has been changed."""
+    skipped: int
+    """Images that could not be read."""
     stop: bool
     """Whether some rank was asked to stop."""
 
@@ -93,20 +91,21 @@ class Stepper:
     def take(self, batches: Sequence[Batch], stop: StopRequest) -> StepResult:
         """Do one step with the average gradient over the batches; on every rank at the same time."""
         self._parts.optimizer.zero_grad(set_to_none=True)
-        loss_sum, stop_asked = 0.0, False
+        loss_sum, bad = 0.0, sum(len(batch.bad) for batch in batches)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self._without_sync():
                 loss = self._loss(batch)
                 loss_sum += float(loss.detach())
                 if last:  # the ranks agree before the step that would spoil the weights or leave a rank waiting
-                    broken, stop_asked = self._ranks.any([not math.isfinite(loss_sum), stop.requested])
-                    if broken:
-                        return StepResult(loss_sum / len(batches), False, stop_asked)
+                    losses, skipped, stops = zip(*self._ranks.gather((loss_sum, bad, stop.requested)), strict=True)
+                    result = StepResult(sum(losses) / len(losses) / len(batches), sum(skipped), any(stops))
+                    if not math.isfinite(result.loss):
+                        return result
                 scaled = self._parts.scaler.scale(loss / len(batches))
                 scaled.backward()  # type: ignore[no-untyped-call,unused-ignore]
         self._update()
-        return StepResult(loss_sum / len(batches), True, stop_asked)
+        return result
 
     def _loss(self, batch: Batch) -> Tensor:
         device, options = self._ranks.device, self._options
@@ -142,8 +141,8 @@ class Stepper:
             if parts.scaler.is_enabled():  # it may pass over the first step; the learning rate follows the position
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             parts.scheduler.step()
-        if parts.ema is not None:
-            parts.ema.update_parameters(parts.model)
+        if parts.model_ema is not None:
+            parts.model_ema.update_parameters(parts.model)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         forward = self._forward

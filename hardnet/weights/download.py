@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import urllib.parse
@@ -15,8 +14,8 @@ from pathlib import Path
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, open_regular, write_atomically
 from ..utils.progress import ProgressBar
-from .archive import ArchiveError, unpack_archive
 from .catalog import PACKAGE, Source, WeightsRecord
+from .reading import unpack_archive
 from .transfer import Policy, Transfer, TransferError, is_valid, redact
 
 __all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached"]
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 _DEFAULT_POLICY = Policy()
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _Place = tuple[Source, str | Path]  # and where to get it: a URL, or a file
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def fetch(record: WeightsRecord, *, progress: bool = True, policy: Policy = _DEF
 def find_cached(record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile | None:
     """Return a record's verified file from the package or the cache, or None; makes no network request.
 
-    A damaged file in the cache is renamed, and a warning names it.
+    A damaged file in the cache is removed, and a warning names it.
     """
     for source in record.sources:
         in_package = _package_path(source)
@@ -89,24 +87,16 @@ def find_cached(record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY) -> V
             continue
         if source.digest.matches(content):
             return _verified(path, content, source)
+        logger.warning("%s is damaged", path)
         if in_package is None:
-            _set_aside(path, content)
+            with contextlib.suppress(OSError):
+                path.unlink()
     return None
 
 
 def _package_path(source: Source) -> Path | None:
     relative = source.url.removeprefix(PACKAGE)
     return None if relative == source.url else Path(__file__).parent.parent / relative
-
-
-def _set_aside(path: Path, content: bytes) -> None:
-    # The same damage gets the same name, so that repeated damage does not fill the disk.
-    aside = path.with_name(f"{path.name}.bad-{hashlib.sha256(content).hexdigest()[:8]}")
-    try:
-        path.replace(aside)
-        logger.warning("%s is damaged and was renamed to %s", path, aside.name)
-    except OSError as error:
-        logger.warning("%s is damaged and is ignored; it cannot be renamed: %s", path, error)
 
 
 def _places(record: WeightsRecord) -> list[_Place]:
@@ -165,7 +155,7 @@ def _fetch_first(
             continue
         try:
             return _fetch_from(record, source, place, progress, policy)
-        except (TransferError, ArchiveError) as error:
+        except TransferError as error:
             failures.append(f"{name}: {error}")
             following = ", trying the next source" if number < len(places) else ""
             # A mirror folder needs only one of the files.
@@ -191,8 +181,6 @@ def _fetch_from(
     record: WeightsRecord, source: Source, place: str | Path, progress: bool, policy: Policy
 ) -> VerifiedFile:
     content = _read_file(place, source, policy) if isinstance(place, Path) else b""
-    if isinstance(place, Path) and place == _package_path(source):
-        return _verified(place, content, source)
     target = cache_dir() / record.cache_filename(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +208,7 @@ def _download(
         content = transfer.run()
     try:
         return _checked(content, source, policy)
-    except (TransferError, ArchiveError) as error:
+    except TransferError as error:
         if not transfer.resumed:
             raise
         logger.warning("%s, assembled from ranges: %s; downloading it again from the start", redact(url), error)
@@ -240,15 +228,14 @@ def _checked(content: bytes, source: Source, policy: Policy) -> bytes:
     """Return the checkpoint in what a source served, after the digest check."""
     if len(content) > policy.max_bytes:
         raise TransferError(f"the file is larger than {policy.max_bytes} bytes")
-    if not content.startswith((_ZIP,) if source.archived else (_ZIP, _PICKLE)):
-        if content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-            raise TransferError("an HTML page instead of the file")
-        expected = "a zip archive" if source.archived else "a PyTorch checkpoint"
-        raise TransferError(f"not {expected}: {len(content)} bytes that start with {content[:16]!r}")
+    served = f"{len(content)} bytes that start with {content[:16]!r}"
     if source.archived:
-        content = unpack_archive(content, max_bytes=policy.max_bytes)
+        try:
+            content = unpack_archive(content, max_bytes=policy.max_bytes)
+        except WeightsError as error:
+            raise TransferError(f"{error}; got {served}") from error
     if not source.digest.matches(content):
-        raise TransferError(f"the file has {len(content)} bytes and not the digest {source.digest}")
+        raise TransferError(f"not the file with the digest {source.digest}; got {served}")
     return content
 
 

@@ -21,7 +21,7 @@ from ..models.network import HarDNet
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, write_atomically
 from ..utils.optional import require
-from ..utils.text import printable
+from ..utils.text import printable, reason
 from ..utils.version import __version__
 from .catalog import Digest, WeightsRecord
 from .checkpoint import StateDict, find_record, find_state, head_classes, load_state
@@ -173,8 +173,7 @@ def _download(repo: str, revision: str | None, token: str | None) -> Path:
     try:
         folder = Path(hub.snapshot_download(repo, revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:  # of the HTTP library as well, which differs between versions
-        reason = printable(" ".join(str(error).split())[:500]) or type(error).__name__
-        raise WeightsError(f"{HUB_PREFIX}{repo} could not be downloaded: {reason}") from error
+        raise WeightsError(f"{HUB_PREFIX}{repo} could not be downloaded: {reason(error)[:500]}") from error
     for file in (folder / CONFIG, folder / WEIGHTS):
         digest = file.resolve().name  # in the cache, a link to a file that is named by its hash
         scheme = {64: "sha256", 40: "git-blob-sha1"}.get(len(digest) if re.fullmatch("[0-9a-f]+", digest) else 0)

@@ -19,10 +19,10 @@ import torch
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, open_regular
 from ..utils.optional import require
-from ..utils.text import printable
+from ..utils.text import printable, reason
 
-MAX_UNPACKED = 512 * 1024 * 1024
-"""Bytes that a compressed archive may unpack to; torch itself stores without compression."""
+MAX_BYTES = 512 * 1024 * 1024
+"""Size limit of a download, and of what a compressed archive unpacks to."""
 
 _SHOWN = 1000  # characters of a reason
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
@@ -61,7 +61,7 @@ def deserialise(content: bytes, origin: str) -> Any:
     try:
         return load(content)
     except Exception as error:  # also of types that torch does not have, and of impossible shapes
-        raise WeightsError(f"{origin} is not a readable safetensors file: {_reason(error)}") from error
+        raise WeightsError(f"{origin} is not a readable safetensors file: {reason(error)}") from error
 
 
 def require_safetensors() -> None:
@@ -79,7 +79,7 @@ def read_pickled(content: bytes, origin: str) -> Any:
         if content.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 total = sum(member.file_size for member in archive.infolist())
-            if total > max(len(content), MAX_UNPACKED):
+            if total > max(len(content), MAX_BYTES):
                 raise ValueError(f"{len(content)} bytes that unpack to {total}")
         with _allowing, torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -90,8 +90,28 @@ def read_pickled(content: bytes, origin: str) -> Any:
         ) from error
 
 
+def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of the single ``.pth`` file in a ``.zip``; nothing is written to disk.
+
+    Raises:
+        WeightsError: the archive is damaged, has another content, or unpacks to more than ``max_bytes``.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            names = opened.namelist()
+            if len(names) != 1 or not names[0].endswith(".pth"):
+                raise ValueError(f"it has {len(names)} members ({', '.join(map(repr, names[:3]))})")
+            with opened.open(names[0]) as file:
+                content = file.read(max_bytes + 1)
+    except Exception as error:  # damaged bytes make zipfile raise nearly anything
+        raise WeightsError(f"not a readable archive of one .pth file: {reason(error)[:_SHOWN]}") from error
+    if len(content) > max_bytes:
+        raise WeightsError(f"the file in the archive is larger than {max_bytes} bytes")
+    return content
+
+
 def _reason(error: Exception) -> str:
-    """Return an exception's text in one line; of torch's restricted reader, what it refused."""
+    """Return in one line what torch's restricted reader refused."""
     text = _TERMINAL_CODE.sub("", str(error))
     text = text.rpartition("WeightsUnpickler error:")[2].partition("Check the documentation of torch.load")[0]
     return printable(" ".join(text.split())[:_SHOWN]) or type(error).__name__
