@@ -67,7 +67,7 @@ class TimmHarDNet(HarDNet):
             {"num_chs": channels, "reduction": min(stride, output_stride), "module": f"base.{index}"}
             for index, channels, stride in feature_levels(config)
         ]
-        self._set_pool(global_pool)
+        self._set_pool(global_pool, num_classes)
 
     def forward_intermediates(
         self,
@@ -132,30 +132,26 @@ class TimmHarDNet(HarDNet):
         Raises:
             ValueError: a number below 0, an unknown pooling, or classes without pooling.
         """
-        pool = global_pool if global_pool is not None else self.global_pool or ("avg" if num_classes else "")
-        _check_pool(pool, num_classes)
+        self._set_pool(
+            global_pool if global_pool is not None else self.global_pool or ("avg" if num_classes else ""), num_classes
+        )
         super().reset_classifier(num_classes)
-        self._set_pool(pool)
 
-    def _set_pool(self, global_pool: str) -> None:
-        _check_pool(global_pool, self.num_classes)
+    def _set_pool(self, pool: str, num_classes: int) -> None:
+        if pool not in GLOBAL_POOLS:
+            raise ValueError(f"global_pool must be one of {GLOBAL_POOLS}, got {pool!r}")
+        if not pool and num_classes:
+            raise ValueError(f"global_pool='' goes with num_classes=0, got {num_classes}: classes need pooled features")
         head = self.base[-1]
         assert isinstance(head, nn.Sequential)  # noqa: S101 (for the type checker)
-        if global_pool in ("avg", ""):
-            head[0] = nn.AdaptiveAvgPool2d(1) if global_pool else nn.Identity()
+        if pool in ("avg", ""):
+            head[0] = nn.AdaptiveAvgPool2d(1) if pool else nn.Identity()
         else:
-            head[0] = timm.layers.SelectAdaptivePool2d(pool_type=global_pool)
-        head[1] = nn.Flatten() if global_pool else nn.Identity()
+            head[0] = timm.layers.SelectAdaptivePool2d(pool_type=pool)
+        head[1] = nn.Flatten() if pool else nn.Identity()
         for module in head[:2]:
             module.train(self.training)
-        self.global_pool = global_pool
-
-
-def _check_pool(global_pool: str, num_classes: int) -> None:
-    if global_pool not in GLOBAL_POOLS:
-        raise ValueError(f"global_pool must be one of {GLOBAL_POOLS}, got {global_pool!r}")
-    if not global_pool and num_classes:
-        raise ValueError(f"global_pool='' goes with num_classes=0, got {num_classes}: the classes need pooled features")
+        self.global_pool = pool
 
 
 def _pretrained_cfg(record: WeightsRecord) -> Any:

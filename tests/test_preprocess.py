@@ -88,14 +88,12 @@ def test_a_long_picture_never_becomes_a_gigantic_one(size: tuple[int, int], monk
     assert torch.allclose(tensor, expected.view(3, 1, 1).expand(3, 224, 224), atol=1e-6)
 
 
-def test_pickles_compares_and_says_what_it_does() -> None:
+def test_pickles_and_compares() -> None:
     transform = Preprocessing(resize=232)
     again = pickle.loads(pickle.dumps(transform))  # noqa: S301 (made on this line)
     assert again == transform != Preprocessing()
     image = noise(300, 280)
     assert torch.equal(again(image), transform(image))
-    for part in ("232", "224", "bilinear", "antialiased", "0.485", "0.229"):
-        assert part in repr(transform)
 
 
 def test_impossible_numbers_are_refused() -> None:

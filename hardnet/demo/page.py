@@ -55,7 +55,8 @@ def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequenc
         ValueError: it is not possible to listen there.
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or HOST
-    with _listen(host, _port() if port is None else port) as listener, _own_folder():
+    port = int(os.environ.get("GRADIO_SERVER_PORT") or PORT) if port is None else port
+    with _listen(host, port) as listener, _own_folder():
         app = build_app(hosts=[host, os.environ.get("SPACE_HOST", ""), *allow_hosts])
         import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
@@ -192,13 +193,6 @@ def _own_folder() -> Iterator[None]:
             os.environ.pop(TEMPORARY)
             if before is not None:
                 os.environ[TEMPORARY] = before
-
-
-def _port() -> int:
-    text = os.environ.get("GRADIO_SERVER_PORT") or str(PORT)
-    if not text.isdecimal():
-        raise ValueError(f"GRADIO_SERVER_PORT must be a port number, got {text!r}")
-    return int(text)
 
 
 def _listen(host: str, port: int) -> socket.socket:

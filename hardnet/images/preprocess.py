@@ -19,7 +19,7 @@ MAX_ASPECT_RATIO = 32
 """Long side over short side, up to which the whole picture is resized before it is cropped."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Preprocessing:
     """The preprocessing under which a model is evaluated: Pillow image -> float32 tensor (3, crop, crop).
 
@@ -94,12 +94,6 @@ class Preprocessing:
         for image, values in zip(*(each.view(-1, *each.shape[-3:]) for each in (result, pixels)), strict=True):
             image.copy_(values).div_(255).sub_(mean).div_(std)  # one image stays in the cache
         return result
-
-    def __repr__(self) -> str:
-        return (
-            f"Preprocessing(shorter side to {self.resize} (bilinear, antialiased), centre crop {self.crop}, "
-            f"[0, 1], mean {self.mean}, std {self.std})"
-        )
 
 
 def _crop_centre(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -25,6 +25,4 @@ def usable_device(device: str | int | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as torch's backends have it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the device {str(device)!r} cannot be used here: {reason}") from None
-    if wanted.type == "meta":
-        raise ValueError("the device 'meta' holds no values, nothing can be computed on it")
     return wanted

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import re
 from typing import Any
+
+from torch.torch_version import TorchVersion
 
 
 def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
@@ -29,7 +30,7 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
             raise ImportError(f"{package} cannot be imported ({error}); {wanted} is required: {advice}") from error
         raise ImportError(f"{package} is not installed, {wanted} is required: {advice}") from None
     found = str(getattr(module, "__version__", "0"))
-    if release(found) < release(lowest):
+    if TorchVersion(found) < lowest:
         raise ImportError(f"{package} {found} is installed, {wanted} is required: {advice}")
     return module
 
@@ -42,9 +43,3 @@ def refuse_foreign(library: str, registered: dict[str, str], own: str) -> None:
             f"{library} has other models under these names: {foreign}. They were left as they are; "
             "hardnet.create_model builds the models without it"
         )
-
-
-def release(version: str) -> tuple[int, ...]:
-    """Return the numbers at the start of a version: "1.0.3.dev0" -> (1, 0, 3)."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in found[0].split(".")) if found else (0,)
