@@ -73,6 +73,11 @@ def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:
     return not len(wanted) or bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
 
 
+def random_images(*shape: int) -> Tensor:
+    """Values from 0 to 1, the same in every call."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -24,12 +24,10 @@ class MainColour(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.batches: list[tuple[int, ...]] = []
         self.dtypes: list[torch.dtype] = []
-        self.inference_modes: list[bool] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.batches.append(tuple(x.shape))
         self.dtypes.append(x.dtype)
-        self.inference_modes.append(torch.is_inference_mode_enabled())
         return x.mean((2, 3)) * self.scale
 
 

@@ -13,11 +13,12 @@ from urllib.error import URLError
 import pytest
 import timm
 import torch
-from conftest import MODELS, golden_state
+from conftest import MODELS, golden_state, random_images
+from pictures import IMAGES
 from PIL import Image
 from published import publish
 from timm.optim import param_groups_layer_decay
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import hardnet
@@ -27,13 +28,8 @@ from hardnet.models.config import CONFIGS, feature_levels, stage_indices
 from hardnet.timm_registry import TimmHarDNet
 from hardnet.weights.catalog import CATALOG
 
-IMAGES = Path(__file__).parent.parent / "images"
 CHANNELS = {name: [level.channels for level in feature_levels(CONFIGS[name])] for name in MODELS}
 SMALL = "hardnet39ds"
-
-
-def images(*shape: int) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_lists_and_tags() -> None:
@@ -51,7 +47,7 @@ def test_it_is_the_same_network(name: str) -> None:
     assert list(model.state_dict()) == list(ours.state_dict())
     model.load_state_dict(golden_state(name))
     ours.load_state_dict(golden_state(name))
-    x = images(1, 3, 64, 96)
+    x = random_images(1, 3, 64, 96)
     with torch.inference_mode():
         assert torch.equal(model(x), ours(x))
         assert torch.equal(model.forward_head(model.forward_features(x)), ours(x))
@@ -66,7 +62,7 @@ def test_the_default_config_tells_the_truth(name: str) -> None:
     assert cfg["first_conv"] + ".weight" in keys
     assert cfg["classifier"] + ".weight" in keys
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
-    x = images(1, *cfg["input_size"])
+    x = random_images(1, *cfg["input_size"])
     with torch.inference_mode():
         features = model.forward_features(x)
         assert tuple(features.shape) == (1, model.num_features, *cfg["pool_size"])
@@ -103,7 +99,7 @@ def test_features_only(name: str) -> None:
     assert model.feature_info.channels() == CHANNELS[name]
     assert model.feature_info.reduction() == [2, 4, 8, 16, 32]
     with torch.inference_mode():
-        shapes = [tuple(level.shape) for level in model(images(1, 3, 96, 96))]
+        shapes = [tuple(level.shape) for level in model(random_images(1, 3, 96, 96))]
     assert shapes == [(1, c, 96 // r, 96 // r) for c, r in zip(CHANNELS[name], (2, 4, 8, 16, 32), strict=True)]
 
 
@@ -114,7 +110,7 @@ def test_every_kind_of_feature_wrapper_gives_our_pyramid(
     publish(monkeypatch, tmp_path, SMALL)
     model = timm.create_model(SMALL, pretrained=True, features_only=True, feature_cls=kind, out_indices=(1, -2)).eval()
     ours = hardnet.hardnet39ds(pretrained=True, features_only=True, out_indices=(1, -2)).eval()
-    x = images(1, 3, 64, 64)
+    x = random_images(1, 3, 64, 64)
     with torch.inference_mode():
         levels = model(x)
         levels = list(levels.values()) if kind == "dict" else levels
@@ -128,7 +124,7 @@ def test_every_kind_of_feature_wrapper_gives_our_pyramid(
 
 def test_intermediates() -> None:
     model = timm.create_model(SMALL).eval()
-    x = images(1, 3, 64, 64)
+    x = random_images(1, 3, 64, 64)
     with torch.inference_mode():
         last, levels = model.forward_intermediates(x)
         assert torch.equal(last, model.forward_features(x))
@@ -152,7 +148,7 @@ def fx_model(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", [SMALL, pytest.param("hardnet85", marks=pytest.mark.slow)])
 def test_fx_and_torchscript(name: str) -> None:
     model = timm.create_model(name, num_classes=42).eval()
-    x = images(2, 3, 64, 64)
+    x = random_images(2, 3, 64, 64)
     with torch.no_grad():
         want = model(x)
         traced = fx_model(model)
@@ -188,7 +184,7 @@ def test_reset_classifier_keeps_the_mode_and_finds_a_pooling(pool: str) -> None:
     model = timm.create_model(SMALL, num_classes=0, global_pool=pool).eval()
     model.reset_classifier(2)
     assert (model.num_classes, model.global_pool) == (2, pool or "avg")
-    assert model(images(2, 3, 64, 64)).shape == (2, 2)
+    assert model(random_images(2, 3, 64, 64)).shape == (2, 2)
     assert not any(module.training for module in model.modules())
 
 
@@ -196,7 +192,7 @@ def test_reset_classifier_keeps_the_mode_and_finds_a_pooling(pool: str) -> None:
 def test_a_saved_folder_is_read_back(safe: bool, tmp_path: Path) -> None:
     model = timm.create_model(SMALL, num_classes=5).eval()
     timm.models.save_for_hf(model, tmp_path, safe_serialization=safe)
-    x = images(1, 3, 64, 64)
+    x = random_images(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(x), model(x))
         assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=2).eval()(x).shape == (1, 2)
@@ -210,7 +206,7 @@ def test_pretrained_goes_through_our_loader(
     ours = hardnet.hardnet39ds(pretrained=True, in_chans=1, num_classes=0).eval()
     model = timm.create_model(SMALL, pretrained=True, in_chans=1, num_classes=classes).eval()
     assert model.weights_record is record
-    x = images(1, 1, 64, 64)
+    x = random_images(1, 1, 64, 64)
     with torch.inference_mode():
         assert torch.equal(model.forward_head(model.forward_features(x), pre_logits=True), ours(x))
         assert model(x).shape == (1, {None: 1000, 5: 5, 0: 1024}[classes])

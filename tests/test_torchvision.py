@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS
+from conftest import MODELS, random_images
+from pictures import IMAGES
 from PIL import Image
 from published import publish
-from torch import Tensor
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -24,13 +24,8 @@ from hardnet.torchvision_registry import return_layers
 from hardnet.weights.catalog import CATALOG
 
 SMALL = "hardnet39ds"
-IMAGES = Path(__file__).parent.parent / "images"
 OPS = {"hardnet39ds": 0.429, "hardnet68ds": 0.775, "hardnet68": 4.246, "hardnet85": 9.074}
 SIZES = {"hardnet39ds": 13.3, "hardnet68ds": 15.9, "hardnet68": 67.0, "hardnet85": 139.9}
-
-
-def images(*shape: int) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_lists() -> None:
@@ -82,7 +77,7 @@ def test_weights_come_through_our_loader(how: str, tmp_path: Path, monkeypatch: 
     model = models.get_model(SMALL, weights=given, num_classes=7).eval()
     assert isinstance(model, HarDNet)
     assert model.weights_record is record
-    assert model(images(1, 3, 64, 64)).shape == (1, 7)
+    assert model(random_images(1, 3, 64, 64)).shape == (1, 7)
     state = member.get_state_dict(progress=False)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if ".14.3." not in key)
     with pytest.raises(ValueError, match="never loaded unverified"):
@@ -109,7 +104,7 @@ def test_feature_tools(name: str) -> None:
     state = model.state_dict()
     pyramid.load_state_dict({key: state[key] for key in pyramid.state_dict()})
     layers = return_layers(pyramid)
-    x = images(1, 3, 64, 96)
+    x = random_images(1, 3, 64, 96)
     with torch.no_grad():
         wanted = pyramid(x)
         extractor = create_feature_extractor(model, {f"base.{module}": number for module, number in layers.items()})
