@@ -44,7 +44,7 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         length = headers.get("content-length", "")
         size = int(length) if length.isdecimal() else 0
-        refusal = self._refusal(scope["path"], headers, size)
+        refusal = self._refusal(headers, size)
         if refusal is not None:
             status, text = refusal
             await send_with_headers(
@@ -58,7 +58,7 @@ class Guard:
         finally:
             self.arriving -= size
 
-    def _refusal(self, path: str, headers: dict[str, str], size: int) -> tuple[int, str] | None:
+    def _refusal(self, headers: dict[str, str], size: int) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_own(host):
             return 421, "Unknown host name. The option --allow-host adds one."
