@@ -33,9 +33,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
     """Return the path with ``~`` replaced by the home folder, unchanged where the home folder is unknown."""
-    with contextlib.suppress(RuntimeError):
-        return Path(path).expanduser()
-    return Path(path)
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises there)
 
 
 @contextlib.contextmanager
