@@ -233,14 +233,13 @@ def test_where_nothing_can_be_kept_it_works_all_the_same(
 
 
 def test_the_engine_follows_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, small = create_model("hardnet68"), create_model("hardnet39ds")
+    model = create_model("hardnet39ds")
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name == "openvino" or None)
-    wanted = {32: "eager", 33: "torch", 1000: "torch", 1001: "openvino", None: "openvino"}
+    wanted = {32: "eager", 33: "torch", 10_000: "torch", 10_001: "openvino", None: "openvino"}
     assert {count: choose_engine(model, images=count) for count in wanted} == wanted
-    assert [choose_engine(small, images=count) for count in (10_000, 10_001)] == ["torch", "openvino"]
     assert choose_engine(model, "bf16", 1) == "openvino"
     with torch.device("meta"):
-        assert choose_engine(create_model("hardnet68"), images=5000) == "eager"  # not on the CPU
+        assert choose_engine(create_model("hardnet39ds"), images=5000) == "eager"  # not on the CPU
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
     assert choose_engine(model) == "torch"
 

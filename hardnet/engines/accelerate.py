@@ -47,9 +47,8 @@ _TABLE = {
     "onnxruntime": Engine(onnx.build, ("fp32", "int8"), ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
     "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",)),
 }
-FEW, MANY, MANY_DS = 32, 1000, 10_000
-"""Images after which building the "torch" engine, and converting for another one, pay off on CPUs; DS models are fast
-already."""
+FEW, MANY = 32, 10_000
+"""Images after which building the "torch" engine, and converting for another one, pay off on CPUs."""
 _PATIENCE = 256
 """Images of a shape after which compiling a graph pays off."""
 
@@ -107,7 +106,7 @@ def accelerate(
 
 
 def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None = None) -> str:
-    """Choose "eager" up to 32 images, "torch" up to 1,000 (10,000 of a DS model), beyond the fastest installed engine.
+    """Choose "eager" up to 32 images, "torch" up to 10,000, beyond the fastest installed engine.
 
     Precisions other than fp32 always get the fastest installed engine that has them. On CUDA, fp32 is always "eager".
 
@@ -119,8 +118,7 @@ def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None 
     device = next(model.parameters()).device.type
     if precision == "fp32" and (device != "cpu" or (images is not None and images <= FEW)):
         return "eager"
-    many = MANY_DS if isinstance(model, ImageModule) and model.config.depthwise else MANY
-    return "torch" if precision == "fp32" and images is not None and images <= many else _choose(precision, device)
+    return "torch" if precision == "fp32" and images is not None and images <= MANY else _choose(precision, device)
 
 
 class AutoEngine:
