@@ -221,13 +221,10 @@ class Classifier(_Runner):
         return tuple(Prediction(labels[index], index, value, item.source) for value, index in pairs)
 
     def _labels_for(self, classes: int) -> tuple[str, ...]:
-        if self.labels is None:
-            return self._default_labels(classes)
-        if len(self.labels) != classes:
-            raise ValueError(f"there are {len(self.labels)} labels, but the model has {classes} classes")
-        return self.labels
-
-    def _default_labels(self, classes: int) -> tuple[str, ...]:
+        if self.labels is not None:
+            if len(self.labels) != classes:
+                raise ValueError(f"there are {len(self.labels)} labels, but the model has {classes} classes")
+            return self.labels
         if self._record is not None and self._record.num_classes == classes:
             return self._record.categories
         if classes == IMAGENET_CLASSES:
@@ -245,10 +242,8 @@ def _read_labels(labels: Sequence[str] | str | os.PathLike[str]) -> tuple[str, .
         labels = text.removesuffix("\n").split("\n")
     names = tuple(labels)
     for position, name in enumerate(names):
-        if not isinstance(name, str):
-            raise TypeError(f"labels are names, got {name!r} for class {position}")
-        if not name.strip():
-            raise ValueError(f"the label of class {position} is blank")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"labels are names, got {name!r} for class {position}")
     return names
 
 
@@ -258,22 +253,11 @@ class Extractor(_Runner):
     Args:
         model_or_name: the name of a model, or a :class:`hardnet.HarDNet`, which is used as it is: it is switched to
             evaluation mode and moved to ``device``. Its classifier, if it has one, is not run.
-        weights: with a name, what :func:`hardnet.create_model` takes; None means ``IMAGENET1K_V1``.
-        device: ``"auto"`` (CUDA or MPS if available, else the CPU), the number of a CUDA device, or what
-            ``torch.device`` takes.
-        transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes the
-            weights' own, or the ImageNet one without a record.
-        engine: as for :class:`Classifier`.
-        precision: of the engine.
-        calibration: as for :class:`Classifier`.
+        weights, device, transform, engine, precision, calibration: as for :class:`Classifier`.
 
     Raises:
-        ValueError: an unknown name, a device that cannot be used, ``weights`` for a module, an engine or a precision
-            that is not available.
         TypeError: ``model_or_name`` is neither a name nor a HarDNet.
-        ImportError: the engine's package is missing.
-        ImageError: a picture of ``calibration`` is unusable.
-        WeightsError: the weights could not be downloaded from any source.
+        ValueError, ImportError, ImageError, WeightsError: as for :class:`Classifier`.
     """
 
     def __init__(
@@ -304,10 +288,7 @@ class Extractor(_Runner):
             batch_size: the most images that the model gets at once.
 
         Raises:
-            ImageError: an image that is the whole input is unusable, or a folder has none. Within a folder or
-                an iterable it becomes a result with ``error`` set, a warning is logged, and the others go on.
-            TypeError: the input is of another type.
-            ValueError: ``batch_size`` is not an integer >= 1, or transform and model do not fit together.
+            ImageError, TypeError, ValueError: as :meth:`hardnet.Classifier.stream`.
         """
         check_count("batch_size", batch_size, least=1)
         return self._stream(expand(images), batch_size)

@@ -205,11 +205,11 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are 1 labels, but the model has 3 classes"):
         classifier.predict(plain())
     (tmp_path / "labels.txt").write_text("a\n\nb\n")
-    with pytest.raises(ValueError, match="the label of class 1 is blank"):
+    with pytest.raises(ValueError, match="labels are names, got '' for class 1"):
         Classifier(model, device="cpu", labels=tmp_path / "labels.txt")
     with pytest.raises(ValueError, match=r"the labels cannot be read from .*gone.txt"):
         Classifier(model, device="cpu", labels=tmp_path / "gone.txt")
-    with pytest.raises(TypeError, match="labels are names, got 7 for class 1"):
+    with pytest.raises(ValueError, match="labels are names, got 7 for class 1"):
         Classifier(model, device="cpu", labels=["a", 7])
 
 
