@@ -181,34 +181,6 @@ default_cfgs = timm.models.generate_default_cfgs(  # where register_model looks 
 )
 
 
-def _create(
-    name: str,
-    pretrained: bool,
-    *,
-    pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: dict[str, Any] | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    **keywords: Any,
-) -> nn.Module:
-    cfg = timm.models.resolve_pretrained_cfg(
-        name, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=pretrained_cfg_overlay
-    )
-    if keywords.get("features_only"):
-        wanted = keywords.get("out_indices")
-        levels = take_indices(5, wanted)[0] if wanted is None or isinstance(wanted, int) else checked_indices(wanted, 5)
-        keywords["out_indices"] = tuple(levels)
-    model: nn.Module = timm.models.build_model_with_cfg(
-        partial(_build, CONFIGS[name], cfg, pretrained),
-        name,
-        pretrained=False,  # what timm does with it is done in _build
-        pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"flatten_sequential": True},
-        **keywords,
-    )
-    return model.to(device, dtype)
-
-
 def _build(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) -> TimmHarDNet:
     record = CATALOG.get((config.name, (cfg.tag or "").upper()))
     if record is not None:
@@ -244,8 +216,31 @@ def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> WeightsLike:
 
 
 def _entry_point(name: str) -> Callable[..., nn.Module]:
-    def create(pretrained: bool = False, **keywords: Any) -> nn.Module:
-        return _create(name, pretrained, **keywords)
+    def create(
+        pretrained: bool = False,
+        *,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **keywords: Any,
+    ) -> nn.Module:
+        cfg = timm.models.resolve_pretrained_cfg(
+            name, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=pretrained_cfg_overlay
+        )
+        if keywords.get("features_only"):
+            asked: Any = keywords.get("out_indices")
+            some = asked is not None and not isinstance(asked, int)
+            keywords["out_indices"] = tuple(checked_indices(asked, 5) if some else take_indices(5, asked)[0])
+        model: nn.Module = timm.models.build_model_with_cfg(
+            partial(_build, CONFIGS[name], cfg, pretrained),
+            name,
+            pretrained=False,  # what timm does with it is done in _build
+            pretrained_cfg=cfg.to_dict(),
+            feature_cfg={"flatten_sequential": True},
+            **keywords,
+        )
+        return model.to(device, dtype)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{name} for timm.create_model; see :class:`TimmHarDNet` for the keywords."

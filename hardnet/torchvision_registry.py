@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from .factory import create_model
-from .images.preprocess import Preprocessing
 from .models.config import CONFIGS
-from .models.cost import StageCost, measure_cost
+from .models.cost import measure_cost
 from .models.features import HarDNetFeatures
 from .models.network import MIN_INPUT_SIZE
 from .utils.optional import refuse_foreign, require
@@ -79,10 +78,11 @@ def return_layers(features: HarDNetFeatures) -> dict[str, str]:
 
 def _weights_enum(name: str) -> Any:
     records = {tag: record for (model, tag), record in CATALOG.items() if model == name}
-    members = {
-        tag: _api.Weights(record.sources[0].url, _transforms(record.preprocessing), _meta(record))
-        for tag, record in records.items()
-    }
+    members = {}
+    for tag, record in records.items():
+        sizes = {"crop_size": record.preprocessing.crop, "resize_size": record.preprocessing.resize}
+        preset = partial(ImageClassification, **sizes, mean=record.preprocessing.mean, std=record.preprocessing.std)
+        members[tag] = _api.Weights(record.sources[0].url, preset, _meta(record))
     comparable = [tag for tag, record in records.items() if record.evaluated_on == IMAGENET]
     best = min(comparable, key=lambda tag: records[tag].top1_error)
     title = f"HarDNet{name.removeprefix('hardnet').upper()}_Weights"
@@ -90,13 +90,9 @@ def _weights_enum(name: str) -> Any:
     return HarDNetWeights(title, {**members, "DEFAULT": members[best]}, module=__name__)
 
 
-def _transforms(wanted: Preprocessing) -> partial[ImageClassification]:
-    sizes = {"crop_size": wanted.crop, "resize_size": wanted.resize}
-    return partial(ImageClassification, **sizes, mean=wanted.mean, std=wanted.std)
-
-
 def _meta(record: WeightsRecord) -> dict[str, Any]:
-    cost = _cost(record.model, record.preprocessing.crop, record.num_classes)
+    side = record.preprocessing.crop
+    cost = measure_cost(CONFIGS[record.model], height=side, width=side, num_classes=record.num_classes).total
     data = "ImageNet-1K" if record.evaluated_on == IMAGENET else record.evaluated_on  # torchvision's name for it
     return {
         **record.meta,
@@ -106,21 +102,17 @@ def _meta(record: WeightsRecord) -> dict[str, Any]:
         "recipe": next((url for name, url in _RECIPES.items() if name in record.provenance), "docs/training.md"),
         "_metrics": {data: {"acc@1": 100 - record.top1_error, "acc@5": 100 - record.top5_error}},
         "_ops": round(cost.macs / 1e9, 3),
-        "_file_size": round(_file_size(record) / 2**20, 1),
+        "_file_size": round(_file_size(record, cost.params) / 2**20, 1),
         "_docs": f"{record.provenance}; the errors are those reported by {record.reported_by}",
     }
 
 
-def _cost(model: str, size: int, num_classes: int) -> StageCost:
-    return measure_cost(CONFIGS[model], height=size, width=size, num_classes=num_classes).total
-
-
-def _file_size(record: WeightsRecord) -> int:
+def _file_size(record: WeightsRecord, params: int) -> int:
     """Return bytes: of a file that ships with the library, or of the parameters in float32, which is slightly less."""
     url = record.sources[0].url
     if url.startswith("package:"):
         return (Path(__file__).parent / url.removeprefix("package:")).stat().st_size
-    return 4 * _cost(record.model, record.preprocessing.crop, record.num_classes).params
+    return 4 * params
 
 
 def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from torch import Tensor
-
 from ..images.batches import Item, expand
 from ..images.read import natural_key
 from ..results import Embedding, ImageResult, arrow_schema
@@ -155,7 +153,8 @@ class RowFile:
             return self._columns.csv_line(result)
         if self._grows or not isinstance(result, Embedding) or result.vector is None:
             return json.dumps(result.to_dict())
-        return json.dumps({"source": result.source, "embedding": _packed(result.vector)})
+        packed = base64.b64encode(result.vector.numpy().astype("<f4").tobytes()).decode()
+        return json.dumps({"source": result.source, "embedding": packed})
 
     def add(self, lines: Iterable[str]) -> None:
         """Append rows.
@@ -249,7 +248,3 @@ def _complete_rows(path: Path, quoted: bool) -> Iterator[bytes]:
             if line.endswith(b"\n") and not (quoted and row.count(b'"') % 2):
                 yield row
                 row = b""
-
-
-def _packed(vector: Tensor) -> str:
-    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
