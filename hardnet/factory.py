@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
@@ -210,7 +211,7 @@ class Builder(Protocol):
     ) -> HarDNetFeatures: ...
 
 
-_DOCUMENTATION = """{summary}
+_DOCUMENTATION = """
 
     Takes images (N, in_chans, H, W), H and W of at least 32 pixels, and returns logits (N, num_classes). Images for
     the ImageNet weights: RGB in [0, 1], resized to 256, centre-cropped to 224, normalised with mean
@@ -237,30 +238,63 @@ _DOCUMENTATION = """{summary}
     """
 
 
-def _builder(name: str, summary: str) -> Builder:
-    """Return the function that builds one variant, with the signature of ``create_model`` behind ``pretrained``."""
-    keywords = inspect.signature(create_model).parameters
+def _builder(build: Callable[..., HarDNet | HarDNetFeatures]) -> Builder:
+    """Complete a builder's documentation; for an unknown keyword, suggest the nearest."""
+    name, keywords = build.__name__, list(inspect.signature(build).parameters)
 
-    def build(
-        pretrained: bool = False, *, weights: WeightsLike | None = None, **options: Any
-    ) -> HarDNet | HarDNetFeatures:
-        for wrong in options.keys() - own.keys():
-            known = known_names(wrong, own)
+    @functools.wraps(build)
+    def checked(*arguments: Any, **options: Any) -> HarDNet | HarDNetFeatures:
+        for wrong in options.keys() - set(keywords):
+            known = known_names(wrong, keywords)
             raise TypeError(f"{name}() got an unexpected keyword argument {wrong!r}; known: {known}")
-        if pretrained and weights is not None:
-            raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
-        model: HarDNet | HarDNetFeatures = create_model(name, weights=DEFAULT_TAG if pretrained else weights, **options)
-        return model
+        return build(*arguments, **options)
 
-    own = {"pretrained": inspect.signature(build).parameters["pretrained"], **keywords}
-    del own["name"]
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = _DOCUMENTATION.format(summary=summary, tags=", ".join(list_weights(name)))
-    vars(build)["__signature__"] = inspect.Signature(list(own.values()))
-    return cast(Builder, build)
+    checked.__doc__ = f"{build.__doc__}{_DOCUMENTATION.format(tags=', '.join(list_weights(name)))}"
+    return cast(Builder, checked)
 
 
-hardnet39ds = _builder("hardnet39ds", "HarDNet-39DS: 39 layers, depthwise-separable; the smallest.")
-hardnet68ds = _builder("hardnet68ds", "HarDNet-68DS: 68 layers, depthwise-separable.")
-hardnet68 = _builder("hardnet68", "HarDNet-68: 68 layers of plain convolutions.")
-hardnet85 = _builder("hardnet85", "HarDNet-85: 85 layers of plain convolutions; the largest.")
+def _build(name: str, pretrained: bool, weights: WeightsLike | None, **options: Any) -> HarDNet | HarDNetFeatures:
+    if pretrained and weights is not None:
+        raise ValueError(f"pretrained=True means weights={DEFAULT_TAG!r}: give one of the two, not both")
+    model: HarDNet | HarDNetFeatures = create_model(name, weights=DEFAULT_TAG if pretrained else weights, **options)
+    return model
+
+
+@_builder
+def hardnet39ds(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-39DS: 39 layers, depthwise-separable; the smallest."""
+    return _build("hardnet39ds", **locals())
+
+
+@_builder
+def hardnet68ds(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-68DS: 68 layers, depthwise-separable."""
+    return _build("hardnet68ds", **locals())
+
+
+@_builder
+def hardnet68(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-68: 68 layers of plain convolutions."""
+    return _build("hardnet68", **locals())
+
+
+@_builder
+def hardnet85(
+    pretrained: bool = False, *, weights: WeightsLike | None = None, num_classes: int | None = None, in_chans: int = 3,
+    drop_rate: float | None = None, progress: bool = True, use_ema: bool = True, features_only: bool = False,
+    out_indices: Sequence[int] | None = None, output_stride: int | None = None,
+) -> HarDNet | HarDNetFeatures:
+    """HarDNet-85: 85 layers of plain convolutions; the largest."""
+    return _build("hardnet85", **locals())
