@@ -90,7 +90,7 @@ def test_the_verb_prints_and_writes_a_row_per_engine(tmp_path: Path, capsys: pyt
     assert [row["engine"] for row in results["rows"]] == ["eager", "torch"]
     for row in results["rows"]:
         assert 0 < row["lower_quartile_ms"] <= row["median_ms"] <= row["upper_quartile_ms"]
-        assert row["images_per_second"] == pytest.approx(1000 / row["median_ms"], rel=0.02)
+        assert row["images_per_second"] == pytest.approx(1000 / row["median_ms"], rel=0.02, abs=0.05)
     assert [reason.split(":")[0] for reason in results["left_out"]] == [
         "hardnet39ds eager int8",
         "hardnet39ds torch int8",

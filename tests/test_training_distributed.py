@@ -168,7 +168,7 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "complaint"), [("tpu:0", "device"), ("meta", "holds no values"), ("cuda:99", "cannot be used")]
+    ("device", "complaint"), [("tpu:0", "device"), ("meta", "must be cpu or cuda"), ("cuda:99", "cannot be used")]
 )
 def test_a_device_that_is_not_there_is_named(device: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint) as caught, connect(device):
