@@ -41,7 +41,7 @@ def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file in the folder of ``target``; move it to ``target`` when the block ends without an error.
 
     The file is flushed to disk first, so that after a crash ``target`` is either the previous file or the complete new
-    one. On an error the temporary file is removed. Files of writers that were killed are removed by the next writer.
+    one. On an error the temporary file is removed, after a kill by a writer that starts a minute later or more.
 
     Raises:
         OSError: the file cannot be written; ``target`` is unchanged.
