@@ -24,8 +24,6 @@ from hardnet.models.cost import measure_cost
 from hardnet.models.network import ImageModule
 from hardnet.weights.catalog import CATALOG
 
-Step = Callable[[], object]
-"""One forward pass, finished when it returns."""
 TIMM_TOP1_ERRORS = {"ese_vovnet39b": 20.7}
 """timm, docs/changes.md, 11 June 2020: "trained to 79.3 top-1"."""
 

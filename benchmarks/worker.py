@@ -1,27 +1,20 @@
-"""The process of one network in its engine: build it, then run it on command. Commands and answers are lines of JSON.
-
-The job is the first argument, commands come on standard input, answers go to standard output.
-"""
+"""A network in its engine, for a process of its own: built, run in turns, and its memory measured."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import importlib
-import json
-import os
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
-from benchmarks.candidates import Step, build, images_of
+from benchmarks.candidates import build, images_of
 from benchmarks.machine import MEGABYTE, peak_resident, reset_peak
 from benchmarks.rows import BASELINE, Row
 from hardnet.cli.benchmark import timed_passes
@@ -30,62 +23,37 @@ WARM_UP = 3
 """Untimed passes after the network was built."""
 
 
-def main() -> int:
-    """Answer until standard input ends, which it also does when the parent process dies."""
-    # What libraries print must not mix with the answers: their standard output becomes standard error.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    job = json.loads(sys.argv[1])
-    row = Row(**job["row"])
-    try:
-        before = resident_without(row)
-        call = _prepare(row, job)
-    except (ImportError, NotImplementedError) as error:
-        _say(answers, {"left_out": str(error)})
-        return 0
-    except Exception as error:  # whatever a model or an engine raises is the result of this row
-        traceback.print_exc()
-        reason = (str(error).strip().splitlines() or [""])[0]
-        _say(answers, {"failed": f"{type(error).__name__}: {reason}"})
-        return 1
-    building = peak_resident()
-    _say(answers, {})
-    for line in sys.stdin:
-        command = json.loads(line)
-        if "shape" in command:
-            turns = _Turns(partial(call, images_of(command["shape"], job["device"])), before, building)
-            _say(answers, {"ready": True})
-        else:
-            _say(answers, turns.take(command["turn"]) if "turn" in command else turns.finish())
-    return 0
+class Network:
+    """The network of a row.
 
-
-def resident_without(row: Row) -> float:
-    """Import the packages of a row, and return the resident memory in MB before anything is built.
+    Args:
+        row: what to build.
+        threads: CPU threads; None is the default of the engine.
+        device: where to run.
+        photographs: a folder of images to calibrate int8 on.
 
     Raises:
-        ImportError: the package of the network is missing.
+        ImportError: a package is missing.
+        NotImplementedError: the engine does not have this precision.
     """
-    importlib.import_module("pytorchcv.model_provider" if row.source == BASELINE else row.source)
-    if find_spec(row.engine) is not None:
-        importlib.import_module(row.engine)
-    return peak_resident("VmRSS")
 
+    def __init__(self, row: Row, threads: int | None, device: str, photographs: Path | None) -> None:
+        # The memory is counted from that of the imported packages on.
+        importlib.import_module("pytorchcv.model_provider" if row.source == BASELINE else row.source)
+        if find_spec(row.engine) is not None:
+            importlib.import_module(row.engine)
+        self._before = peak_resident("VmRSS")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = device
+        self._call = build(row, threads=threads, device=device, photographs=photographs)
+        self._building = peak_resident()
 
-def _prepare(row: Row, job: dict[str, Any]) -> Callable[[torch.Tensor], Any]:
-    if job["threads"] is not None:
-        torch.set_num_threads(job["threads"])
-    photographs = Path(job["photographs"]) if job["photographs"] else None
-    return build(row, threads=job["threads"], device=job["device"], photographs=photographs)
-
-
-class _Turns:
-    """Run and time the step; measure memory, and the processor time that is used between turns."""
-
-    def __init__(self, step: Step, before: float, building: float) -> None:
-        self._step, self._before, self._building = step, before, building
+    def start(self, shape: tuple[int, int, int]) -> None:
+        """Warm up on images of a shape, which the following turns run on."""
+        self._step = partial(self._call, images_of(shape, self._device))
         for _ in range(WARM_UP):
-            step()
+            self._step()
         gc.collect()
         gc.freeze()
         if sys.platform == "linux":
@@ -94,7 +62,7 @@ class _Turns:
         self._idle_cpu = self._idle_wall = 0.0
         self._stopped = (time.process_time(), time.perf_counter())
 
-    def take(self, seconds: float) -> dict[str, Any]:
+    def take(self, seconds: float) -> list[float]:
         """Run for about ``seconds``; return the duration of each pass."""
         self._idle_cpu += time.process_time() - self._stopped[0]
         self._idle_wall += time.perf_counter() - self._stopped[1]
@@ -102,7 +70,7 @@ class _Turns:
         times = timed_passes(self._step, seconds)
         gc.enable()
         self._stopped = (time.process_time(), time.perf_counter())
-        return {"times": times}
+        return times
 
     def finish(self) -> dict[str, Any]:
         """Return the memory in MB above that of the imported packages, and the share of a core used between turns."""
@@ -113,12 +81,3 @@ class _Turns:
             "cuda_memory_mb": None if cuda is None else round(cuda),
             "idle_cores": round(self._idle_cpu / self._idle_wall, 4) if self._idle_wall else 0.0,
         }
-
-
-def _say(answers: TextIO, answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

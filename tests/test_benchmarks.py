@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from benchmarks import pictures as speed_pictures
 from benchmarks import rounds, tables
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.candidates import Peer, build, cost, count_macs, images_of, network
+from benchmarks.process import Child, ChildError, LeftOut
 from benchmarks.results import as_results, figures, row_of, surroundings_of, write_json
-from benchmarks.rounds import Outcome, Protocol, Worker, WorkerError, measure
+from benchmarks.rounds import Outcome, Protocol, measure
 from benchmarks.rows import BASELINE, OURS, PEERS, Row, plan
 from benchmarks.sweep import SHAPES, sweep_one
 from hardnet.cli import main
@@ -47,16 +48,15 @@ class FakeWorker:
 
     def __init__(self, row: Row, log: list[tuple[str, Row]], dies: int | None = None) -> None:
         self.row, self.log, self.dies, self.turns = row, log, dies, 0
+        self.ask("build")
 
-    def ask(self, command: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
-        self.log.append((next(iter(command)) if command else "build", self.row))
+    def ask(self, method: str, *arguments: Any) -> Any:
+        self.log.append((method, self.row))
         if self.dies == self.turns:
-            raise WorkerError("killed by SIGSEGV")
-        if command is None or "shape" in command:
-            return {}
-        if "turn" in command:
+            raise ChildError("killed by SIGSEGV")
+        if method == "take":
             self.turns += 1
-            return {"times": [SECONDS[self.row] * factor for factor in (1, 1.1, 0.9)]}
+            return [SECONDS[self.row] * factor for factor in (1, 1.1, 0.9)]
         return {"running_memory_mb": 500, "building_memory_mb": 1700, "cuda_memory_mb": None, "idle_cores": 0.0}
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ def test_all_are_built_before_they_take_turns_there_and_back() -> None:
     log: list[tuple[str, Row]] = []
     measure(ROWS, Protocol(rounds=3, pause_seconds=0), start=fakes(log))
     assert {row for what, row in log[: len(ROWS)] if what == "build"} == set(ROWS)
-    assert [row for what, row in log if what == "turn"] == [*ROWS, *reversed(ROWS), *ROWS]
+    assert [row for what, row in log if what == "take"] == [*ROWS, *reversed(ROWS), *ROWS]
     assert {row for what, row in log if what == "close"} == set(ROWS)
 
 
@@ -185,22 +185,27 @@ def test_a_row_that_dies_is_named_and_the_others_go_on(turn: int) -> None:
     assert [figure["engine"] for figure in figures(outcomes)] == ["eager", "eager", "openvino"]
 
 
+def test_a_child_answers_and_its_death_is_reported() -> None:
+    child = Child(list, ((1, 2, 2),), 60)
+    assert child.ask("count", 2) == 2
+    os.kill(child.process.pid or 0, signal.SIGKILL)
+    with pytest.raises(ChildError, match=r"killed by SIGKILL \(out of memory\?\)"):
+        child.ask("count", 1)
+    child.close()
+    for make, arguments, kind, said in (
+        (import_module, ("no_such_module",), LeftOut, "No module named"),
+        (int, ("many",), ChildError, "ValueError: invalid literal"),
+    ):
+        with pytest.raises(kind, match=said):
+            Child(make, arguments, 60)
+
+
 @pytest.mark.slow
-def test_a_worker_process_measures_and_its_death_is_reported() -> None:
-    """The real process: one turn, then SIGKILL."""
+def test_a_network_is_measured_in_its_process() -> None:
     tiny = Row(OURS, "hardnet39ds", "eager", "fp32", 1, 64, 64)
-    worker = Worker(tiny, Protocol(threads=1))
-    try:
-        worker.ask(None, 300)
-        worker.ask({"shape": tiny.shape}, 300)
-        assert worker.ask({"turn": 0.02}, 300)["times"]
-        memory = worker.ask({"finish": True}, 300)
-        assert 10 < memory["running_memory_mb"] < 500
-        os.kill(worker.process.pid, signal.SIGKILL)
-        with pytest.raises(WorkerError, match="SIGKILL"):
-            worker.ask({"turn": 0.02}, 300)
-    finally:
-        worker.close()
+    [outcome] = measure([tiny], Protocol(rounds=1, turn_seconds=0.02, threads=1))
+    assert outcome.measured
+    assert 10 < outcome.facts["running_memory_mb"] < 500
 
 
 def test_a_precision_that_an_engine_lacks_is_not_a_failure() -> None:
@@ -359,32 +364,34 @@ def test_pytorchcv_accepts_other_sizes() -> None:
 
 # Sweep
 
-CHILD = """\
-import json, os, sys
-model, engine, precision, start, photographs = json.loads(sys.argv[1])
-for index in range(start, 64):
-    print(json.dumps({"index": index}), flush=True)
-    if index in (3, 40):
-        os.kill(os.getpid(), 11)
-    print(json.dumps({"refused": "too small"} if index == 5 else {"deviation": 1e-5 if index != 9 else float("nan")}))
-"""
+
+class CrashingChild:
+    """Crashes at two shapes, refuses one, and gives no number for another."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def ask(self, method: str, *shape: int, timeout: float) -> float | str:
+        index = SHAPES.index(shape)
+        if index in (3, 40):
+            raise ChildError("killed by SIGSEGV")
+        return "too small" if index == 5 else float("nan") if index == 9 else 1e-5
+
+    def close(self) -> None:
+        pass
 
 
-def test_a_sweep_goes_on_after_a_crash() -> None:
-    row = sweep_one("hardnet39ds", "openvino", "fp32", child=(sys.executable, "-c", CHILD))
-    assert row["crashes"] == [
-        f"{SHAPES[3][0]} x {SHAPES[3][1]}: status -11",
-        f"{SHAPES[40][0]} x {SHAPES[40][1]}: status -11",
-    ]
+def test_a_sweep_goes_on_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.sweep.Child", CrashingChild)
+    row = sweep_one("hardnet39ds", "openvino", "fp32")
+    assert row["crashes"] == [f"{batch} x {side}: killed by SIGSEGV" for batch, side in (SHAPES[3], SHAPES[40])]
     assert row["refused"] == ["too small"]
     assert row["outside_tolerance"] == 1  # NaN
     assert "| OpenVINO | 64 | 2 | 1 | 1 | 0.0001 | 1.0e-05 |" in tables.sweep_table({"rows": [row]})
-    with pytest.raises(RuntimeError, match="status 3"):
-        sweep_one("hardnet39ds", "openvino", "fp32", child=(sys.executable, "-c", "raise SystemExit(3)"))
 
 
 @pytest.mark.slow
-def test_a_sweep_compares_an_engine_with_eager_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_compares_an_engine_with_eager_mode() -> None:
     row = sweep_one("hardnet39ds", "torch", "fp32")
     assert row["crashes"] == row["refused"] == []
     assert 0 < row["largest_deviation"] < row["tolerance"]
