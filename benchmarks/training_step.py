@@ -20,38 +20,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
-from pytorchcv.model_provider import get_model
-from torch import nn
 from torch.nn import functional
 
-import hardnet
+from benchmarks.candidates import network
 from benchmarks.machine import peak_resident
 from benchmarks.results import surroundings_of, write_json
+from benchmarks.rows import OURS, Row
 from hardnet.models.config import CONFIGS
+from hardnet.models.network import HarDNet
 from hardnet.utils.text import table
 
 CANDIDATES = [f"{source}/{name}" for name in CONFIGS for source in ("hardnet", "checkpointed", "pytorchcv")]
 CANDIDATES += ["torchvision/resnet50", "torchvision/mobilenet_v2"]
 
 
-def build(candidate: str) -> tuple[nn.Module, torch.memory_format]:
-    """Return a network in training mode and the memory format of its input."""
-    source, name = candidate.split("/")
-    torch.manual_seed(0)
-    if source == "torchvision":
-        return torchvision.models.get_model(name, weights=None).train(), torch.contiguous_format
-    if source == "pytorchcv":
-        return get_model(name).train(), torch.contiguous_format
-    model = hardnet.create_model(name).train()
-    model.set_grad_checkpointing(source == "checkpointed")
-    return model.to(memory_format=torch.channels_last), torch.channels_last
-
-
 def stepper(candidate: str, batch: int, size: int) -> Callable[[], None]:
     """Return a function that runs one training step."""
-    model, memory_format = build(candidate)
-    images = torch.rand(batch, 3, size, size).to(memory_format=memory_format)
+    source, name = candidate.split("/")
+    model = network(Row(OURS if source == "checkpointed" else source, name, "eager", "fp32", batch, size, size)).train()
+    layout = torch.contiguous_format
+    if isinstance(model, HarDNet):
+        layout = torch.channels_last
+        model.set_grad_checkpointing(source == "checkpointed")
+    model = model.to(memory_format=layout)
+    images = torch.rand(batch, 3, size, size).to(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
 
     def step() -> None:
