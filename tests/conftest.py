@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import logging
@@ -21,12 +22,14 @@ from http_server import ScriptedServer, running
 from pictures import COLOURS, plain
 from torch import Tensor, nn
 
-from hardnet import Classifier, HarDNet
+from hardnet import Classifier, HarDNet, create_model
 from hardnet.images.preprocess import Preprocessing
 from hardnet.models.config import CONFIGS
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
+SAMPLES = [MODELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[1:])]
+"""The smallest for what takes long and depends on the layers, not on their number; slow: the others."""
 Fill = Callable[[nn.Module], nn.Module]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -64,6 +67,17 @@ def _golden_state(name: str) -> dict[str, Tensor]:
 
 def golden_input(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+@functools.cache
+def _small_model(name: str) -> HarDNet:
+    torch.manual_seed(0)
+    return create_model(name, num_classes=10).eval()
+
+
+def small_model(name: str = "hardnet39ds") -> HarDNet:
+    """A model of ten classes with random weights, always the same."""
+    return copy.deepcopy(_small_model(name))
 
 
 def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, MODELS, golden_input, golden_state
+from conftest import GOLDEN, MODELS, SAMPLES, golden_input, golden_state
 from torch import fx, nn
 
 import hardnet
@@ -79,9 +79,7 @@ def test_what_lies_behind_the_last_level_is_not_built(name: str) -> None:
     assert all(full[key].shape == value.shape for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "name", ["hardnet39ds", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "hardnet39ds")]
-)
+@pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("output_stride", [16, 8])
 def test_dilation_computes_the_same_in_more_places(
     name: str, output_stride: int, checkpoints: Callable[[str], Path]

@@ -1,28 +1,26 @@
-"""The networks against golden vectors of the original implementation, the harmonic rule, and torch's tools."""
+"""The networks against golden vectors of the original implementation, the harmonic rule, and the indices of modules."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import functools
-import io
 import json
 import logging
-import pickle
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, MODELS, golden_input, golden_state
-from torch import Tensor, fx, nn
+from conftest import GOLDEN, MODELS, SAMPLES, golden_input, golden_state, small_model
+from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from hardnet import HarDNet, create_model
 from hardnet.models.config import (
     CONFIGS,
     HarDNetConfig,
+    feature_levels,
     harmonic_links,
     head_index,
     kept_layers,
@@ -34,11 +32,6 @@ from hardnet.models.layers import ConvLayer, DWConvLayer, HarDBlock
 INPUTS = {"square": (1, (2, 3, 224, 224)), "wide": (2, (1, 3, 256, 320))}
 STORED = 2**-23
 """Relative rounding of the stored float32 numbers."""
-TAPS = {"hardnet39ds": (1, 4, 7, 10, 13), "hardnet85": (1, 4, 9, 14, 18)}
-
-
-def taps_of(name: str) -> tuple[int, ...]:
-    return TAPS.get(name, (1, 4, 9, 12, 15))
 
 
 @functools.cache
@@ -52,30 +45,12 @@ def filled(name: str, dtype: torch.dtype = torch.float32) -> HarDNet:
     return copy.deepcopy(golden_model(name)).to(dtype)
 
 
-@functools.cache
-def small_model(name: str) -> HarDNet:
-    torch.manual_seed(0)
-    return create_model(name, num_classes=10).eval()
-
-
-def small(name: str = "hardnet39ds") -> HarDNet:
-    return copy.deepcopy(small_model(name))
-
-
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(params=MODELS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(
-    params=[name if name == "hardnet39ds" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
-)
-def sample(request: pytest.FixtureRequest) -> str:
-    """The smallest for what takes long and depends on the layers, not on their number; slow: the others."""
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
+@functools.cache
 def golden(name: str) -> dict[str, np.ndarray]:
     with np.load(GOLDEN / f"{name}.npz") as archive:
         return dict(archive)
@@ -111,7 +86,6 @@ def test_state_dict_is_the_originals(name: str) -> None:
 @pytest.mark.parametrize("which", INPUTS)
 def test_evaluation_equals_the_original(
     name: str,
-    golden: dict[str, np.ndarray],
     which: str,
     dtype: torch.dtype,
     logits_tolerance: float,
@@ -123,22 +97,22 @@ def test_evaluation_equals_the_original(
     features = {}
     hooks = [
         model.base[index].register_forward_hook(lambda _m, _i, out, index=index: features.update({index: out.clone()}))
-        for index in taps_of(name)
+        for index, _, _ in feature_levels(CONFIGS[name])
     ]
     with torch.inference_mode():
         logits = model(x)
     for hook in hooks:
         hook.remove()
-    assert_close(logits, golden[f"{which}/logits"], logits_tolerance)
-    stored = {key for key in golden if key.startswith(f"{which}/base")}
+    assert_close(logits, golden(name)[f"{which}/logits"], logits_tolerance)
+    stored = {key for key in golden(name) if key.startswith(f"{which}/base")}
     assert stored == {f"{which}/base{index}/{what}" for index in features for what in ("shape", "summary")}
     for index, feature in features.items():
-        assert list(feature.shape) == list(golden[f"{which}/base{index}/shape"])
-        want = golden[f"{which}/base{index}/summary"]
+        assert list(feature.shape) == list(golden(name)[f"{which}/base{index}/shape"])
+        want = golden(name)[f"{which}/base{index}/summary"]
         assert_close(summary(feature), want, taps_tolerance)
 
 
-def test_training_step_equals_the_original(name: str, golden: dict[str, np.ndarray]) -> None:
+def test_training_step_equals_the_original(name: str) -> None:
     model = filled(name, torch.float64).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -146,14 +120,14 @@ def test_training_step_equals_the_original(name: str, golden: dict[str, np.ndarr
     logits = model(golden_input(1001, (4, 3, 64, 96)).double())
     loss = functional.cross_entropy(logits, torch.tensor([0, 999, 7, 500]))
     loss.backward()
-    assert_close(logits, golden["train/logits"], 2 * STORED)
-    assert_close(loss, golden["train/loss"], 2 * STORED)
+    assert_close(logits, golden(name)["train/logits"], 2 * STORED)
+    assert_close(loss, golden(name)["train/loss"], 2 * STORED)
     norms = np.array([parameter.grad.norm().item() for parameter in model.parameters()])
     # A few are zero in exact arithmetic and come out as rounding noise, far below the largest.
-    assert np.allclose(norms, golden["train/grad_norms"], rtol=1e-6, atol=1e-9 * norms.max())
+    assert np.allclose(norms, golden(name)["train/grad_norms"], rtol=1e-6, atol=1e-9 * norms.max())
     for kind in ("mean", "var"):
         got = [value.norm().item() for key, value in model.state_dict().items() if key.endswith(f"running_{kind}")]
-        assert np.allclose(got, golden[f"train/running_{kind}_norms"], rtol=2 * STORED, atol=0)
+        assert np.allclose(got, golden(name)[f"train/running_{kind}_norms"], rtol=2 * STORED, atol=0)
 
 
 def higher_ceiling(model: HarDNet) -> None:
@@ -170,13 +144,13 @@ def other_order_of_outputs(model: HarDNet) -> None:
 
 
 @pytest.mark.parametrize("mistake", [higher_ceiling, other_order_of_links, other_order_of_outputs])
-def test_one_mistake_is_noticed(golden: dict[str, np.ndarray], name: str, mistake: Callable[[HarDNet], None]) -> None:
+def test_one_mistake_is_noticed(name: str, mistake: Callable[[HarDNet], None]) -> None:
     """The comparisons with the golden vectors can fail."""
     model = filled(name)
     mistake(model)
     with torch.inference_mode():
         wrong = model(golden_input(*INPUTS["wide"]))
-    want = golden["wide/logits"]
+    want = golden(name)["wide/logits"]
     assert np.abs(wrong.numpy() - want).max() > 2e-5 * np.abs(want).max()
 
 
@@ -200,7 +174,7 @@ def test_any_size_from_32_up_and_an_empty_batch(name: str, shape: tuple[int, int
 )
 def test_a_wrong_input_is_named(images: Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        small()(images)
+        small_model()(images)
 
 
 def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
@@ -221,135 +195,30 @@ def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
             assert torch.equal(module.weight, torch.ones_like(module.weight))
 
 
-@pytest.fixture
-def square(sample: str) -> np.ndarray:
-    with np.load(GOLDEN / f"{sample}.npz") as archive:
-        return archive["square/logits"]
-
-
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16(sample: str, square: np.ndarray, autocast: bool, device: str) -> None:
+@pytest.mark.parametrize("name", SAMPLES)
+def test_bfloat16(name: str, autocast: bool, device: str) -> None:
     dtype = torch.float32 if autocast else torch.bfloat16
-    model = filled(sample, dtype).to(device)
+    model = filled(name, dtype).to(device)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
         logits = model(golden_input(*INPUTS["square"]).to(device, dtype))
     assert logits.dtype == torch.bfloat16
-    assert np.corrcoef(logits.float().cpu().flatten(), square.flatten())[0, 1] > 0.98
+    assert np.corrcoef(logits.float().cpu().flatten(), golden(name)["square/logits"].flatten())[0, 1] > 0.98
 
 
-def test_channels_last(sample: str, square: np.ndarray, device: str) -> None:
-    model = filled(sample).to(device, memory_format=torch.channels_last)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_channels_last(name: str, device: str) -> None:
+    model = filled(name).to(device, memory_format=torch.channels_last)
     x = golden_input(*INPUTS["square"]).to(device, memory_format=torch.channels_last)
     with torch.inference_mode():
         assert model.base[:4](x).is_contiguous(memory_format=torch.channels_last)
-        assert_close(model(x), square, 2e-5)
-
-
-@pytest.mark.parametrize("which", ["script", "trace"])
-def test_torchscript(sample: str, which: str, recwarn: pytest.WarningsRecorder) -> None:
-    model = small(sample)
-    x = torch.rand(2, 3, 64, 64)
-    scripted = torch.jit.script(model) if which == "script" else torch.jit.trace(model, x, check_trace=False)
-    buffer = io.BytesIO()
-    torch.jit.save(scripted, buffer)
-    buffer.seek(0)
-    other = torch.rand(1, 3, 96, 65)
-    with torch.jit.optimized_execution(False):
-        torch.testing.assert_close(torch.jit.load(buffer)(other), model(other))
-    assert not [warning for warning in recwarn if issubclass(warning.category, torch.jit.TracerWarning)]
-
-
-def test_fx(name: str) -> None:
-    model = small(name)
-    traced = fx.symbolic_trace(model)
-    x = torch.rand(1, 3, 65, 96)
-    assert torch.equal(traced(x), model(x))
-    assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_module", "call_function", "output"}
-
-
-@pytest.mark.parametrize("part", ["classifier", "pyramid", "block", "torchvision's extractor"])
-def test_graphs_of_fx_can_be_scripted(part: str) -> None:
-    module: nn.Module = small()
-    x = torch.rand(1, 3, 64, 64)
-    if part == "pyramid":
-        module = create_model("hardnet39ds", features_only=True).eval()
-    elif part == "block":
-        module, x = module.base[3], torch.rand(1, 48, 8, 8)
-    graph = create_feature_extractor(module, ["base.4"]) if "extractor" in part else fx.symbolic_trace(module)
-    with torch.jit.optimized_execution(False):
-        torch.testing.assert_close(torch.jit.script(graph)(x), graph(x))
+        assert_close(model(x), golden(name)["square/logits"], 2e-5)
 
 
 def test_a_block_has_the_attributes_of_the_released_code() -> None:
-    block = small().base[3]
+    block = small_model().base[3]
     assert (block.in_channels, block.growth_rate, block.n_layers) == (48, 16, 4)
     assert block.grmul == block.growth_multiplier == 1.6
-
-
-@pytest.mark.slow
-def test_compile() -> None:
-    torch.compiler.reset()
-    model = small()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    for size in (64, 96):
-        x = torch.rand(1, 3, size, size)
-        torch.testing.assert_close(compiled(x), model(x))
-    with pytest.raises(ValueError, match="got"):
-        torch.compile(model, backend="eager")(torch.rand(1, 3, 16, 16))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["hardnet39ds", "hardnet68"])
-def test_compile_with_inductor(name: str, device: str) -> None:
-    model = small(name).to(device)
-    compiled = torch.compile(model, fullgraph=True)
-    x = torch.rand(2, 3, 64, 96, device=device)
-    with torch.inference_mode():
-        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_export_with_dynamic_batch_and_size(sample: str) -> None:
-    model = small(sample)
-    # Not from 32: torch.export treats a feature map of one pixel as a case of its own. In eights: torch 2.6 does not
-    # see through the roundings of pooling odd sizes.
-    sizes = {axis: 8 * torch.export.Dim(label, min=8, max=128) for axis, label in ((2, "height"), (3, "width"))}
-    program = torch.export.export(
-        model, (torch.rand(2, 3, 128, 96),), dynamic_shapes=({0: torch.export.Dim("batch"), **sizes},)
-    )
-    x = torch.rand(3, 3, 64, 136)
-    torch.testing.assert_close(program.module()(x), model(x))
-
-
-def test_deepcopy_and_pickle(sample: str) -> None:
-    model = small(sample)
-    x = torch.rand(1, 3, 64, 64)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 (our own bytes)
-        assert torch.equal(twin(x), model(x))
-        assert twin.config == model.config
-        assert next(twin.parameters()).data_ptr() != next(model.parameters()).data_ptr()
-
-
-def test_meta_device(name: str) -> None:
-    with torch.device("meta"):
-        model = create_model(name)
-        assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
-    assert all(value.is_meta for value in model.state_dict().values())
-    state = golden_state(name)
-    model.load_state_dict(state, strict=True, assign=True)
-    assert torch.equal(model.state_dict()["base.0.conv.weight"], state["base.0.conv.weight"])
-
-
-def test_ddp(tmp_path: object) -> None:
-    store = torch.distributed.FileStore(f"{tmp_path}/store", 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        model = small().train()
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        wrapped(torch.rand(2, 3, 64, 64)).sum().backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_base_is_sliced_as_users_do(name: str) -> None:
@@ -364,45 +233,6 @@ def test_base_is_sliced_as_users_do(name: str) -> None:
         assert torch.equal(by_loop, model(x))
         assert torch.equal(model.base[-1](by_slices), by_loop)
         assert model.base[len(model.base) - 1][3].in_features == model.num_features == by_slices.shape[1]
-
-
-@pytest.mark.parametrize("sample", ["hardnet39ds", "hardnet68"])
-def test_gradient_checkpointing_gives_the_same_for_less_memory(sample: str, device: str) -> None:
-    x, target = torch.rand(2, 3, 64, 64, device=device), torch.tensor([1, 3], device=device)
-    results = []
-    for enable in (False, True):
-        model = small(sample).to(device).train()
-        model.set_grad_checkpointing(enable)
-        saved: list[int] = []
-
-        def keep(tensor: Tensor, saved: list[int] = saved) -> Tensor:
-            saved.append(tensor.numel())
-            return tensor
-
-        torch.manual_seed(1)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = functional.cross_entropy(model(x), target)
-            held = sum(saved)
-        loss.backward()
-        gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
-        results.append((held, loss, gradients, dict(model.named_buffers())))
-    (all_of_it, *without), (less, *with_it) = results
-    torch.testing.assert_close(with_it, without, rtol=1e-5, atol=1e-6)
-    assert less < 0.5 * all_of_it
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_gradient_checkpointing(backend: str) -> None:
-    torch.compiler.reset()
-    model = create_model("hardnet39ds", num_classes=3, drop_rate=0.0).double()
-    other = copy.deepcopy(model)
-    other.set_grad_checkpointing()
-    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
-    for run in (model, torch.compile(other, backend=backend)):
-        run(x).square().sum().backward()
-    for (key, got), want in zip(other.named_parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(got.grad, want.grad, rtol=1e-8, atol=1e-8, msg=key)
-    torch.testing.assert_close(dict(other.named_buffers()), dict(model.named_buffers()))
 
 
 def test_hardnet85_extra_dropout_takes_an_index() -> None:

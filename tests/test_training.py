@@ -18,25 +18,12 @@ from torch import nn
 from training_data import TINY, options, run_verb
 
 from hardnet import create_model
-from hardnet.cli import build_parser
 from hardnet.cli.train import add_train_arguments
 from hardnet.training.build import freeze_backbone, make_optimizer, make_scheduler, set_training_mode
 from hardnet.training.loop import FINAL
 from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
 from hardnet.training.options import TrainOptions, parse_size_schedule, read_recipe
 from hardnet.utils.errors import TrainingError
-
-
-def test_every_switch_switches() -> None:
-    """argparse takes a flag that begins with --no- for the negation of one without."""
-    parser = build_parser()
-    for field in dataclasses.fields(TrainOptions):
-        if isinstance(field.default, bool):
-            flag = field.name.replace("_", "-")
-            on, off = (
-                parser.parse_args(["train", "d", "--output", "o", f"--{prefix}{flag}"]) for prefix in ("", "no-")
-            )
-            assert (getattr(on, field.name), getattr(off, field.name)) == (True, False), flag
 
 
 def test_training_prints_an_epoch_and_says_where_the_run_is(
@@ -90,14 +77,6 @@ def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: p
     (tmp_path / CURVES).unlink()
     assert draw_curves(tmp_path) is None
     assert not (tmp_path / CURVES).exists()
-
-
-def test_the_defaults_are_the_recipe_for_imagenet() -> None:
-    wanted = TrainOptions(data="d", output="o")
-    assert (wanted.optimizer, wanted.momentum, wanted.lr, wanted.lr_batch) == ("sgd", 0.9, 0.05, 256)
-    assert (wanted.batch_size, wanted.weight_decay, wanted.epochs) == (256, 6e-5, 150)
-    assert (wanted.crop, wanted.size, wanted.flip, wanted.min_scale) == ("resized", 224, 0.5, 0.08)
-    assert (wanted.min_lr, wanted.warmup, wanted.ema, wanted.amp, wanted.label_smoothing) == (0, 0, 0, "none", 0)
 
 
 def test_every_option_is_a_flag() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -10,27 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from training_data import make_folder, options
+from training_data import ONE, assert_same, make_folder, options, read
 
 import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import Outcome, TrainOptions, train
-from hardnet.training.build import set_training_mode
 from hardnet.training.checkpoint import CHECKPOINT, restore
-from hardnet.training.distributed import Ranks
 from hardnet.training.loop import BEST, FINAL, Trainer
 from hardnet.training.metrics import read_metrics
 from hardnet.training.steps import StopRequest
 from hardnet.utils.errors import DataError, TrainingError
-
-ONE = Ranks(0, 1, torch.device("cpu"))
 
 # Everything that draws random numbers or keeps a state.
 EVERYTHING: dict[str, Any] = {
@@ -58,27 +51,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     make_folder(root)
     return root
-
-
-def read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, weights_only=True)
-    return content
-
-
-def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
-    """Equal to the last bit, all the way down."""
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    else:
-        assert one == other, where
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -368,116 +340,6 @@ def test_too_few_images_or_other_classes_are_refused(tmp_path: Path, data: Path)
         Trainer(options(data, tmp_path, num_classes=10), ONE)
 
 
-def test_the_average_is_the_exponential_one(tmp_path: Path, data: Path) -> None:
-    trainer = Trainer(options(data, tmp_path, ema=0.7), ONE)
-    assert trainer.parts.model_ema is not None
-    batches = trainer._batches()
-    trainer.parts.model.train()
-    expected: dict[str, Tensor] = {}
-    for step in range(3):
-        trainer._train_step([next(batches)])
-        for name, value in trainer.parts.model.state_dict().items():
-            if value.is_floating_point():
-                old = expected.get(name)
-                expected[name] = value.clone() if step == 0 or old is None else 0.7 * old + 0.3 * value
-    averaged = trainer.parts.model_ema.module.state_dict()
-    assert len(expected) > 300
-    for name, value in expected.items():
-        torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)
-
-
-def one_step(wanted: TrainOptions, batches: int = 1) -> Trainer:
-    trainer = Trainer(wanted, ONE)
-    source = trainer._batches()
-    set_training_mode(trainer.parts.model, wanted)
-    trainer._train_step([next(source) for _ in range(batches)])
-    return trainer
-
-
-def parameters(trainer: Trainer) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.parts.model.parameters()])
-
-
-def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, data: Path) -> None:
-    changes: dict[str, Any] = {"freeze_bn": True, "drop_rate": 0.0, "lr_batch": 8, "lr": 0.01}
-    whole = one_step(options(data, tmp_path, batch_size=8, **changes))
-    parts = one_step(options(data, tmp_path, batch_size=2, accumulate=4, **changes), batches=4)
-    torch.testing.assert_close(parameters(parts), parameters(whole), rtol=1e-5, atol=1e-6)
-    assert not torch.equal(parameters(Trainer(options(data, tmp_path, **changes), ONE)), parameters(whole))
-
-
-def test_the_gradient_is_clipped(tmp_path: Path, data: Path) -> None:
-    def norm(clip: float) -> float:
-        trainer = one_step(options(data, tmp_path, clip=clip))
-        gradients = [p.grad.norm() for p in trainer.parts.model.parameters() if p.grad is not None]
-        return float(torch.stack(gradients).norm())
-
-    free = norm(0.0)
-    assert norm(free / 2) == pytest.approx(free / 2, rel=1e-3)
-
-
-def test_bfloat16_takes_nearly_the_same_step(tmp_path: Path, data: Path) -> None:
-    changes: dict[str, Any] = {"freeze_bn": True, "lr": 0.01, "drop_rate": 0.0}
-    start = parameters(Trainer(options(data, tmp_path, **changes), ONE))
-    plain = parameters(one_step(options(data, tmp_path, **changes))) - start
-    mixed = parameters(one_step(options(data, tmp_path, amp="bf16", **changes))) - start
-    assert not torch.equal(plain, mixed)
-    assert float((plain - mixed).norm() / plain.norm()) < 0.1
-
-
-def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, data: Path) -> None:
-    wanted = options(data, tmp_path, amp="fp16", clip=1.0, epochs=4, resume="auto")
-    trainer = Trainer(wanted, ONE)
-    batch = next(trainer._batches())
-    trainer.parts.model.train()
-    start = parameters(trainer)
-    skipped = 0
-    while torch.equal(parameters(trainer), start):  # the first scale, 65536, is too much for a new network
-        trainer._train_step([batch])
-        skipped += 1
-        assert skipped < 16
-    assert parameters(trainer).isfinite().all()
-    assert trainer.parts.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
-    trainer.position.epoch, trainer.position.step = divmod(skipped, trainer.steps_per_epoch)
-    trainer._save()
-    resumed = Trainer(wanted, ONE)
-    assert resumed.parts.scaler.state_dict() == trainer.parts.scaler.state_dict()
-    assert resumed.parts.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
-
-
-def test_the_step_runs_the_compiled_model(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def without_code_generation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*arguments: Tensor) -> Tensor:
-            calls.append(arguments)
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", without_code_generation)
-    plain = one_step(options(data, tmp_path))
-    assert not calls
-    compiled = one_step(options(data, tmp_path, compile=True))
-    assert len(calls) == 1
-    assert_same(dict(compiled.parts.model.state_dict()), dict(plain.parts.model.state_dict()))
-
-
-def test_fine_tuning_trains_the_head_alone(tmp_path: Path, data: Path) -> None:
-    weights = tmp_path / "weights.pth"
-    torch.manual_seed(1)
-    start = hardnet.create_model("hardnet39ds", num_classes=7).state_dict()
-    torch.save(start, weights)
-    train(options(data, tmp_path / "run", epochs=1, weights=str(weights), freeze=True))
-    trained = read(tmp_path / "run" / FINAL)["model"]
-    head = ("base.14.3.weight", "base.14.3.bias")
-    assert trained[head[0]].shape == (3, 1024)
-    for name, value in trained.items():
-        if name not in head:
-            assert torch.equal(value, start[name]), name
-    assert float(trained[head[1]].abs().max()) > 0
-
-
 def test_bad_images_are_skipped_and_counted_in_the_metrics(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "data")
     for index in (1, 4):
@@ -486,26 +348,3 @@ def test_bad_images_are_skipped_and_counted_in_the_metrics(tmp_path: Path) -> No
         train(options(tmp_path / "data", tmp_path / "run", epochs=1))
     train(options(tmp_path / "data", tmp_path / "run", epochs=1, skip_bad_images=True))
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["skipped_images"] == 2
-
-
-def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path, data: Path) -> None:
-    for seed in (1, 2):
-        train(options(data, tmp_path / f"teacher-{seed}", epochs=1, seed=seed))
-    teachers = [str(tmp_path / f"teacher-{seed}" / FINAL) for seed in (1, 2)]
-    teacher = f"{teachers[0]}, hardnet39ds:{teachers[1]}"
-    wanted = options(data, tmp_path / "run", teacher=teacher, teacher_share=0.75, temperature=2.0)
-    trainer = Trainer(wanted, ONE)
-    batch = next(trainer._batches())
-    trainer.parts.model.eval()
-    logits = trainer.parts.model(batch.images)
-    models = [hardnet.create_model("hardnet39ds", weights=weights).eval() for weights in teachers]
-    soft = torch.stack([(model(batch.images).detach() / 2).softmax(1) for model in models]).mean(0)
-    hard_loss = torch.nn.functional.cross_entropy(logits, batch.labels)
-    soft_loss = -(soft * (logits / 2).log_softmax(1)).sum(1).mean() * 4
-    torch.testing.assert_close(trainer._stepper._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
-    assert train(dataclasses.replace(wanted, epochs=1)).finished
-    make_folder(tmp_path / "two", classes=2, images=12)
-    with pytest.raises(ValueError, match="was trained on other classes"):
-        Trainer(options(tmp_path / "two", tmp_path / "new", teacher=teachers[1]), ONE)
-    with pytest.raises(ValueError, match="has no weights of 3 classes"):
-        Trainer(options(data, tmp_path / "new", teacher="hardnet68"), ONE)

@@ -1,4 +1,4 @@
-"""Small data sets for the tests of training: a class is a place where the picture is bright."""
+"""Small data sets and short runs for the tests of training: a class is a place where the picture is bright."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from hardnet.cli import build_parser
+from hardnet.training.distributed import Ranks
 from hardnet.training.options import TrainOptions
 
+ONE = Ranks(0, 1, torch.device("cpu"))
 TINY = [
     "--epochs", "1", "--batch-size", "4", "--size", "32", "--crop", "pad", "--crop-ratio", "1", "--workers", "0",
     "--device", "cpu",
@@ -70,6 +74,27 @@ def options(data: Path, output: Path, **changes: Any) -> TrainOptions:
         "seed": 5,
     }
     return TrainOptions(data=str(data), output=str(output), **(defaults | changes))
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
+    """Equal to the last bit, all the way down."""
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert one == other, where
 
 
 def run_verb(*arguments: object) -> int:
