@@ -117,8 +117,8 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         (["--weights", "IMAGENET1K_V9", "x.jpg"], 2, "known: IMAGENET1K_V1"),
         (["--weights", "no/such.pth", "x.jpg"], 3, "no/such.pth: no such file"),
         (["--device", "cuda:99", "x.jpg"], 2, "device"),
-        (["--precision", "int8", "x.jpg"], 2, "int8 needs calibration"),
-        (["--calibration", "y.jpg", "--precision", "bf16", "x.jpg"], 2, "calibration goes with precision='int8'"),
+        (["--precision", "int8", "x.jpg"], 2, "--precision int8 requires --calibration"),
+        (["--calibration", "y.jpg", "--precision", "bf16", "x.jpg"], 2, "--calibration goes with --precision int8"),
         (["--labels", "no/labels.txt", "x.jpg"], 2, "labels"),
     ],
 )

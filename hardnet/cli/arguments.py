@@ -87,6 +87,18 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
 
 
+def check_calibration(arguments: argparse.Namespace, *, required: bool) -> None:
+    """Check that ``--calibration`` and ``--precision int8`` go together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if arguments.calibration and arguments.precision != "int8":
+        raise ValueError("--calibration goes with --precision int8")
+    if required and arguments.precision == "int8" and not arguments.calibration:
+        raise ValueError("--precision int8 requires --calibration: a few hundred images like those to come")
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Read H or HxW, in pixels; for argparse.
 

@@ -20,6 +20,7 @@ from .arguments import (
     Verbs,
     add_engine_arguments,
     add_threads,
+    check_calibration,
     first_rank,
     positive,
     prepare_process,
@@ -98,8 +99,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from ..training.distributed import connect
     from ..training.evaluation import EvaluateOptions, choose, compare
 
-    if arguments.calibration and arguments.precision != "int8":
-        raise ValueError("--calibration goes with --precision int8")
+    check_calibration(arguments, required=False)
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
     source = open_evaluation(arguments.data, arguments.dataset, arguments.split)

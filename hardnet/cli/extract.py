@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..factory import DEFAULT_TAG, list_models
-from .arguments import Verbs, add_calibration, add_engine_arguments
+from .arguments import Verbs, add_calibration, add_engine_arguments, check_calibration
 from .jobs import Stream, add_job_arguments, write_on_ray, write_rows
 from .rows import Columns, add_path_arguments
 
@@ -31,6 +31,7 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
+    check_calibration(arguments, required=True)
     if arguments.on:
         if (arguments.engine, arguments.precision) != ("auto", "fp32"):
             raise ValueError("--engine and --precision do not go with --on")

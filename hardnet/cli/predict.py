@@ -18,6 +18,7 @@ from .arguments import (
     add_calibration,
     add_engine_arguments,
     add_model_arguments,
+    check_calibration,
     chosen_model,
     positive,
     ranks_of_torchrun,
@@ -54,6 +55,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
     if arguments.resume and not arguments.output:
         raise ValueError("--resume requires --output")
+    check_calibration(arguments, required=not arguments.on)
     if arguments.on:
         return write_on_ray(arguments, partial(_on_ray, arguments))
     if arguments.output:
