@@ -1,4 +1,4 @@
-"""The verb ``benchmark``, the measurements in benchmarks/, and the pictures and tables made from their results."""
+"""Benchmarks in rounds: the order of turns, failures, figures, files and tables, and the commands."""
 
 from __future__ import annotations
 
@@ -14,23 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
-import hardnet
-from benchmarks import pictures as speed_pictures
 from benchmarks import rounds, tables
 from benchmarks.__main__ import main as benchmarks_main
-from benchmarks.candidates import Peer, build, cost, count_macs, images_of, network
 from benchmarks.process import Child, ChildError, LeftOut
 from benchmarks.results import as_results, figures, row_of, surroundings_of, write_json
 from benchmarks.rounds import Outcome, Protocol, measure
 from benchmarks.rows import BASELINE, OURS, PEERS, Row, plan
-from benchmarks.sweep import SHAPES, sweep_one
-from hardnet.cli import main
-from hardnet.cli.benchmark import settle
-from hardnet.models.config import CONFIGS, stage_indices
-from hardnet.models.layers import HarDBlock
-from tools import pictures
 
 REPO = Path(__file__).parent.parent
 SHAPE = (1, 224, 224)
@@ -75,95 +65,6 @@ def results() -> dict[str, Any]:
     return as_results([first, large], QUICK, surroundings_of("cpu"))
 
 
-# hardnet benchmark
-
-
-def test_the_verb_prints_and_writes_a_row_per_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = "benchmark hardnet39ds --engines eager torch --precisions fp32 int8 --size 32 --rounds 2 --threads 1"
-    assert main([*command.split(), "--turn-seconds", "0.01", "--json", str(tmp_path / "run.json")]) == 0
-    printed = capsys.readouterr()
-    results = json.loads((tmp_path / "run.json").read_text())
-    assert [line.split()[:3] for line in printed.out.splitlines()[1:]] == [
-        ["hardnet39ds", "eager", "fp32"],
-        ["hardnet39ds", "torch", "fp32"],
-    ]
-    assert [row["engine"] for row in results["rows"]] == ["eager", "torch"]
-    for row in results["rows"]:
-        assert 0 < row["lower_quartile_ms"] <= row["median_ms"] <= row["upper_quartile_ms"]
-        assert row["images_per_second"] == pytest.approx(1000 / row["median_ms"], rel=0.02, abs=0.05)
-    assert [reason.split(":")[0] for reason in results["left_out"]] == [
-        "hardnet39ds eager int8",
-        "hardnet39ds torch int8",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("hardnet99", "hardnet99"),
-        ("--size 16", "32"),
-        ("--device cuda:99", "device"),
-    ],
-)
-def test_the_verb_refuses_wrong_arguments(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", *arguments.split()]) == 2
-    assert said in capsys.readouterr().err
-
-
-# Pictures
-
-
-@pytest.mark.parametrize("name", ["harmonic_links.png", "speed.png"])
-def test_a_picture_has_an_opaque_background(name: str, tmp_path: Path) -> None:
-    draw = {**pictures.PICTURES, **speed_pictures.PICTURES}[name]
-    speed_pictures.save(draw, tmp_path / "drawn.png")
-    with Image.open(tmp_path / "drawn.png") as drawn:
-        assert drawn.convert("RGBA").getextrema()[3] == (255, 255)  # an opaque background, also in dark mode
-
-
-def test_all_pictures_are_committed() -> None:
-    for name in (*pictures.PICTURES, *speed_pictures.PICTURES):
-        assert (speed_pictures.FOLDER / name).stat().st_size > 10_000
-
-
-def test_the_arrows_are_the_links_of_the_block_that_is_built() -> None:
-    block = hardnet.create_model("hardnet68").base[stage_indices(CONFIGS["hardnet68"])[0].block]
-    assert isinstance(block, HarDBlock)
-    [axes] = pictures.harmonic_links_of_a_block().axes
-    drawn = {patch.get_gid() for patch in axes.patches if patch.get_gid()}
-    assert drawn == {f"link-{link}-{layer}" for layer, links in enumerate(block.links, 1) for link in links}
-    channels = {text.get_text() for text in axes.texts}
-    assert {str(layer.conv.out_channels) for layer in block.layers} <= channels
-
-
-def test_the_speed_picture_shows_the_committed_figures() -> None:
-    rows = json.loads(speed_pictures.RESULTS.read_text(encoding="utf-8"))["rows"]
-    panels = speed_pictures.speed().axes
-    measured = [
-        panel for panel in speed_pictures.PANELS if panel in {(row["engine"], row["precision"]) for row in rows}
-    ]
-    assert len(measured) > 3
-    for axes, (engine, precision) in zip(panels, measured, strict=False):
-        [line] = [line for line in axes.lines if line.get_label() == "hardnet"]
-        assert [x for x, _ in line.get_xydata()] == [
-            row["milliseconds"]["median"]
-            for row in rows
-            if (row["source"], row["engine"], row["precision"]) == ("hardnet", engine, precision)
-            and (row["batch_size"], row["height"]) == (1, 224)
-        ]
-        errors = [26.83, 24.55, 23.52, 21.96]  # the lower of V1 and V2
-        assert [y for _, y in line.get_xydata()] == errors[: len(line.get_xydata())]
-
-
-def test_the_confusions_are_those_of_the_reported_error() -> None:
-    [counted] = json.loads((REPO / "docs" / "training" / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
-    record = hardnet.get_weights(counted["model"], counted["weights"])
-    assert tuple(counted["classes"]) == record.categories
-    assert [sum(row) for row in counted["confusion"]] == [1000] * 10
-    right = sum(row[number] for number, row in enumerate(counted["confusion"]))
-    assert 100 - right / 100 == pytest.approx(record.top1_error, abs=1e-9)
-
-
 # Rounds
 
 
@@ -206,12 +107,6 @@ def test_a_network_is_measured_in_its_process() -> None:
     [outcome] = measure([tiny], Protocol(rounds=1, turn_seconds=0.02, threads=1))
     assert outcome.measured
     assert 10 < outcome.facts["running_memory_mb"] < 500
-
-
-def test_a_precision_that_an_engine_lacks_is_not_a_failure() -> None:
-    row = Row(OURS, "hardnet39ds", "torch", "int8", 1, 64, 64)
-    with pytest.raises(NotImplementedError, match="torch engine has no int8"):
-        build(row, threads=1, device="cpu", photographs=None)
 
 
 def test_a_row_is_not_started_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,104 +211,7 @@ def test_a_table_that_differs_from_the_results_is_found(results: dict[str, Any],
             tables.render(wrong, tmp_path)
 
 
-def test_the_documents_show_the_committed_results() -> None:
-    assert any(tables.BLOCK.search(path.read_text(encoding="utf-8")) for path in tables.DOCUMENTS)
-    stale = [path.name for path in tables.stale(tables.DOCUMENTS, tables.RESULTS)]
-    assert not stale, "run python -m benchmarks tables"
-
-
-# Candidates
-
-
-def test_counts_agree_with_each_other_and_with_the_literature() -> None:
-    """Two counters, one of them torch's; and ResNet-50's known 4.09 G, MobileNetV2's 0.30 G."""
-    row = Row(OURS, "hardnet39ds", "eager", "fp32", *SHAPE)
-    assert cost(row)["macs"] == count_macs(partial(network, row), 224, 224)
-    known = {"resnet50": 4.09, "mobilenet_v2": 0.30}
-    for source, name in PEERS[:2]:
-        assert cost(Row(source, name, "eager", "fp32", *SHAPE))["macs"] / 1e9 == pytest.approx(known[name], abs=0.006)
-
-
-@pytest.mark.parametrize(
-    ("row", "first", "lowest"),
-    [(BASELINE_ROW, 23.52, 23.52), (PEER_ROW, 23.87, 19.14), (Row(*PEERS[-1], "eager", "fp32", *SHAPE), 20.7, 20.7)],
-)
-def test_reported_errors_come_from_the_catalogues(row: Row, first: float, lowest: float) -> None:
-    found = cost(row)
-    assert (found["reported_top1_error"], found["lowest_reported_top1_error"]) == (first, lowest)
-
-
-def test_another_family_runs_in_our_engines() -> None:
-    row = Row("torchvision", "mobilenet_v2", "onnxruntime", "fp32", 1, 64, 64)
-    model = network(row)
-    settle(model, 64, 64)
-    x = images_of((2, 64, 96), "cpu")
-    with torch.inference_mode():
-        wanted = model.eval()(x)
-        found = hardnet.accelerate(Peer("mobilenet_v2", model), engine="torch")(x)
-    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
-
-
-def test_pytorchcv_accepts_other_sizes() -> None:
-    row = Row(BASELINE, "hardnet39ds", "eager", "fp32", 2, 96, 64)
-    output = build(row, threads=1, device="cpu", photographs=None)(images_of(row.shape, "cpu"))
-    assert isinstance(output, torch.Tensor)
-    assert output.shape == (2, 1000)
-    assert output.isfinite().all()
-
-
-# Sweep
-
-
-class CrashingChild:
-    """Crashes at two shapes, refuses one, and gives no number for another."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def ask(self, method: str, *shape: int, timeout: float) -> float | str:
-        index = SHAPES.index(shape)
-        if index in (3, 40):
-            raise ChildError("killed by SIGSEGV")
-        return "too small" if index == 5 else float("nan") if index == 9 else 1e-5
-
-    def close(self) -> None:
-        pass
-
-
-def test_a_sweep_goes_on_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.sweep.Child", CrashingChild)
-    row = sweep_one("hardnet39ds", "openvino", "fp32")
-    assert row["crashes"] == [f"{batch} x {side}: killed by SIGSEGV" for batch, side in (SHAPES[3], SHAPES[40])]
-    assert row["refused"] == ["too small"]
-    assert row["outside_tolerance"] == 1  # NaN
-    assert "| OpenVINO | 64 | 2 | 1 | 1 | 0.0001 | 1.0e-05 |" in tables.sweep_table({"rows": [row]})
-
-
-@pytest.mark.slow
-def test_a_sweep_compares_an_engine_with_eager_mode() -> None:
-    row = sweep_one("hardnet39ds", "torch", "fp32")
-    assert row["crashes"] == row["refused"] == []
-    assert 0 < row["largest_deviation"] < row["tolerance"]
-    assert row["outside_tolerance"] == 0
-    assert "left_out" in sweep_one("hardnet39ds", "torch", "int8")
-
-
-# Photographs and end-to-end runs
-
-
-def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = (
-        f"end-to-end hardnet39ds --images 6 --batch-sizes 2 --engines eager --threads 1 --json {tmp_path}/end.json"
-    )
-    assert benchmarks_main(command.split()) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["hardnet39ds", "eager", "fp32", "2"]
-    [figures] = json.loads((tmp_path / "end.json").read_text())["rows"]
-    assert figures["images"] == 6
-    assert figures["images_per_second"] == pytest.approx(1000 / figures["whole"]["wall_ms"], rel=0.02, abs=0.01)
-    for part in ("decode", "preprocess", "model_alone"):
-        assert 0.1 < figures[part]["processor_ms"] < figures["whole"]["processor_ms"] * 1.5
-    assert 0 < figures["model_runs"] < 1
+# Commands
 
 
 @pytest.mark.parametrize(
