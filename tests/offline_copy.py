@@ -130,7 +130,7 @@ def run_script(script: Path, variables: dict[str, str]) -> str:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
