@@ -180,8 +180,9 @@ class OneDnnGraphs:
         try:
             graph = compile_graph(self._folded, x)
             error = _difference(graph(x), self._otherwise(x))
-        except (AttributeError, RuntimeError, TypeError) as reason:
-            logger.warning("no graph of oneDNN for images of %s, running without: %s", tuple(x.shape), reason)
+        except (AttributeError, RuntimeError, TypeError) as failure:
+            why = str(failure).strip().split("\n")[-1]  # TorchScript puts a traceback of its own before it
+            logger.warning("no graph of oneDNN for images of %s, running without: %s", tuple(x.shape), why)
             return self._otherwise
         if not error <= _TOLERANCE[x.dtype]:  # true for NaN as well
             logger.warning("the graph of oneDNN for images of %s is not exact, running without", tuple(x.shape))
