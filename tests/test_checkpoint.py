@@ -9,17 +9,18 @@ import pickle
 import random
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import MODELS, golden_input, golden_state, golden_value
+from conftest import MODELS, Fill, golden_input, golden_state, same
 from torch import Tensor
 
 from hardnet import Classifier, HarDNet, WeightsError, create_model
 from hardnet.images.preprocess import Preprocessing
-from hardnet.models.config import CONFIGS, HarDNetConfig
+from hardnet.models.config import CONFIGS, Activation, HarDNetConfig
 from hardnet.weights.catalog import WeightsRecord
 from hardnet.weights.checkpoint import adapt_stem, find_state, imgclsmob_key, load_state, rename_imgclsmob
 from hardnet.weights.reading import deserialise
@@ -133,39 +134,33 @@ def test_imgclsmob_names_are_a_bijection(name: str) -> None:
     assert all(renamed[key] is theirs[imgclsmob_key(key, config)] for key in ours)
 
 
-@pytest.mark.parametrize("name", ["hardnet39ds", "hardnet68ds"])
-def test_a_renamed_state_dict_computes_what_imgclsmobs_model_does(name: str, tmp_path: Path) -> None:
-    """Only where its activations are the original's: in 68 and 85 its blocks use plain ReLU."""
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [
+        ("hardnet39ds", "relu6"),
+        ("hardnet68ds", "relu6"),
+        ("hardnet68", "relu"),  # in 68 and 85 imgclsmob has plain ReLU inside the blocks
+        pytest.param("hardnet85", "relu", marks=pytest.mark.slow),
+    ],
+)
+def test_a_renamed_state_dict_computes_what_imgclsmobs_model_does(
+    name: str, activation: Activation, golden_fill: Fill
+) -> None:
     pytorchcv = pytest.importorskip("pytorchcv.model_provider", reason="the test extra installs pytorchcv")
-    theirs = pytorchcv.get_model(name).eval()
-    theirs.load_state_dict({key: golden_value(key, tuple(v.shape)) for key, v in theirs.state_dict().items()})
-    file = tmp_path / f"{name}.pth"
-    torch.save(theirs.state_dict(), file)
-    archive = tmp_path / f"{name}.pth.zip"
-    with zipfile.ZipFile(archive, "w") as writer:
-        writer.write(file, file.name)
-    x = golden_input(3, (2, 3, 224, 224))
-    with torch.inference_mode():
-        want = theirs(x)
-        for path in (file, archive):
-            got = create_model(name, weights=path).eval()(x)
-            assert (got - want).abs().max() <= 2e-6 * want.abs().max()
-
-
-@pytest.mark.parametrize("name", ["hardnet68", pytest.param("hardnet85", marks=pytest.mark.slow)])
-def test_plain_relu_blocks_are_imgclsmobs(name: str) -> None:
-    """With plain ReLU inside the blocks, as the catalogue has hardnet85's V2, the two agree here as well."""
-    import dataclasses
-
-    pytorchcv = pytest.importorskip("pytorchcv.model_provider", reason="the test extra installs pytorchcv")
-    theirs = pytorchcv.get_model(name).eval()
-    theirs.load_state_dict({key: golden_value(key, tuple(v.shape)) for key, v in theirs.state_dict().items()})
-    ours = HarDNet(dataclasses.replace(CONFIGS[name], block_activation="relu")).eval()
+    theirs = golden_fill(pytorchcv.get_model(name)).eval()
+    ours = HarDNet(replace(CONFIGS[name], block_activation=activation)).eval()
     ours.load_state_dict(rename_imgclsmob(theirs.state_dict(), CONFIGS[name]))
     x = golden_input(3, (1, 3, 224, 224))
     with torch.inference_mode():
-        want = theirs(x)
-        assert (ours(x) - want).abs().max() <= 1e-5 * want.abs().max()
+        assert same(ours(x), theirs(x), 1e-5)
+
+
+def test_a_release_archive_of_imgclsmob_is_read(tmp_path: Path) -> None:
+    names = {imgclsmob_key(key, CONFIG): value for key, value in STATE.items()}
+    archive = tmp_path / "x.pth.zip"
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("x.pth", saved(names))
+    assert_same(dict(create_model(NAME, weights=archive).state_dict()), STATE)
 
 
 def test_adapted_stems_by_hand() -> None:

@@ -235,12 +235,13 @@ def test_base_is_sliced_as_users_do(name: str) -> None:
         assert model.base[len(model.base) - 1][3].in_features == model.num_features == by_slices.shape[1]
 
 
-def test_hardnet85_extra_dropout_takes_an_index() -> None:
+def test_dropout_is_the_rows_own_and_hardnet85_has_one_more() -> None:
     with torch.device("meta"):
-        base = create_model("hardnet85").base
+        for name, config in CONFIGS.items():
+            assert create_model(name).base[-1][2].p == config.drop_rate
+        base = create_model("hardnet85", drop_rate=0.4).base
     assert isinstance(base[17], nn.Dropout)
-    assert base[17].p == 0.1
-    assert base[19][2].p == 0.2
+    assert (base[17].p, base[19][2].p) == (0.1, 0.4)
 
 
 def test_building_and_running_is_silent(
@@ -252,13 +253,6 @@ def test_building_and_running_is_silent(
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert torch.get_num_threads() == threads
-
-
-def test_the_rows_own_dropout_is_used() -> None:
-    with torch.device("meta"):
-        for name, config in CONFIGS.items():
-            assert create_model(name).base[-1][2].p == config.drop_rate
-            assert create_model(name, drop_rate=0.4).base[-1][2].p == 0.4
 
 
 # Figure 1 of the paper, read off by hand: each layer's inputs, nearest first.
