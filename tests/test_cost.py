@@ -69,11 +69,6 @@ def test_a_small_network_by_hand() -> None:
     assert [s.indices for s in cost.stages] == [(0, 3), (3, 6), (6, 7)]
 
 
-def test_too_small_an_input_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 32 pixels, got \(1, 3, 16, 224\)"):
-        measure_cost(CONFIGS["hardnet68"], height=16)
-
-
 def test_the_table_in_the_readme_is_what_the_code_says() -> None:
     rows = {}
     for line in README.read_text(encoding="utf-8").splitlines():

@@ -98,13 +98,10 @@ def test_every_option_is_a_flag() -> None:
     [
         ({"epochs": 0}, "epochs must lie between 1"),
         ({"lr": math.nan}, "lr must lie between"),
-        ({"lr": -1.0}, "lr must lie between"),
         ({"size": 31}, "size must lie between 32"),
         ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw, got 'adam'"),
-        ({"amp": "fp8"}, "amp must be one of none, bf16, fp16"),
         ({"mean": (1.0, 2.0)}, "mean takes three numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "std takes three numbers"),
-        ({"label_smoothing": 1.0}, "label_smoothing must lie between 0 and 0.999"),
         ({"size_schedule": "40"}, "SIZE@EPOCH"),
         ({"size_schedule": "16@0"}, "SIZE@EPOCH"),
         ({"size_schedule": "40@2,48@2"}, "must rise"),

@@ -42,20 +42,15 @@ def test_credentials_are_sent_to_their_host_only(server: ScriptedServer, monkeyp
 
 SECRETS = [
     "http://user:a/SECRET@host/",
-    "http://user:1/SECRET@host/",
     "http://user:SECRET#x@host/",
-    "http://user:1#SECRET@host/",
     "http://user:a?SECRET@host/",
-    "http://user:1?SECRET@host/",
     "http://127.0.0.1:9/x?token=SECRET",
     "http://127.0.0.1:9/x#SECRET",
     "user:SECRET@host/x",
-    "//user:SECRET@host/x",
     "host/x?token=SECRET",
     "http://user:SECRET@host:port/",
     "http://user:SECRET@[x/",
     "http://user:SECRET@ho\u2100st/",  # urlsplit quotes all of it in its error
-    "http://user:SECRET@/x",
     "ftp://user:SECRET@host/x",
     "s3://SECRET",
 ]
