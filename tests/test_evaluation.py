@@ -76,7 +76,7 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
         run_verb("evaluate", tmp_path / "more", *chosen)
     make_folder(tmp_path / "other", images=1, split="val")
     (tmp_path / "other" / "val" / "class_2").rename(tmp_path / "other" / "val" / "more")
-    with pytest.raises(DataError, match="trained on other classes: 'class_2', the data set has 'more'"):
+    with pytest.raises(DataError, match="was trained on other classes: 'class_2', the data set has 'more'"):
         run_verb("evaluate", tmp_path / "other", *chosen)
     with pytest.raises(ValueError, match="name the one model"):
         run_verb("evaluate", small_data, "--weights", final)

@@ -16,6 +16,7 @@ import hardnet
 from hardnet.training import TrainOptions, train
 from hardnet.training.build import set_training_mode
 from hardnet.training.loop import FINAL, Trainer
+from hardnet.utils.errors import WeightsError
 
 
 def test_the_average_is_the_exponential_one(tmp_path: Path, small_data: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path,
     torch.testing.assert_close(trainer._stepper._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
     assert train(dataclasses.replace(wanted, epochs=1)).finished
     make_folder(tmp_path / "two", classes=2, images=12)
-    with pytest.raises(ValueError, match="was trained on other classes"):
+    with pytest.raises(WeightsError, match="has 3 classes, the data set has 2"):
         Trainer(options(tmp_path / "two", tmp_path / "new", teacher=teachers[1]), ONE)
     with pytest.raises(ValueError, match="has no weights of 3 classes"):
         Trainer(options(small_data, tmp_path / "new", teacher="hardnet68"), ONE)

@@ -20,6 +20,7 @@ from ..weights.catalog import CATALOG
 from ..weights.reading import read_file, read_pickled
 from .checkpoint import Facts
 from .distributed import Ranks
+from .evaluation import check_classes
 from .options import TrainOptions
 from .seeds import seeded
 
@@ -61,8 +62,9 @@ def build_teachers(options: TrainOptions, facts: Facts, ranks: Ranks) -> list[Ha
     """Return the models from whose mean probabilities the student learns, frozen, on the rank's device.
 
     Raises:
-        ValueError: one is unknown, or has other classes or another normalisation than the data.
-        WeightsError: weights cannot be loaded.
+        ValueError: one is unknown, or has another normalisation than the data.
+        WeightsError: weights cannot be loaded, or have another number of classes.
+        DataError: it was trained on classes with other names.
     """
     names = [] if options.teacher is None else options.teacher.split(",")
     return [_build_teacher(name.strip(), options, facts, ranks) for name in names]
@@ -82,13 +84,8 @@ def _build_teacher(source: str, options: TrainOptions, facts: Facts, ranks: Rank
             raise ValueError(f"teacher {name} has no weights of {len(facts.classes)} classes: write {name}:FILE")
         weights = fitting[0]
     teacher = create_model(name, weights=weights, progress=ranks.first)
-    record = teacher.weights_record
-    own = record is not None and not getattr(record, "sources", ())  # of a run, whose classes are folder names
-    if record is not None and own and list(record.categories) != list(facts.classes):
-        raise ValueError(f"teacher {source} was trained on other classes than those of the data set")
-    if teacher.num_classes != len(facts.classes):
-        raise ValueError(f"teacher {source} has {teacher.num_classes} classes, not {len(facts.classes)}")
-    used = facts.preprocessing
+    check_classes(teacher, f"teacher {source}", facts.classes)
+    record, used = teacher.weights_record, facts.preprocessing
     if record is not None and (record.preprocessing.mean, record.preprocessing.std) != (used.mean, used.std):
         raise ValueError(f"teacher {source} needs --mean {record.preprocessing.mean} --std {record.preprocessing.std}")
     teacher = teacher.eval().requires_grad_(False).to(ranks.device)

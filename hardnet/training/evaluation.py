@@ -212,6 +212,22 @@ def choose(models: Sequence[str], weights: str | None, classes: int) -> list[tup
     return [(record.model, record) for record in fitting]
 
 
+def check_classes(model: HarDNet, title: str, classes: Sequence[str]) -> None:
+    """Check that a model has the classes of a data set.
+
+    Raises:
+        WeightsError: it has another number of classes.
+        DataError: it was trained on classes with other names, which are known if they were names of folders.
+    """
+    if model.num_classes != len(classes):
+        raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(classes)}")
+    record = model.weights_record
+    if isinstance(record, WeightsRecord) and not record.sources:
+        for trained, found in zip(record.categories, classes, strict=False):
+            if trained != found:
+                raise DataError(f"{title} was trained on other classes: {trained!r}, the data set has {found!r}")
+
+
 def compare(
     chosen: Sequence[tuple[str, str | WeightsRecord]],
     source: ImageSource,
@@ -231,12 +247,7 @@ def compare(
         model = create_model(name, weights=weights, progress=ranks.first)
         record = model.weights_record
         title = record.tag if isinstance(record, WeightsRecord) else os.fspath(str(weights))
-        if model.num_classes != len(source.classes):
-            raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(source.classes)}")
-        if isinstance(record, WeightsRecord) and not record.sources:  # of a run, whose classes are folder names
-            for trained, found in zip(record.categories, source.classes, strict=False):
-                if trained != found:
-                    raise DataError(f"{title}: was trained on other classes: {trained!r}, the data set has {found!r}")
+        check_classes(model, title, source.classes)
         preprocessing = options.preprocessing(Preprocessing() if record is None else record.preprocessing)
         model = model.eval().to(ranks.device)
         if options.channels_last:
