@@ -177,7 +177,7 @@ def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageS
 
     Args:
         data: a folder, or "fashion-mnist".
-        dataset: as in :class:`TrainOptions`.
+        dataset: as in :class:`hardnet.training.TrainOptions`.
         split: a subfolder, or "train" or "test" of Fashion-MNIST; empty takes "test" or "val".
 
     Raises:
