@@ -161,6 +161,6 @@ def reported_top1_errors(source: str, model: str) -> tuple[float, float]:
     elif source == "timm":
         errors = [TIMM_TOP1_ERRORS[model]]
     else:
-        records = (CATALOG[key] for key in CATALOG if key[0] == model and key[1].startswith("IMAGENET1K"))
-        errors = [error for error in (record.top1_error for record in records) if error is not None]
+        keys = [key for key in CATALOG if key[0] == model and key[1].startswith("IMAGENET1K")]
+        errors = [CATALOG[key].top1_error for key in keys]
     return errors[0], min(errors)
