@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from examples import detect_shapes, finetune_folder, segment_shapes
+from examples.shapes import draw_scene
 
-pytestmark = pytest.mark.slow
 DOCS = Path(__file__).parent.parent / "docs" / "pictures"
 
 
@@ -24,6 +25,20 @@ def check_picture(path: Path, name: str) -> None:
         assert min(low < high for low, high in made.getextrema())
 
 
+def test_scenes_are_what_they_say() -> None:
+    for seed in range(20):
+        scene, again = (draw_scene(random.Random(seed), 64) for _ in range(2))  # noqa: S311  (pictures)
+        assert scene.image.tobytes() == again.image.tobytes()
+        assert 1 <= len(scene.boxes) == len(scene.labels) <= 3
+        for box, label in zip(scene.boxes, scene.labels, strict=True):
+            inside = scene.mask.crop(box)
+            assert {value for _, value in inside.getcolors()} <= {0, label}
+            assert inside.getbbox() == (0, 0, *inside.size)  # the box is tight
+            scene.mask.paste(0, box)
+        assert scene.mask.getbbox() is None  # nothing outside the boxes
+
+
+@pytest.mark.slow
 def test_shapes_are_found(tmp_path: Path) -> None:
     losses, recall, precision, overlap = detect_shapes.main(["--output", str(tmp_path / "x.png")])
     assert mean(losses[-10:]) < 0.4 * mean(losses[:10])
@@ -33,6 +48,7 @@ def test_shapes_are_found(tmp_path: Path) -> None:
     check_picture(tmp_path / "x.png", "detections.png")
 
 
+@pytest.mark.slow
 def test_shapes_are_segmented(tmp_path: Path) -> None:
     losses, overlaps = segment_shapes.main(["--output", str(tmp_path / "x.png")])
     assert mean(losses[-10:]) < 0.3 * mean(losses[:10])
@@ -40,6 +56,7 @@ def test_shapes_are_segmented(tmp_path: Path) -> None:
     check_picture(tmp_path / "x.png", "masks.png")
 
 
+@pytest.mark.slow
 def test_a_folder_is_learnt(tmp_path: Path) -> None:
     first, everything = finetune_folder.main(["--output", str(tmp_path / "x.png")])
     assert 0.5 < first < everything
