@@ -286,7 +286,7 @@ def test_evaluation_deals_out_whole_batches_and_leaves_nothing_out(source: Image
     transform = Preprocessing(32, 32)
 
     def batches(ranks: int) -> list[list[Batch]]:
-        dealt = [evaluation_batches(len(source), 5, rank, ranks) for rank in range(ranks)]
+        dealt = [evaluation_batches(source, 5, rank, ranks) for rank in range(ranks)]
         return [list(load_batches(source, transform, each, skip_bad_images=True)) for each in dealt]
 
     (one,) = batches(1)
@@ -300,7 +300,7 @@ def test_evaluation_deals_out_whole_batches_and_leaves_nothing_out(source: Image
             assert torch.equal(other.labels, batch.labels)
         assert sum(len(part) for part in dealt) == len(one)
     with pytest.raises(ImageError, match=r"7\.png"):
-        list(load_batches(source, transform, evaluation_batches(len(source), 5)))
+        list(load_batches(source, transform, evaluation_batches(source, 5)))
 
 
 def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:

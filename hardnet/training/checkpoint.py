@@ -20,7 +20,6 @@ from ..utils.files import write_atomically
 from ..utils.text import reason
 from ..utils.version import __version__
 from ..weights.reading import read_file, read_pickled
-from .distributed import Ranks
 from .options import TrainOptions
 
 CHECKPOINT = "checkpoint.pt"
@@ -163,16 +162,20 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def find_checkpoint(options: TrainOptions, ranks: Ranks) -> Path | None:
+def find_checkpoint(options: TrainOptions, present: Sequence[bool]) -> Path | None:
     """Return the checkpoint to resume from; None starts a new run.
+
+    Args:
+        options: of the run.
+        present: whether each rank sees a checkpoint in the output folder.
 
     Raises:
         TrainingError: the output folder holds a run and ``resume`` is not set, or only some ranks see it.
     """
     own = Path(options.output).expanduser() / CHECKPOINT
     given = None if options.resume in ("", "auto") else Path(options.resume).expanduser()
-    exists, *others = ranks.gather(own.exists())
-    if any(other != exists for other in others):
+    exists = all(present)
+    if any(present) and not exists:
         raise TrainingError(f"{own} is there for some ranks only: the output folder must be shared by all machines")
     if exists and options.resume != "auto" and given != own:
         raise TrainingError(f"{own.parent} holds a run already: go on with --resume auto, or name another --output")

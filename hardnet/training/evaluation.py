@@ -94,7 +94,7 @@ def evaluate(
         TrainingError: there is nothing to evaluate, or logits are not finite or of other classes.
     """
     layout, classes = torch.channels_last if channels_last else torch.contiguous_format, len(source.classes)
-    batches = evaluation_batches(len(source), batch_size, ranks.rank, ranks.size)
+    batches = evaluation_batches(source, batch_size, ranks.rank, ranks.size)
     pinned = ranks.device.type == "cuda"
     loaded = load_batches(
         source, transform, batches, workers=workers, skip_bad_images=skip_bad_images, pin_memory=pinned

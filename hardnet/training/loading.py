@@ -111,14 +111,14 @@ def training_batches(
     return [batch.tolist() for step in steps[first_step:, :, rank] for batch in step]
 
 
-def evaluation_batches(count: int, batch_size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
+def evaluation_batches(source: ImageSource, batch_size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
     """Return the indices of each batch of a rank; all ranks together go once over every image.
 
     Whole batches are dealt out to the ranks, so that a batch holds the same images whatever their number, and a
     result does not depend on it even in the last bit.
     """
-    starts = range(rank * batch_size, count, ranks * batch_size)
-    return [list(range(start, min(start + batch_size, count))) for start in starts]
+    starts = range(rank * batch_size, len(source), ranks * batch_size)
+    return [list(range(start, min(start + batch_size, len(source)))) for start in starts]
 
 
 def load_batches(

@@ -129,7 +129,7 @@ class Trainer:
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
         self.parts = Parts(model, ema, optimizer, scheduler, scaler)
         self.position = Position()
-        found = find_checkpoint(options, ranks)
+        found = find_checkpoint(options, ranks.gather((self._folder / CHECKPOINT).exists()))
         if found is not None:
             self.position = restore(found, self.parts, self._facts)
             logger.info("going on from %s: epoch %d, step %d", found, self.position.epoch + 1, self.position.step)
