@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,8 @@ class AutoEngine:
             if engine != self._engine:
                 self._engine = engine
                 try:
-                    self._run = accelerate(self._model, engine=engine, preprocessing=self.preprocessing)  # type: ignore[arg-type]
+                    model = cast(ImageModule, self._model)  # checked by accelerate
+                    self._run = accelerate(model, engine=engine, preprocessing=self.preprocessing)
                 except Exception as error:  # whatever an optional package raises
                     logger.warning("the %s engine is not available, going on without it: %s", engine, error)
         return self._run(x)

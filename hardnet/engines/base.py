@@ -42,7 +42,7 @@ class Accelerated(nn.Module):
 
     Attributes:
         engine: the engine that was chosen, such as "openvino".
-        precision: "fp32", "bf16", "fp16" or "int8"; input and output are always float32.
+        precision: "fp32", "bf16", "fp16" or "int8"; the output is always float32.
         device: the device of its input and output.
         threads: the number of CPU threads that it uses.
         num_classes: of the model, None for a feature pyramid.
