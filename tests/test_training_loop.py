@@ -19,7 +19,7 @@ from training_data import ONE, assert_same, make_folder, options, read
 import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import Outcome, TrainOptions, train
-from hardnet.training.checkpoint import CHECKPOINT
+from hardnet.training.checkpoint import CHECKPOINT, find_checkpoint
 from hardnet.training.loop import BEST, FINAL, Trainer
 from hardnet.training.metrics import read_metrics
 from hardnet.training.steps import StopRequest
@@ -273,6 +273,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
     refused("is damaged, or no checkpoint", output="new", resume=str(final))
     path.write_bytes(path.read_bytes()[:100_000])
     refused("is damaged, or no checkpoint")
+    with pytest.raises(TrainingError, match="is there for some ranks only"):
+        find_checkpoint(options(data, tmp_path / "run", resume="auto"), [True, False])
 
 
 CRASH = """
