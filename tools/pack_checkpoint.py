@@ -1,6 +1,6 @@
 """Turn the result of a training run into the small checkpoint that ships inside the package.
 
-    python tools/pack_checkpoint.py runs/fashion-mnist/model.pt hardnet/weights/hardnet39ds-fashion-mnist.pth
+    python tools/pack_checkpoint.py runs/fashion/model.pt hardnet/weights/hardnet39ds-fashion-mnist.pth --logit-scale 2
 
 Weights of convolutions and of the linear layer are stored in half precision, normalisation in single: it is small, and
 running variances can lie below what half precision resolves. Prints size and SHA-256, which the catalogue pins.
@@ -8,8 +8,9 @@ running variances can lie below what half precision resolves. Prints size and SH
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
+import io
 from pathlib import Path
 
 import torch
@@ -17,17 +18,26 @@ import torch
 
 def main() -> None:
     """Read the checkpoint named first and write the one named second."""
-    source, target = map(Path, sys.argv[1:])
-    state = torch.load(source, map_location="cpu", weights_only=True)["model"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="model.pt or best.pt of a run")
+    parser.add_argument("target", type=Path, help="the file to write")
+    parser.add_argument(
+        "--logit-scale", type=float, default=1.0, help="multiply the logits; a power of two changes no label"
+    )
+    arguments = parser.parse_args()
+    state = torch.load(arguments.source, map_location="cpu", weights_only=True)["model"]
+    [linear] = [key.removesuffix("weight") for key, value in state.items() if value.dim() == 2]
+    for name in ("weight", "bias"):
+        state[linear + name] *= arguments.logit_scale
     packed = {
         key: (value.half() if value.is_floating_point() and value.dim() > 1 else value).contiguous()
         for key, value in state.items()
     }
-    temporary = target.with_suffix(".part")
-    torch.save(packed, temporary)
-    temporary.replace(target)
-    content = target.read_bytes()
-    print(f"{target}: {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
+    buffer = io.BytesIO()  # a file's name would become part of its content
+    torch.save(packed, buffer)
+    content = buffer.getvalue()
+    arguments.target.write_bytes(content)
+    print(f"{arguments.target}: {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
 
 
 if __name__ == "__main__":

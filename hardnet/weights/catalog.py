@@ -227,7 +227,7 @@ _RECORDS = (
         sources=(
             Source(
                 PACKAGE + "weights/hardnet39ds-fashion-mnist.pth",
-                Digest("sha256", "373824642bf4a761b1ab73fa85d76418ddb86d21ceb07e87b47e5537fbbfe0fc"),
+                Digest("sha256", "6f0a910f1e5a50bc35cc0d21aadb6308b649015d4dabdd353aa08ad1820af180"),
                 "this package",
             ),
         ),
