@@ -227,8 +227,8 @@ def check_layout(driver: Any) -> None:
 def test_a_visit(page: Any, tmp_path: Path) -> None:
     """Upload, example, broken file, upload again: what is shown is read off the page."""
     check_layout(page)
-    upload(page, GARMENTS / "sneaker-00009.png")
-    wait(page, lambda: top(page) == "Sneaker")
+    upload(page, GARMENTS / "shirt-00004.png")
+    wait(page, lambda: top(page) == "Shirt")
     check_layout(page)
     shares = [float(e.text.rstrip("%")) for e in elements(page, "fieldset span:nth-of-type(2)")]
     assert len(shares) == 5
@@ -241,7 +241,7 @@ def test_a_visit(page: Any, tmp_path: Path) -> None:
     assert min(preview.size.values()) > 100  # not a stamp of 28 pixels
     assert preview.value_of_css_property("image-rendering") == "pixelated"
 
-    assert shown_map(page) == "Evidence for Sneaker"
+    assert shown_map(page) == "Evidence for Shirt"
     elements(page, "fieldset label")[2].click()
     third = text(page, "fieldset label:nth-of-type(3) [lang=en]")
     assert shown_map(page) == f"Evidence for {third}"
