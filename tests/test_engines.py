@@ -14,7 +14,7 @@ from conftest import MODELS, Fill, same
 from torch import Tensor, nn
 
 from hardnet import Accelerated, Classifier, accelerate, create_model
-from hardnet.engines import AutoEngine, available_engines, base, choose_engine, openvino
+from hardnet.engines import AutoEngine, available_engines, base, choose_engine, onnx, openvino
 from hardnet.engines.accelerate import cpu_has_bf16
 from hardnet.engines.cache import artifacts_dir, fingerprint
 from hardnet.images.preprocess import Preprocessing
@@ -62,6 +62,41 @@ def test_a_shape_that_crashes_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(openvino, "_TRY", "raise SystemExit('the results were not kept')")
     with pytest.raises(RuntimeError, match=r"fails for .*the results were not kept"):
         run(torch.zeros(2, 3, 64, 96))
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "wanted"),
+    [
+        ("x86_64", {"avx2", "fma"}, True),
+        ("x86_64", {"avx2", "avx_vnni"}, False),
+        ("x86_64", {"avx512f", "avx512_vnni"}, False),
+        ("AMD64", set(), True),
+        ("aarch64", set(), False),
+    ],
+)
+def test_processors_that_sum_in_16_bits(
+    machine: str, flags: set[str], wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx.platform, "machine", lambda: machine)
+    monkeypatch.setattr(onnx, "cpu_flags", lambda: frozenset(flags))
+    assert onnx.cpu_sums_in_16_bits() is wanted
+
+
+@pytest.mark.slow
+def test_int8_weights_have_seven_bits_where_sums_would_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx as onnx_format
+
+    model, x = create_model("hardnet39ds", weights="FASHION_MNIST").eval(), torch.randn(4, 3, 64, 64)
+    largest = []
+    for saturates in (False, True):
+        monkeypatch.setattr(onnx, "cpu_sums_in_16_bits", lambda saturates=saturates: saturates)
+        before = set(artifacts_dir().glob("*"))
+        accelerate(model, engine="onnxruntime", precision="int8", calibration=[x])
+        [made] = set(artifacts_dir().glob("*")) - before
+        values = onnx_format.load(made / "model.onnx").graph.initializer
+        weights = [onnx_format.numpy_helper.to_array(value) for value in values if len(value.dims) == 4]
+        largest.append(max(abs(each.astype(int)).max() for each in weights if each.dtype == "int8"))
+    assert largest == [127, 64]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..models.network import ImageModule
+from ..utils.devices import cpu_flags
 from ..utils.optional import require
 from .base import Output, Plan, Run, normalising, quiet_exporter
 from .cache import fingerprint, from_artifact
@@ -28,13 +30,14 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
     # The int8 file depends on the version of the quantiser, the float32 file does not.
     version = runtime.__version__ if plan.precision == "int8" else ""
-    key = fingerprint(model, "onnxruntime", plan.precision, OPSET, version, data=calibration)
+    seven_bits = plan.precision == "int8" and plan.device.type == "cpu" and cpu_sums_in_16_bits()
+    key = fingerprint(model, "onnxruntime", plan.precision, OPSET, version, seven_bits, data=calibration)
 
     def convert(folder: Path) -> None:
         plain = fold(model).cpu().float()
         write_onnx(plain, folder / "model.onnx", torch.zeros(2, model.in_chans, 64, 96))
         if plan.precision == "int8":
-            quantize_onnx(folder / "model.onnx", calibration)
+            quantize_onnx(folder / "model.onnx", calibration, seven_bits)
 
     session = from_artifact(key, convert, lambda folder: open_session(folder / "model.onnx", plan.threads, plan.device))
     names = [output.name for output in session.get_outputs()]
@@ -119,8 +122,16 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, metadata: dict[str
     program.save(str(path))
 
 
-def quantize_onnx(path: Path, calibration: list[Tensor]) -> None:
-    """Replace a float32 ONNX file by its int8 form: activations per tensor, weights per channel."""
+def cpu_sums_in_16_bits() -> bool:
+    """Return whether int8 products are added in pairs in 16 bits, which saturate: on x86 without VNNI.
+
+    Outside Linux, where it is not known, every x86 processor counts as such.
+    """
+    return platform.machine().lower() in ("x86_64", "amd64") and not cpu_flags() & {"avx512_vnni", "avx_vnni"}
+
+
+def quantize_onnx(path: Path, calibration: list[Tensor], seven_bits: bool) -> None:
+    """Replace a float32 ONNX file by its int8 form: activations per tensor, weights per channel, in 7 bits or 8."""
     quantization = importlib.import_module("onnxruntime.quantization")
     shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
 
@@ -143,6 +154,7 @@ def quantize_onnx(path: Path, calibration: list[Tensor]) -> None:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            reduce_range=seven_bits,
         )
     quantized.replace(path)
     prepared.unlink()

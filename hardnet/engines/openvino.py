@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
+from ..utils.devices import cpu_flags
 from ..utils.optional import require
 from .base import Output, Plan, Run, normalising, quiet_exporter
 from .cache import artifacts_dir, fingerprint, from_artifact
@@ -69,11 +70,7 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
 
 def cpu_has_amx_int8() -> bool:
     """Return whether the processor has the int8 matrix unit of recent Intel Xeons (on Linux; else False)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
-    except OSError:
-        return False
-    return "amx_int8" in flags.split()
+    return "amx_int8" in cpu_flags()
 
 
 _TRY = """\

@@ -1,6 +1,8 @@
-"""Choose and check torch devices."""
+"""Choose and check torch devices; the features of the processor."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 
@@ -26,3 +28,12 @@ def usable_device(device: str | int | torch.device) -> torch.device:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the device {str(device)!r} cannot be used here: {reason}") from None
     return wanted
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the features of an x86 processor by Linux's names; elsewhere none."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
+    except OSError:
+        return frozenset()
+    return frozenset(flags.split())
