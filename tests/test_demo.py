@@ -116,7 +116,7 @@ def call(client: Any, data: list[object]) -> dict[str, Any]:
 def test_an_uploaded_picture_is_classified_and_deleted(client: Any) -> None:
     [path] = upload(client, SNEAKER.name, SNEAKER.read_bytes()).json()
     shown = run(client, [path, "<b>.png", ""])
-    assert "Sneaker</span> 89" in shown
+    assert "Sneaker</span> 99" in shown
     assert "These weights know ten garments only" in shown
     assert not Path(path).exists()
     assert "These weights" not in run(client, example="sneaker-00009.png")
