@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of the processor as reported by the system."""
+    """Return the name of the processor as reported by the system, on Linux with its family: names can be shortened."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = dict(re.findall(r"^(model name|cpu family)\s*: (.*)$", text, re.MULTILINE))
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    return found["model name"] + (f", family {found['cpu family']}" if "cpu family" in found else "")
 
 
 def versions() -> dict[str, str]:
