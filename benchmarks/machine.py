@@ -34,7 +34,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of the processor as reported by the system, on Linux with its family: names can be shortened."""
+    """Return the name of the processor as reported by the system, on Linux with its family."""
     path = Path("/proc/cpuinfo")
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = dict(re.findall(r"^(model name|cpu family)\s*: (.*)$", text, re.MULTILINE))
