@@ -116,15 +116,24 @@ def _pass(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def timed_passes(step: Step, seconds: float) -> list[float]:
-    """Run once untimed, then repeat for about ``seconds``, at least once; return the duration of each in seconds."""
-    step()
+    """Repeat for about ``seconds``, at least once; return the duration of each pass in seconds.
+
+    A first pass, in which the threads wake up, does not count if it is shorter than ``seconds``.
+    """
+    first = _duration(step)
+    if first >= seconds:
+        return [first]
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() + times[-1] <= end:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
+        times.append(_duration(step))
     return times
+
+
+def _duration(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:

@@ -97,7 +97,8 @@ def accelerate(
     patience = 0 if example_input is not None else _PATIENCE
     plan = replace(plan, patience=patience, preprocessing=preprocessing)
     batches = _calibration(precision, calibration)
-    result = Accelerated(model, _TABLE[plan.engine].build(model, plan, batches), plan)
+    run = _TABLE[plan.engine].build(model, plan, batches)
+    result = Accelerated(model, in_slices(run) if device.type == "cpu" and plan.engine != "eager" else run, plan)
     logger.info("%s runs in %s, %s, on %s", model.config.name, plan.engine, plan.precision, device)
     if example_input is not None:
         for _ in range(2):  # the torch engine compiles when a shape comes a second time

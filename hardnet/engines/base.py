@@ -107,17 +107,18 @@ def normalising(run: Run, preprocessing: Preprocessing | None) -> Run:
     return normalised
 
 
-_SLICE_PIXELS = 8 * 224 * 224
+SLICE_PIXELS = 8 * 224 * 224
+"""The largest batch that runs at once on CPUs, in pixels, if it has more than one image."""
 
 
 def in_slices(run: Run) -> Run:
     """Return a function that runs large batches in equal parts of at most 8 images of 224 x 224 pixels.
 
-    On CPUs, their activations stay in the caches and in memory that the process has already.
+    On CPUs, this bounds the memory, and activations stay in the caches and in memory that the process has already.
     """
 
     def sliced(x: Tensor) -> Output:
-        parts = -(-len(x) // max(1, _SLICE_PIXELS // (x.shape[2] * x.shape[3])))
+        parts = -(-len(x) // max(1, SLICE_PIXELS // (x.shape[2] * x.shape[3])))
         if parts < 2:
             return run(x)
         outputs = [run(part) for part in x.tensor_split(parts)]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..models.layers import ConvLayer, DWConvLayer
 from ..models.network import ImageModule
-from .base import Output, Plan, Run, in_slices, normalising
+from .base import Output, Plan, Run, normalising
 from .folding import convolution_name, fold
 
 logger = logging.getLogger(__name__)
@@ -59,11 +59,11 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
         prepared = in_channels_last(OneDnnGraphs(folded, fused, plan.patience), dtype)
     else:
         prepared = in_channels_last(folded, dtype)
-    sliced = in_slices(normalising(prepared, plan.preprocessing))
+    normalised = normalising(prepared, plan.preprocessing)
 
     def run(x: Tensor) -> Output:
         with cpu_threads(plan.threads):
-            return sliced(x)
+            return normalised(x)
 
     return run
 
