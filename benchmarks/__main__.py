@@ -122,7 +122,7 @@ def _speed(arguments: argparse.Namespace) -> int:
 
 
 def _gpu(arguments: argparse.Namespace) -> int:
-    shapes = ["1x64"] if arguments.dry_run else ["1x224", "16x224", "1x1024"]
+    shapes = ["1x64"] if arguments.dry_run else ["1x224", "16x224", "1x1024", "16x1024"]
     where = "hardnet39ds --no-peers --rounds 1 --turn-seconds 0.01" if arguments.dry_run else "--device cuda"
     with tempfile.TemporaryDirectory() as name:
         path = (Path(name) if arguments.dry_run else tables.RESULTS) / "cuda.json"

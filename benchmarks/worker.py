@@ -18,9 +18,10 @@ from benchmarks.candidates import build, images_of
 from benchmarks.machine import MEGABYTE, peak_resident, reset_peak
 from benchmarks.rows import BASELINE, Row
 from hardnet.cli.benchmark import timed_passes
+from hardnet.engines.base import SLICE_PIXELS
 
 WARM_UP = 3
-"""Untimed passes after the network was built."""
+"""Untimed passes after the network was built, on CPUs of one slice of the batch."""
 
 
 class Network:
@@ -51,9 +52,11 @@ class Network:
 
     def start(self, shape: tuple[int, int, int]) -> None:
         """Warm up on images of a shape, which the following turns run on."""
-        self._step = partial(self._call, images_of(shape, self._device))
+        images = images_of(shape, self._device)
+        self._step = partial(self._call, images)
+        at_once = images if images.is_cuda else images[: max(1, SLICE_PIXELS // (shape[1] * shape[2]))]
         for _ in range(WARM_UP):
-            self._step()
+            self._call(at_once)
         gc.collect()
         gc.freeze()
         if sys.platform == "linux":
