@@ -18,7 +18,7 @@ from benchmarks.candidates import build, images_of
 from benchmarks.machine import MEGABYTE, peak_resident, reset_peak
 from benchmarks.rows import BASELINE, Row
 from hardnet.cli.benchmark import timed_passes
-from hardnet.engines.base import SLICE_PIXELS
+from hardnet.engines.base import images_at_once
 
 WARM_UP = 3
 """Untimed passes after the network was built, on CPUs of one slice of the batch."""
@@ -54,7 +54,7 @@ class Network:
         """Warm up on images of a shape, which the following turns run on."""
         images = images_of(shape, self._device)
         self._step = partial(self._call, images)
-        at_once = images if images.is_cuda else images[: max(1, SLICE_PIXELS // (shape[1] * shape[2]))]
+        at_once = images if images.is_cuda else images[: images_at_once(*shape[1:])]
         for _ in range(WARM_UP):
             self._call(at_once)
         gc.collect()

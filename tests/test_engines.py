@@ -319,7 +319,7 @@ def test_labels_stay_when_the_engine_changes(monkeypatch: pytest.MonkeyPatch) ->
 def test_large_batches_run_in_equal_slices(
     features_only: bool, golden_fill: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "SLICE_PIXELS", 5 * 64 * 64 + 1)
+    monkeypatch.setattr(base, "_SLICE_PIXELS", 5 * 64 * 64 + 1)
     model, sizes, x = (
         golden_fill(create_model("hardnet39ds", features_only=features_only)).eval(),
         [],
@@ -336,7 +336,7 @@ def test_large_batches_run_in_equal_slices(
 def test_all_engines_but_eager_get_slices(engine: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
     build = ACCELERATE.Engine(lambda *_: lambda x: found.append(len(x)) or x.sum((2, 3)), ("fp32",))
-    monkeypatch.setattr(base, "SLICE_PIXELS", 5 * 64 * 64 + 1)
+    monkeypatch.setattr(base, "_SLICE_PIXELS", 5 * 64 * 64 + 1)
     monkeypatch.setitem(ACCELERATE._TABLE, engine, build)
     x = torch.rand(9, 3, 64, 64)
     assert same(accelerate(create_model("hardnet39ds"), engine=engine)(x), x.sum((2, 3)))  # type: ignore[arg-type]

@@ -107,8 +107,12 @@ def normalising(run: Run, preprocessing: Preprocessing | None) -> Run:
     return normalised
 
 
-SLICE_PIXELS = 8 * 224 * 224
-"""The largest batch that runs at once on CPUs, in pixels, if it has more than one image."""
+_SLICE_PIXELS = 8 * 224 * 224
+
+
+def images_at_once(height: int, width: int) -> int:
+    """Return how many images of a size one slice of a batch has at most."""
+    return max(1, _SLICE_PIXELS // (height * width))
 
 
 def in_slices(run: Run) -> Run:
@@ -118,7 +122,7 @@ def in_slices(run: Run) -> Run:
     """
 
     def sliced(x: Tensor) -> Output:
-        parts = -(-len(x) // max(1, SLICE_PIXELS // (x.shape[2] * x.shape[3])))
+        parts = -(-len(x) // images_at_once(x.shape[2], x.shape[3]))
         if parts < 2:
             return run(x)
         outputs = [run(part) for part in x.tensor_split(parts)]
