@@ -17,11 +17,11 @@ from benchmarks.results import as_results, surroundings_of, write_json
 from benchmarks.rounds import Outcome, Protocol, measure
 from benchmarks.rows import OURS, plan
 from benchmarks.sweep import sweep_one
-from hardnet.cli.arguments import image_size, positive
 from hardnet.engines import ENGINES, PRECISIONS
 from hardnet.models.config import CONFIGS
 from hardnet.models.network import MIN_INPUT_SIZE
 from hardnet.utils.devices import usable_device
+from hardnet.utils.validation import image_size, positive
 
 USUAL = {"speed": list(ENGINES), "sweep": list(ENGINES), "end-to-end": ["eager", "torch"]}
 """The engines that are measured by default."""

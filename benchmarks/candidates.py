@@ -14,9 +14,9 @@ from torch.fx.experimental.optimization import fuse
 
 from benchmarks.photographs import calibration_images
 from benchmarks.rows import BASELINE, OURS, Row
-from hardnet.cli.benchmark import settle
 from hardnet.engines import ENGINES, accelerate, available_engines
-from hardnet.engines.native import cpu_threads
+from hardnet.engines.timing import settle
+from hardnet.engines.torch_engine import cpu_threads
 from hardnet.factory import create_model
 from hardnet.images.preprocess import Preprocessing
 from hardnet.models.config import CONFIGS

@@ -13,10 +13,10 @@ from torch import nn
 
 from benchmarks.candidates import accelerated, network
 from benchmarks.rows import Row
-from hardnet.cli.benchmark import settle
+from hardnet.engines.timing import settle
 from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import load_image
-from hardnet.inference import Classifier
+from hardnet.inference.classifier import Classifier
 
 COLUMNS = ("model", "engine", "precision", "batch", "images/s", "model runs", "decode", "preprocess", "model and rest")
 HEADER = (*COLUMNS, "all", "model alone, images/s")

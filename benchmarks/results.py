@@ -16,7 +16,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.rounds import Outcome, Protocol
 from benchmarks.rows import BASELINE, Row
 from benchmarks.worker import WARM_UP
-from hardnet.cli.benchmark import quartiles
+from hardnet.engines.timing import quartiles
 from hardnet.utils.files import write_atomically
 
 

@@ -18,7 +18,7 @@ from benchmarks.candidates import accelerated, network
 from benchmarks.photographs import calibration_images
 from benchmarks.process import Child, ChildError, LeftOut
 from benchmarks.rows import OURS, Row
-from hardnet.cli.benchmark import settle
+from hardnet.engines.timing import settle
 
 SHAPES = [(batch, side) for batch in range(1, 9) for side in range(32, 257, 32)]
 """Images per batch, height and width."""

@@ -17,8 +17,8 @@ import torch
 from benchmarks.candidates import build, images_of
 from benchmarks.machine import MEGABYTE, peak_resident, reset_peak
 from benchmarks.rows import BASELINE, Row
-from hardnet.cli.benchmark import timed_passes
 from hardnet.engines.base import images_at_once
+from hardnet.engines.timing import timed_passes
 
 WARM_UP = 3
 """Untimed passes after the network was built, on CPUs of one slice of the batch."""

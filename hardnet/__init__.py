@@ -10,26 +10,16 @@ from .utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .engines import Accelerated, accelerate, export
-    from .factory import (
-        create_model,
-        from_pretrained,
-        get_weights,
-        hardnet39ds,
-        hardnet68,
-        hardnet68ds,
-        hardnet85,
-        list_models,
-        list_weights,
-    )
+    from .factory import create_model, from_pretrained, hardnet39ds, hardnet68, hardnet68ds, hardnet85
     from .images import load_image
-    from .inference import Classifier, Extractor
+    from .inference.classifier import Classifier, Extractor
+    from .inference.results import Embedding, ImageResult, Prediction
     from .models.config import HarDNetConfig
     from .models.features import HarDNetFeatures
     from .models.layers import HarDBlock
     from .models.network import HarDNet
-    from .results import Embedding, ImageResult, Prediction
     from .utils.errors import ExportError, ImageError, WeightsError
-    from .weights.catalog import WeightsRecord
+    from .weights.catalog import WeightsRecord, get_weights, list_models, list_weights
 
 # fmt: off
 __all__ = [
@@ -44,15 +34,15 @@ __all__ = [
 _MODULES = {
     "engines": "Accelerated accelerate export",
     "images": "load_image",
-    "inference": "Classifier Extractor",
+    "inference.classifier": "Classifier Extractor",
     "models.config": "HarDNetConfig",
     "models.features": "HarDNetFeatures",
     "models.layers": "HarDBlock",
-    "results": "Embedding ImageResult Prediction",
+    "inference.results": "Embedding ImageResult Prediction",
     "utils.errors": "ExportError ImageError WeightsError",
-    "weights.catalog": "WeightsRecord",
+    "weights.catalog": "WeightsRecord get_weights list_models list_weights",
 }
-_ORIGIN = dict.fromkeys(__all__, "factory")  # its HarDNet has the methods that hardnet.weights.pretrained sets
+_ORIGIN = dict.fromkeys(__all__, "factory")  # its HarDNet has the methods that hardnet.weights.folder sets
 _ORIGIN |= {name: module for module, names in _MODULES.items() for name in names.split()}
 
 

@@ -11,48 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, overload
 
-from .models.config import CONFIGS, HarDNetConfig
+from .models.config import HarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.network import HarDNet
 from .utils.errors import WeightsError
 from .utils.text import known_names
-from .weights.catalog import CATALOG, WeightsRecord, identify
-from .weights.checkpoint import StateDict, find_record, find_state, head_classes, load_state
-from .weights.pretrained import build_pretrained, is_pretrained, read_pretrained
-from .weights.reading import deserialise, read_file, unpack_archive
+from .weights.catalog import CATALOG, DEFAULT_TAG, WeightsRecord, get_config, identify, list_weights
+from .weights.files import deserialise, read_file, unpack_archive
+from .weights.folder import build_pretrained, is_pretrained, read_pretrained
+from .weights.state_dict import StateDict, find_record, find_state, head_classes, load_state
 
 logger = logging.getLogger(__name__)
 
 WeightsLike = str | os.PathLike[str] | WeightsRecord
-DEFAULT_TAG = "IMAGENET1K_V1"
 DEFAULT_CLASSES = 1000
-
-
-def list_models() -> list[str]:
-    """Return the names of the models."""
-    return list(CONFIGS)
-
-
-def list_weights(name: str) -> list[str]:
-    """Return the tags of the weights that are known for a model.
-
-    Raises:
-        ValueError: there is no such model.
-    """
-    _config(name)
-    return [tag for model, tag in CATALOG if model == name]
-
-
-def get_weights(name: str, tag: str) -> WeightsRecord:
-    """Return the record of one checkpoint: its sources, digests, classes, preprocessing and reported errors.
-
-    Raises:
-        ValueError: there is no such model, or the model has no such weights.
-    """
-    tags = list_weights(name)
-    if tag not in tags:
-        raise ValueError(f"{name} has no weights {tag!r}; known: {known_names(tag, tags)}")
-    return CATALOG[name, tag]
 
 
 # fmt: off
@@ -98,7 +70,7 @@ def create_model(
         ValueError: an unknown name or tag, a number out of range, or keywords that do not go together.
         WeightsError: the weights could not be downloaded, are damaged, or do not fit the model.
     """
-    config = _config(name)
+    config = get_config(name)
     if features_only and (num_classes is not None or drop_rate is not None):
         raise ValueError("num_classes and drop_rate belong to the head, which features_only=True leaves out")
     if not features_only and (out_indices is not None or output_stride is not None):
@@ -167,13 +139,6 @@ def _find_record_of(name: str, weights: WeightsLike) -> WeightsRecord | None:
         known = known_names(weights, list_weights(name))
         raise ValueError(f"{name} has no weights {weights!r}; known: {known}; nor is there such a file")
     return None
-
-
-def _config(name: str) -> HarDNetConfig:
-    try:
-        return CONFIGS[name]
-    except (KeyError, TypeError):
-        raise ValueError(f"there is no model {name!r}; known: {known_names(str(name), CONFIGS)}") from None
 
 
 def from_pretrained(

@@ -17,7 +17,7 @@ from typing import Any
 
 from .images.batches import Item
 from .images.shards import SHARDS, Row, list_files, read_files, resolve
-from .results import Embedding, ImageResult, arrow_schema
+from .inference.results import Embedding, ImageResult, arrow_schema
 from .utils.errors import ImageError
 from .utils.optional import require
 from .utils.text import printable
@@ -138,7 +138,7 @@ class _Stage:
     def __init__(
         self, column: str, value: str, model: str, options: dict[str, Any], call: dict[str, Any], threshold: float
     ) -> None:
-        from .inference import Classifier, Extractor
+        from .inference.classifier import Classifier, Extractor
 
         logging.getLogger("hardnet.inference").setLevel(logging.ERROR)  # unusable images are rows
         runner: Any = (Classifier if value == "predictions" else Extractor)(model, **options)

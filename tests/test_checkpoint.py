@@ -22,8 +22,8 @@ from hardnet import Classifier, HarDNet, WeightsError, create_model
 from hardnet.images.preprocess import Preprocessing
 from hardnet.models.config import CONFIGS, Activation, HarDNetConfig
 from hardnet.weights.catalog import WeightsRecord
-from hardnet.weights.checkpoint import adapt_stem, find_state, imgclsmob_key, load_state, rename_imgclsmob
-from hardnet.weights.reading import deserialise
+from hardnet.weights.files import deserialise
+from hardnet.weights.state_dict import adapt_stem, find_state, imgclsmob_key, load_state, rename_imgclsmob
 
 NAME = "hardnet39ds"
 CONFIG = CONFIGS[NAME]
@@ -251,7 +251,7 @@ def repacked(content: bytes) -> bytes:
 def test_a_compressed_archive_is_read_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     content = repacked(saved(STATE))
     assert_same(parse(content), STATE)
-    monkeypatch.setattr("hardnet.weights.reading.MAX_BYTES", 1000)
+    monkeypatch.setattr("hardnet.weights.files.MAX_BYTES", 1000)
     zeros = repacked(saved({"x": torch.zeros(1_000_000)}))
     with pytest.raises(WeightsError, match=r"bytes that unpack to 4\d{6}"):
         parse(zeros)

@@ -22,7 +22,7 @@ from hardnet import cli
 from hardnet.demo import page as demo
 from hardnet.demo.markup import Row, to_csv
 from hardnet.demo.view import look, sample_images
-from hardnet.explain import explain
+from hardnet.inference.gradcam import explain
 
 REPO = Path(__file__).parent.parent
 PACKAGED = ("hardnet39ds", "FASHION_MNIST")

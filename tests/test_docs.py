@@ -7,18 +7,14 @@ ones that print a shown result are run.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import re
 import shlex
 import shutil
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 
 import pytest
 import torch
@@ -221,42 +217,6 @@ def test_every_module_is_in_the_layout() -> None:
     table = read_page("docs/architecture.md").split("## Import rules", 1)[0]
     modules = [file.relative_to(REPO) for file in (REPO / "hardnet").rglob("*.py") if not file.stem.startswith("_")]
     assert [str(file) for file in modules if file.parts[1] != "cli" and f"`{file}`" not in table] == []
-
-
-@functools.cache
-def classifier() -> hardnet.Classifier:
-    return hardnet.Classifier("hardnet39ds", weights="FASHION_MNIST", device="cpu")
-
-
-ROUTES: dict[str, Callable[[], object]] = {
-    "A picture to its label": lambda: classifier().predict("images/fashion_mnist/bag-00018.png"),
-    "A name to loaded weights": lambda: hardnet.create_model("hardnet39ds", weights="FASHION_MNIST"),
-    "A model to an engine": lambda: hardnet.accelerate(classifier().model, engine="torch"),
-}
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_the_routes_are_those_of_a_run(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPO)
-    entered: dict[str, None] = {}
-    folder = f"{REPO / 'hardnet'}{os.sep}"
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(folder):
-            entered[str(Path(frame.f_code.co_filename).relative_to(REPO))] = None
-
-    ROUTES[route]()  # imports are no part of the route
-    threading.setprofile(note)
-    sys.setprofile(note)
-    try:
-        ROUTES[route]()
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
-    [told] = re.findall(
-        rf"^- \*\*{route}\*\*, (.*?)\.(?:$| )", read_page("docs/architecture.md"), re.MULTILINE | re.DOTALL
-    )
-    assert [file for file in entered if "/utils/" not in file] == re.findall(r"`(hardnet/\S+)`", told)
 
 
 def test_the_messages_of_the_guide_are_raised_somewhere() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hardnet import Accelerated, Classifier, accelerate, create_model
 from hardnet.engines import AutoEngine, available_engines, base, choose_engine, onnx, openvino
-from hardnet.engines.accelerate import cpu_has_bf16
+from hardnet.engines.acceleration import cpu_has_bf16
 from hardnet.engines.cache import artifacts_dir, fingerprint
 from hardnet.images.preprocess import Preprocessing
 
@@ -27,7 +27,7 @@ CASES = [
     for name in MODELS
     if engine != "inductor" or name == MODELS[0]  # it compiles for minutes
 ]
-ACCELERATE = importlib.import_module("hardnet.engines.accelerate")  # the package has a function of this name
+ACCELERATE = importlib.import_module("hardnet.engines.acceleration")  # the package has a function of this name
 
 
 @pytest.mark.parametrize(("engine", "name"), CASES)

@@ -14,12 +14,13 @@ from training_data import TINY, make_folder, run_verb
 import hardnet
 from hardnet.cli import main
 from hardnet.images.preprocess import Preprocessing
+from hardnet.training.comparison import EvaluateOptions, choose
 from hardnet.training.confusion import draw_confusion
 from hardnet.training.data import FolderSource
-from hardnet.training.distributed import Ranks
-from hardnet.training.evaluation import EvaluateOptions, choose, evaluate
+from hardnet.training.evaluation import evaluate
 from hardnet.training.loop import FINAL
 from hardnet.training.metrics import METRICS, read_metrics
+from hardnet.utils.distributed import Ranks
 from hardnet.utils.errors import DataError, WeightsError
 from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord
 

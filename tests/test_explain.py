@@ -12,8 +12,8 @@ from torch import nn
 
 import hardnet
 from hardnet.cli import main
-from hardnet.explain import activation_level, class_activations, explain, overlay, seen_picture
 from hardnet.images.preprocess import Preprocessing
+from hardnet.inference.gradcam import activation_level, class_activations, explain, overlay, seen_picture
 
 CAT = IMAGES / "cat.jpg"
 

@@ -17,7 +17,7 @@ from hardnet import ExportError, HarDNet, create_model, export
 from hardnet.cli import main
 from hardnet.engines import FORMATS
 
-EXPORT = importlib.import_module("hardnet.engines.export")  # the package has a function of this name
+EXPORT = importlib.import_module("hardnet.engines.exporting")  # the package has a function of this name
 
 LOADERS = {
     "onnx": """

@@ -150,7 +150,7 @@ def test_importing_is_light() -> None:
     code = (
         "import sys, torch\nbefore = set(sys.modules)\nimport hardnet\n"
         "hardnet.hardnet39ds(features_only=True)\n"
-        "import hardnet.images.batches, hardnet.inference\n"
+        "import hardnet.images.batches, hardnet.inference.classifier\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "print(*sorted(new & {'torchvision', 'PIL', 'timm', 'filelock', 'ssl'}))\n"
         "print(*sorted(name for name in sys.modules if name.startswith('hardnet') and name.endswith('_registry')))"

@@ -16,7 +16,7 @@ from torch import fx, nn
 import hardnet
 from hardnet import create_model
 from hardnet.models.config import CONFIGS, feature_levels
-from hardnet.weights.checkpoint import load_state
+from hardnet.weights.state_dict import load_state
 
 TAPS = {
     "hardnet39ds": (1, 4, 7, 10, 13),

@@ -123,12 +123,12 @@ def test_calls_long_after_loading_find_their_modules(checkout: Path, tmp_path: P
     import os, sys, torch
     model = torch.hub.load("checkout", "hardnet39ds", source="local")
     os.chdir("elsewhere")
-    assert not [name for name in ("hardnet.weights.download", "hardnet.inference") if name in sys.modules]
+    assert not [name for name in ("hardnet.weights.download", "hardnet.inference.classifier") if name in sys.modules]
     assert not any(os.path.exists(os.path.join(place, "hubconf.py")) for place in sys.path)
     hardnet = sys.modules["hardnet"]
     model = hardnet.create_model("hardnet39ds", weights={str(weights)!r})
     [result] = hardnet.Classifier(model).predict({str(image)!r}, topk=2)
-    print(len(result.predictions), sys.modules["hardnet.inference"].__file__)
+    print(len(result.predictions), sys.modules["hardnet.inference.classifier"].__file__)
     """
     count, where = output(code, tmp_path).split()
     assert count == "2"

@@ -16,14 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
-import hardnet.inference
+import hardnet.inference.classifier
 from hardnet import Classifier, HarDNet
 from hardnet.images.batches import WORKERS
 from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import load_image
-from hardnet.inference import Extractor
+from hardnet.inference.classifier import Extractor
+from hardnet.inference.results import data_frame
 from hardnet.models.config import CONFIGS
-from hardnet.results import data_frame
 from hardnet.utils.devices import usable_device
 from hardnet.weights.catalog import CATALOG, read_categories
 
@@ -273,7 +273,7 @@ def test_a_name_takes_the_authors_weights_by_default(monkeypatch: pytest.MonkeyP
         asked.append((name, weights))
         return MainColour()
 
-    monkeypatch.setattr(hardnet.inference, "create_model", create_model)
+    monkeypatch.setattr(hardnet.inference.classifier, "create_model", create_model)
     Classifier("hardnet68", device="cpu")
     Classifier("hardnet85", weights=tmp_path / "own.pth", device="cpu")
     assert asked == [("hardnet68", "IMAGENET1K_V1"), ("hardnet85", tmp_path / "own.pth")]

@@ -23,8 +23,8 @@ from PIL import Image
 
 import hardnet
 from hardnet.cli import main
-from hardnet.cli.rows import Columns, RowFile
-from hardnet.results import Embedding
+from hardnet.inference.jobs import Columns, RowFile
+from hardnet.inference.results import Embedding
 from hardnet.utils.text import printable
 
 FORMATS = [(verb, suffix) for verb in ("predict", "extract") for suffix in (".jsonl", ".csv", ".parquet")]
@@ -36,8 +36,8 @@ CLASSIFIER, EXTRACTOR = functools.cache(hardnet.Classifier), functools.cache(har
 
 @pytest.fixture(autouse=True)
 def _models_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardnet.inference.Classifier", CLASSIFIER)
-    monkeypatch.setattr("hardnet.inference.Extractor", EXTRACTOR)
+    monkeypatch.setattr("hardnet.inference.classifier.Classifier", CLASSIFIER)
+    monkeypatch.setattr("hardnet.inference.classifier.Extractor", EXTRACTOR)
 
 
 @pytest.fixture

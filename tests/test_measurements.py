@@ -17,7 +17,7 @@ from benchmarks.process import ChildError
 from benchmarks.rows import BASELINE, OURS, PEERS, Row
 from benchmarks.sweep import SHAPES, sweep_one
 from hardnet.cli import main
-from hardnet.cli.benchmark import settle
+from hardnet.engines.timing import settle
 
 SHAPE = (1, 224, 224)
 

@@ -17,9 +17,9 @@ from conftest import Fill, same
 from torch import Tensor, nn
 
 from hardnet import HarDNet, accelerate, create_model
-from hardnet.engines import fold, native
+from hardnet.engines import fold, torch_engine
 from hardnet.engines.folding import merge
-from hardnet.engines.native import FusedConv, OneDnnGraphs, fuse
+from hardnet.engines.torch_engine import FusedConv, OneDnnGraphs, fuse
 from hardnet.models.config import CONFIGS
 from hardnet.models.layers import HarDBlock
 
@@ -85,7 +85,7 @@ def test_a_shape_that_comes_again_gets_a_graph(
     folded: nn.Module,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(native._MAX_GRAPHS, "cpu", most)
+    monkeypatch.setitem(torch_engine._MAX_GRAPHS, "cpu", most)
     runs: list[Tensor] = []
 
     def plain(x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def test_runs_without_where_the_compiler(
             raise AttributeError("module 'torch.jit' has no attribute 'trace'")
         return lambda x: model(x) * (1.001 if trouble == "is wrong" else float("nan"))
 
-    monkeypatch.setattr(native, "compile_graph", compile_graph)
+    monkeypatch.setattr(torch_engine, "compile_graph", compile_graph)
     graphs = OneDnnGraphs(folded, folded)
     x = images(1, 3, 64, 64)
     with caplog.at_level(logging.WARNING):

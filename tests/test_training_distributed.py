@@ -19,9 +19,9 @@ import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import TrainOptions, evaluate, train
 from hardnet.training.data import FolderSource
-from hardnet.training.distributed import Ranks, connect
 from hardnet.training.loop import FINAL
 from hardnet.training.metrics import read_metrics
+from hardnet.utils.distributed import Ranks, connect
 
 PROGRAM = """
 import json, os, sys, torch
@@ -30,7 +30,7 @@ import hardnet, hardnet.training.loop
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import TrainOptions, evaluate, train
 from hardnet.training.data import FolderSource
-from hardnet.training.distributed import connect
+from hardnet.utils.distributed import connect
 from hardnet.training.loop import Trainer
 from hardnet.training.steps import StopRequest
 

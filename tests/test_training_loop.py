@@ -22,7 +22,7 @@ from hardnet.training import Outcome, TrainOptions, train
 from hardnet.training.checkpoint import CHECKPOINT, find_checkpoint
 from hardnet.training.loop import BEST, FINAL, Trainer
 from hardnet.training.metrics import read_metrics
-from hardnet.training.steps import StopRequest
+from hardnet.training.signals import StopRequest
 from hardnet.utils.errors import DataError, TrainingError
 
 # Everything that draws random numbers or keeps a state.

@@ -16,10 +16,10 @@ from training_data import make_folder, picture
 
 from hardnet import create_model
 from hardnet.cli import main
+from hardnet.training.derived_options import suit_data
 from hardnet.training.loop import FINAL, OPTIONS
 from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.training.options import TrainOptions, read_recipe
-from hardnet.training.plan import suit_data
 
 QUICK = ("--size", "32", "--workers", "0", "--device", "cpu", "--threads", "1")
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from hardnet.cli import build_parser
-from hardnet.training.distributed import Ranks
 from hardnet.training.options import TrainOptions
+from hardnet.utils.distributed import Ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 TINY = [

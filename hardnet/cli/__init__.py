@@ -14,10 +14,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ..utils.errors import ExportError, TrainingError, WeightsError
+from ..utils.errors import ExportError, OutputError, TrainingError, WeightsError
 from ..utils.version import __version__
 from . import benchmark, demo, evaluate, explain, export, extract, finetune, info, predict, train, weights
-from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, OutputError, say
+from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, say
 
 Verb = Callable[[argparse.Namespace], int]
 _STATUS = {WeightsError: NO_WEIGHTS, ExportError: SOME_FAILED, TrainingError: SOME_FAILED, OutputError: NO_OUTPUT}

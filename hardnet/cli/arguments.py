@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from typing import TypeAlias
 
-from ..factory import DEFAULT_TAG, list_models
-from ..utils.text import printable, reason
-from ..weights.pretrained import is_pretrained, read_pretrained
+from ..utils.validation import positive
+from ..weights.catalog import DEFAULT_TAG, list_models
+from ..weights.folder import is_pretrained, read_pretrained
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 SOME_FAILED, WRONG_USE, NO_WEIGHTS, NO_OUTPUT, INTERRUPTED = 1, 2, 3, 4, 130
-_MOST_DIGITS = 6  # of a side in pixels: more would overflow
-
-
-class OutputError(RuntimeError):
-    """The output cannot be written."""
-
-
-@contextlib.contextmanager
-def writing(path: object) -> Iterator[None]:
-    """Turn an OSError into an :class:`OutputError` that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{printable(str(path))}: cannot be written: {reason(error)}") from None
 
 
 def say(text: object) -> None:
@@ -97,25 +81,6 @@ def check_calibration(arguments: argparse.Namespace, *, required: bool) -> None:
         raise ValueError("--calibration goes with --precision int8")
     if required and arguments.precision == "int8" and not arguments.calibration:
         raise ValueError("--precision int8 requires --calibration: a few hundred images like those to come")
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Read H or HxW, in pixels; for argparse.
-
-    Raises:
-        ArgumentTypeError: it is something else.
-    """
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and len(side) <= _MOST_DIGITS for side in sides):
-        raise argparse.ArgumentTypeError(f"must be H or HxW in pixels, as in 224 or 480x640, got {text!r}")
-    return int(sides[0]), int(sides[-1])
-
-
-def positive(text: str) -> int:
-    """Read an integer >= 1; for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
-    return int(text)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

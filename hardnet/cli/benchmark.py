@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 
-from ..factory import create_model, list_models
+from ..engines.timing import Step, quartiles, settle, time_pass, timed_passes
+from ..factory import create_model
 from ..utils.devices import usable_device
-from ..utils.files import write_atomically
+from ..utils.files import write_atomically, writing
 from ..utils.text import table
-from .arguments import SOME_FAILED, Verbs, image_size, positive, say, writing
+from ..utils.validation import image_size, positive
+from ..weights.catalog import list_models
+from .arguments import SOME_FAILED, Verbs, say
 
 USUAL_ENGINES = ("eager", "torch", "onnxruntime", "openvino")  # need no compiler; the installed ones are the default
 PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
 PROTOCOL = ("batch_size", "size", "device", "rounds", "turn_seconds")
 Key: TypeAlias = tuple[str, str, str]  # model, engine, precision
-Step: TypeAlias = Callable[[], object]  # one forward pass
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -93,55 +92,8 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
                 except (ImportError, RuntimeError, ValueError) as error:
                     left_out.append(f"{name} {engine} {precision}: {error}")
                 else:
-                    steps[name, engine, precision] = partial(_pass, fast, images)
+                    steps[name, engine, precision] = partial(time_pass, fast, images)
     return steps, left_out
-
-
-def settle(model: nn.Module, height: int, width: int) -> None:
-    """Set the normalisation statistics from random images, so that activations have the range of a trained network."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the mean over all batches, here one
-    images = torch.randn(4, 3, min(height, 224), min(width, 224), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        model.train()(images)
-
-
-def _pass(model: nn.Module, images: torch.Tensor) -> None:
-    with torch.inference_mode():
-        model(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-
-
-def timed_passes(step: Step, seconds: float) -> list[float]:
-    """Repeat for about ``seconds``, at least once; return the duration of each pass in seconds.
-
-    A first pass, in which the threads wake up, does not count if it is shorter than ``seconds``.
-    """
-    first = _duration(step)
-    if first >= seconds:
-        return [first]
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() + times[-1] <= end:
-        times.append(_duration(step))
-    return times
-
-
-def _duration(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
-    """Return lower quartile, median and upper quartile (linear interpolation) of at least one number."""
-    if len(sample) == 1:
-        return sample[0], sample[0], sample[0]
-    lower, median, upper = statistics.quantiles(sample, n=4, method="inclusive")
-    return lower, median, upper
 
 
 def _figures(seconds: dict[Key, list[float]], batch_size: int) -> list[dict[str, Any]]:

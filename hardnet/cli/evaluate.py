@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from ..models.config import CONFIGS
 from ..training.options import FIELDS
-from ..utils.files import write_atomically
+from ..utils.files import write_atomically, writing
 from ..utils.optional import require
 from ..utils.text import table
+from ..utils.validation import positive
 from .arguments import (
     SOME_FAILED,
     Verbs,
@@ -22,14 +23,13 @@ from .arguments import (
     add_threads,
     check_calibration,
     first_rank,
-    positive,
     prepare_process,
     say,
-    writing,
 )
 
 if TYPE_CHECKING:
-    from ..training.evaluation import Evaluation, Row
+    from ..training.comparison import Row
+    from ..training.evaluation import Evaluation
     from ..weights.catalog import WeightsRecord
 
 _MOST_COLUMNS, TOP = 20, 5
@@ -95,9 +95,9 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from ..training.comparison import EvaluateOptions, choose, compare
     from ..training.data import open_evaluation
-    from ..training.distributed import connect
-    from ..training.evaluation import EvaluateOptions, choose, compare
+    from ..utils.distributed import connect
 
     check_calibration(arguments, required=False)
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..utils.files import write_atomically
+from ..utils.files import write_atomically, writing
 from ..utils.text import printable
-from .arguments import Verbs, add_model_arguments, chosen_model, writing
+from .arguments import Verbs, add_model_arguments, chosen_model
 
 _LEAST_SIDE = 448
 """Pixels: smaller pictures are enlarged by a whole factor."""
@@ -28,8 +28,8 @@ def add_verb(verbs: Verbs) -> None:
 def _explain(arguments: argparse.Namespace) -> int:
     from PIL import Image
 
-    from ..explain import explain
-    from ..inference import Classifier
+    from ..inference.classifier import Classifier
+    from ..inference.gradcam import explain
 
     path = Path(arguments.output)
     form = Image.registered_extensions().get(path.suffix.lower())

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 
 from ..engines import FORMATS, export
-from ..factory import DEFAULT_TAG, create_model, list_models
-from .arguments import Verbs, image_size, writing
+from ..factory import create_model
+from ..utils.files import writing
+from ..utils.validation import image_size
+from ..weights.catalog import DEFAULT_TAG, list_models
+from .arguments import Verbs
 
 
 def add_verb(verbs: Verbs) -> None:

@@ -6,15 +6,16 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..factory import DEFAULT_TAG, list_models
+from ..inference.jobs import Columns
+from ..weights.catalog import DEFAULT_TAG, list_models
 from .arguments import Verbs, add_calibration, add_engine_arguments, check_calibration
 from .jobs import Stream, add_job_arguments, write_on_ray, write_rows
-from .rows import Columns, add_path_arguments
+from .rows import add_path_arguments
 
 if TYPE_CHECKING:
     import torch
 
-    from ..results import Embedding
+    from ..inference.results import Embedding
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -38,7 +39,7 @@ def _extract(arguments: argparse.Namespace) -> int:
         return write_on_ray(arguments, partial(_on_ray, arguments))
 
     def start(device: torch.device) -> tuple[Stream, Columns]:
-        from ..inference import Extractor
+        from ..inference.classifier import Extractor
 
         options = {name: getattr(arguments, name) for name in ("weights", "engine", "precision", "calibration")}
         extractor = Extractor(arguments.model, device=device, **options)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..factory import DEFAULT_TAG
-from ..training.pretrained import FOLDER
+from ..training.package import FOLDER
 from ..utils.errors import WeightsError
+from ..weights.catalog import DEFAULT_TAG
 from .arguments import PACKAGED_TAG, Verbs
 from .train import add_train_arguments, run_train
 

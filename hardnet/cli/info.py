@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from ..factory import list_models
 from ..models.config import CONFIGS
 from ..models.cost import StageCost, measure_cost
 from ..utils.text import table
-from .arguments import Verbs, image_size
+from ..utils.validation import image_size
+from ..weights.catalog import list_models
+from .arguments import Verbs
 
 _COLUMNS = ("layers", "parameters", "MACs", "CIO", "MACs/CIO")
 

@@ -10,18 +10,21 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..images.batches import expand
+from ..inference.jobs import Columns, RowFile
 from ..utils.devices import usable_device
+from ..utils.errors import OutputError
 from ..utils.progress import ProgressBar
 from ..utils.text import printable
-from .arguments import SOME_FAILED, OutputError, positive, ranks_of_torchrun, status_of_images
-from .rows import Columns, RowFile, list_paths
+from ..utils.validation import positive
+from .arguments import SOME_FAILED, ranks_of_torchrun, status_of_images
+from .rows import list_paths
 
 if TYPE_CHECKING:
     import torch
 
     from ..images.batches import Item
-    from ..results import Embedding, ImageResult
-    from ..training.distributed import Ranks
+    from ..inference.results import Embedding, ImageResult
+    from ..utils.distributed import Ranks
 
 Stream = Callable[["Iterable[str | Item]"], "Iterator[ImageResult | Embedding]"]
 """Images -> one result per image, in order."""
@@ -116,7 +119,7 @@ def write_on_ray(arguments: argparse.Namespace, compute: Callable[[Any], Any]) -
 
 @contextlib.contextmanager
 def _ranks(device: str) -> Iterator[Ranks]:
-    from ..training.distributed import Ranks, connect
+    from ..utils.distributed import Ranks, connect
 
     if ranks_of_torchrun() > 1:
         with connect(device) as ranks:

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..inference.jobs import Columns
 from ..utils.text import printable
+from ..utils.validation import positive
 from .arguments import (
     Verbs,
     add_calibration,
@@ -20,18 +22,17 @@ from .arguments import (
     add_model_arguments,
     check_calibration,
     chosen_model,
-    positive,
     ranks_of_torchrun,
     status_of_images,
 )
 from .jobs import add_job_arguments, counting_bar, write_on_ray, write_rows
-from .rows import Columns, add_path_arguments, list_paths
+from .rows import add_path_arguments, list_paths
 
 if TYPE_CHECKING:
     import torch
 
     from ..images.batches import Item
-    from ..results import ImageResult
+    from ..inference.results import ImageResult
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -91,7 +92,7 @@ def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
 
 
 def _stream(arguments: argparse.Namespace, device: str | torch.device) -> Callable[..., Iterator[ImageResult]]:
-    from ..inference import Classifier
+    from ..inference.classifier import Classifier
 
     model, weights = chosen_model(arguments)
     classifier = Classifier(

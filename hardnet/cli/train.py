@@ -91,7 +91,7 @@ def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
 def _plan(given: dict[str, Any], recipe: str | None, stages: bool) -> tuple[list[TrainOptions], Splits | None]:
     """Return the runs that follow each other; without a recipe, suited to the data set, which is then open."""
     from ..training.data import open_data
-    from ..training.plan import as_flags, chain, finetune_stages, suit_data, suit_weights
+    from ..training.derived_options import as_flags, chain, finetune_stages, suit_data, suit_weights
 
     if recipe is not None:
         return chain(read_recipe(recipe), given), None

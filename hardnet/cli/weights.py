@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..factory import DEFAULT_TAG, from_pretrained, get_weights, list_models, list_weights
+from ..factory import from_pretrained
 from ..utils.errors import WeightsError
 from ..utils.text import table
-from ..weights.catalog import CATALOG, identify
-from ..weights.reading import unpack_archive
+from ..weights.catalog import CATALOG, DEFAULT_TAG, get_weights, identify, list_models, list_weights
+from ..weights.files import unpack_archive
 from .arguments import SOME_FAILED, Verbs, say
 
 

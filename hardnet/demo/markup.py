@@ -13,9 +13,8 @@ from urllib.parse import quote
 
 import torch
 
-from ..explain import overlay
-from ..factory import get_weights, list_models, list_weights
-from ..weights.catalog import PACKAGE, WeightsRecord
+from ..inference.gradcam import overlay
+from ..weights.catalog import PACKAGE, WeightsRecord, get_weights, list_models, list_weights
 from .texts import translate
 from .view import ENGINE, PRECISION, View, sample_images
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..utils.files import scratch_folder
 from ..utils.optional import require
-from .answer import MAX_COUNT, TEMPORARY, answer
+from .answers import MAX_COUNT, TEMPORARY, answer
 from .guard import Guard
 from .markup import options, render
 from .texts import LANGUAGES, translate

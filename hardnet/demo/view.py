@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
-from ..explain import activation_level, class_activations, seen_picture
-from ..factory import get_weights
 from ..images.preprocess import Preprocessing
-from ..inference import Classifier
+from ..inference.classifier import Classifier
+from ..inference.gradcam import activation_level, class_activations, seen_picture
+from ..inference.results import ImageResult
 from ..models.network import HarDNet
-from ..results import ImageResult
 from ..utils.progress import watcher
+from ..weights.catalog import get_weights
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,6 +1,6 @@
 """Fast inference: run a model in another engine or in int8; export it to a file for other programs."""
 
-from .accelerate import (
+from .acceleration import (
     CALIBRATION_IMAGES,
     ENGINES,
     PRECISIONS,
@@ -10,7 +10,7 @@ from .accelerate import (
     choose_engine,
 )
 from .base import Accelerated
-from .export import FORMATS, export
+from .exporting import FORMATS, export
 from .folding import fold
 
 __all__ = [

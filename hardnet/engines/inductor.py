@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..models.network import ImageModule
 from .base import Output, Plan, Run, normalising
 from .folding import fold, merge
-from .native import DTYPES, cpu_threads, in_channels_last
+from .torch_engine import DTYPES, cpu_threads, in_channels_last
 
 _LOCK = threading.Lock()
 """Freezing is a setting of the whole process."""

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..utils.errors import ImageError
 from ..utils.text import printable
-from .arrays import checked_input, describe, from_array, from_raw, single_tensors
 from .preprocess import Preprocessing
 from .read import find_images, load_image, read_open, upright_rgb
 
@@ -139,8 +138,8 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw:
     name = printable(item.source)
     if isinstance(content, Tensor):
         if content.is_floating_point():
-            return checked_input(content, name, in_chans, min_size)
-        image = from_raw(content, name)
+            return _checked_input(content, name, in_chans, min_size)
+        image = _from_raw(content, name)
     elif isinstance(content, (str, os.PathLike)):
         image = load_image(content)
     elif isinstance(content, bytes):
@@ -148,13 +147,13 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw:
     elif hasattr(content, "read"):
         image = read_open(cast("IO[bytes]", content), name)
     elif _is_array(content):
-        image = from_array(content, name)
+        image = _from_array(content, name)
     else:
         image = upright_rgb(cast("Image.Image", content), name)
     raw = raw and type(transform) is Preprocessing
     tensor = transform.pixels(image) if raw and isinstance(transform, Preprocessing) else transform(image)
     if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not (raw or tensor.is_floating_point()):
-        raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {describe(tensor)}")
+        raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {_describe(tensor)}")
     if tensor.shape[0] != in_chans:
         raise ValueError(
             f"the model takes {in_chans} channels, the transform returned {len(tensor)}: pass a transform= that fits"
@@ -218,7 +217,7 @@ def _items(entry: ImageLike | Item, position: int, alone: bool) -> Iterator[Item
     if not _is_image_like(entry):
         raise _wrong_type(entry)
     if isinstance(entry, Tensor):
-        parts = enumerate(single_tensors(entry), position)
+        parts = enumerate(_single_tensors(entry), position)
         return (Item(f"<tensor {number}>", content, alone) for number, content in parts)
     if isinstance(entry, (str, os.PathLike)):
         return _files(entry, alone)
@@ -242,3 +241,69 @@ def _files(path: str | os.PathLike[str], alone: bool) -> Iterator[Item]:
         failure = error
     if not found:
         yield Item(source, failure, alone)
+
+
+def _single_tensors(tensor: Tensor) -> Iterable[Tensor | ImageError]:
+    """(3, H, W) or (N, 3, H, W) -> its images, or why there are none."""
+    if tensor.dim() == 3:
+        return [tensor]
+    if tensor.dim() == 4:
+        return tensor.unbind()
+    return [ImageError(f"an image tensor has the shape (3, H, W) or (N, 3, H, W), got {_describe(tensor)}")]
+
+
+def _from_array(array: Any, name: str) -> Image.Image:
+    """uint8 values (H, W), (H, W, 3) or (H, W, 4) -> RGB image.
+
+    Raises:
+        ImageError: another type or shape.
+    """
+    from PIL import Image
+
+    shape = tuple(array.shape)
+    if str(array.dtype) != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+        raise ImageError(
+            f"{name}: an array of an image has the type uint8 and the shape (H, W, 3), (H, W, 4) or (H, W), got "
+            f"{array.dtype} {shape}"
+        )
+    return upright_rgb(Image.fromarray(array), name)
+
+
+def _from_raw(tensor: Tensor, name: str) -> Image.Image:
+    """uint8 RGB values (3, H, W) -> RGB image.
+
+    Raises:
+        ImageError: another type or shape.
+    """
+    from PIL import Image
+
+    if tensor.dtype != torch.uint8:
+        raise ImageError(
+            f"{name}: an image tensor holds raw values in uint8 or prepared ones in floating point, got {tensor.dtype}"
+        )
+    _check_shape(tensor, name, 3, 1)
+    return Image.fromarray(tensor.cpu().permute(1, 2, 0).numpy())
+
+
+def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> Tensor:
+    """Return prepared model input (in_chans, H, W); raise ImageError if the shape or a value does not fit."""
+    _check_shape(tensor, name, in_chans, min_size)
+    if not bool(tensor.isfinite().all()):
+        raise ImageError(f"{name}: the tensor has values that are infinite or not a number")
+    return tensor
+
+
+def _check_shape(tensor: Tensor, name: str, channels: int, min_size: int) -> None:
+    if tensor.shape[0] == channels and min(tensor.shape[1:]) >= min_size:
+        return
+    last = tensor.shape[-1] == channels != tensor.shape[0]
+    advice = ": the channels are last, move them to the front with permute" if last else ""
+    raise ImageError(
+        f"{name}: the tensor must have the shape ({channels}, H, W) with H and W of at least {min_size}, got "
+        f"{_describe(tensor)}{advice}"
+    )
+
+
+def _describe(value: object) -> str:
+    """Return the type and shape of a tensor, or the type of anything else, for a message."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -5,14 +5,11 @@ Module names are those of the authors' released code, so that its checkpoints lo
 
 # Annotations must not be strings here and in the network: torch.jit.script cannot read them in a graph of torch.fx.
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from .checkpointing import run_checkpointed
 from .config import Activation, harmonic_links, kept_layers, layer_width
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
@@ -109,8 +106,6 @@ class HarDBlock(nn.Module):
     Source: Chao et al., 2019, section 3.1, and the authors' released code, which the widths and the output follow.
     """
 
-    _uncompiled = False  # whether torch.compile leaves out _checkpointed
-
     def __init__(
         self,
         in_channels: int,
@@ -149,21 +144,9 @@ class HarDBlock(nn.Module):
             return output
         return self._run(x)
 
-    def set_checkpointing(self, enable: bool) -> None:
-        """Choose whether the backward pass recomputes the activations within the block instead of storing them."""
-        self.checkpointing = enable
-        if enable and not HarDBlock._uncompiled:
-            # Under torch.compile with backend "eager" the statistics would be counted twice. Not a decorator: it
-            # would import torch's compiler with this module.
-            HarDBlock._checkpointed = torch.compiler.disable(HarDBlock._checkpointed)  # type: ignore[method-assign, no-untyped-call]
-            HarDBlock._uncompiled = True
-
     @torch.jit.unused
     def _checkpointed(self, x: Tensor) -> Tensor:
-        output: Tensor = checkpoint(
-            self._run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _keep_statistics(self))
-        )
-        return output
+        return run_checkpointed(self, self._run, x)
 
     def _run(self, x: Tensor) -> Tensor:
         outputs = [x]
@@ -171,19 +154,3 @@ class HarDBlock(nn.Module):
             inputs = [outputs[link] for link in self.links[index]]
             outputs.append(layer(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)))
         return torch.cat([outputs[n] for n in self.kept], 1)
-
-
-@contextmanager
-def _keep_statistics(module: nn.Module) -> Iterator[None]:
-    """Normalise by the batch without counting it: it has been counted in the forward pass already."""
-    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and child.training]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm, (_, count) in zip(norms, before, strict=True):
-            # Not track_running_stats = False: the two passes must keep the same tensors for the backward pass.
-            norm.momentum = 0.0
-            norm.num_batches_tracked = None if count is None else count.clone()
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count

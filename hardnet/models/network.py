@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, fx, nn
 
-from ..utils.text import check_count
+from ..utils.validation import check_count
 from .config import HarDNetConfig, stage_indices
 from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
 
@@ -63,7 +63,7 @@ class ImageModule(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, HarDBlock):
-                module.set_checkpointing(enable)
+                module.checkpointing = enable
 
     @torch.jit.unused
     def _check_input(self, x: Tensor) -> None:
@@ -153,7 +153,7 @@ class HarDNet(ImageModule):
         ]
         return {"stem": r"^base\.[0-2]\.", "blocks": stages}
 
-    if TYPE_CHECKING:  # set by hardnet.weights.pretrained, which knows the format of the folders
+    if TYPE_CHECKING:  # set by hardnet.weights.folder, which knows the format of the folders
 
         def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None: ...  # noqa: D102
         def push_to_hub(self, repo: str, **options: Any) -> str: ...  # noqa: D102

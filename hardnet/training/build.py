@@ -15,12 +15,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..factory import create_model
 from ..models.config import CONFIGS, stage_indices
 from ..models.network import HarDNet
+from ..utils.distributed import Ranks
 from ..utils.errors import TrainingError
 from ..weights.catalog import CATALOG
-from ..weights.reading import read_file, read_pickled
+from ..weights.files import read_file, read_pickled
 from .checkpoint import Facts
-from .distributed import Ranks
-from .evaluation import check_classes
+from .comparison import check_classes
 from .options import TrainOptions
 from .seeds import seeded
 

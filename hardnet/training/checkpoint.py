@@ -19,7 +19,7 @@ from ..utils.errors import TrainingError, WeightsError
 from ..utils.files import write_atomically
 from ..utils.text import reason
 from ..utils.version import __version__
-from ..weights.reading import read_file, read_pickled
+from ..weights.files import read_file, read_pickled
 from .options import TrainOptions
 
 CHECKPOINT = "checkpoint.pt"

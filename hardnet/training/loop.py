@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from ..images.preprocess import Preprocessing
+from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
 from ..utils.progress import ProgressBar
-from ..weights.reading import require_safetensors
+from ..weights.files import require_safetensors
 from . import build
 from .checkpoint import (
     BEST,
@@ -35,14 +36,14 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .data import ImageSource, Splits, SubsetSource, open_data
-from .distributed import Ranks, connect
 from .evaluation import TOP, evaluate
 from .loading import Batch, load_batches, training_batches, training_transform
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
-from .pretrained import write_pretrained
+from .package import write_pretrained
 from .seeds import derive_seed
-from .steps import Stepper, StopRequest
+from .signals import StopRequest
+from .steps import Stepper
 
 logger = logging.getLogger(__name__)
 

@@ -1,65 +1,26 @@
-"""One step of the optimiser (forward, loss, backward, update), and graceful stopping on SIGTERM and SIGINT."""
+"""One step of the optimiser: forward, loss, backward, update."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from ..utils.distributed import Ranks
 from .build import build_teachers, make_mix
 from .checkpoint import Facts, Parts
-from .distributed import Ranks
 from .loading import Batch
 from .options import TrainOptions
+from .signals import StopRequest
 
 _AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class StopRequest:
-    """Stop gracefully: within this context SIGTERM and SIGINT set ``requested``, which is read between two steps.
-
-    A second SIGINT raises KeyboardInterrupt, later ones are ignored. Under torchrun, which forwards a Ctrl-C that the
-    ranks have received already, no SIGINT interrupts: torchrun itself ends ranks that do not stop.
-    Outside the main thread, where Python allows no handlers, nothing is caught.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._interrupts = "TORCHELASTIC_RUN_ID" not in os.environ
-        self._process = os.getpid()
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data worker that has not yet set its own handlers
-            return
-        interrupt = self.requested and number == signal.SIGINT and self._interrupts
-        self.requested = True
-        if interrupt:
-            self._interrupts = False
-            raise KeyboardInterrupt
 
 
 class StepResult(NamedTuple):

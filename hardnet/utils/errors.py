@@ -19,3 +19,7 @@ class DataError(ValueError):
 
 class TrainingError(RuntimeError):
     """A training run cannot go on: loss not finite, or a checkpoint that cannot be written or does not fit."""
+
+
+class OutputError(RuntimeError):
+    """The output cannot be written."""

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from .errors import OutputError
+from .text import printable, reason
+
 _LOCK, _GRACE = "lock", 60.0
 """The lock file of a temporary folder, and after how many seconds the folder has it."""
 
@@ -34,6 +37,15 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def expand_user(path: str | os.PathLike[str]) -> Path:
     """Return the path with ``~`` replaced by the home folder, unchanged where the home folder is unknown."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises there)
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn an OSError into an :class:`OutputError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{printable(str(path))}: cannot be written: {reason(error)}") from None
 
 
 @contextlib.contextmanager

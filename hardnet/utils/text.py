@@ -20,16 +20,6 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def check_count(what: str, value: int, least: int) -> None:
-    """Check that a value is an integer >= ``least``.
-
-    Raises:
-        ValueError: it is not; the message names it by ``what``.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{what} must be an integer >= {least}, got {value!r}")
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Align columns: the first to the left, numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]

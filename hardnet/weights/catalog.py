@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..images.preprocess import Preprocessing
-from ..models.config import Activation
+from ..models.config import CONFIGS, Activation, HarDNetConfig
+from ..utils.text import known_names
 
 DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]
 
@@ -268,3 +269,44 @@ _RECORDS = (
 )  # fmt: skip
 
 CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}
+
+DEFAULT_TAG = "IMAGENET1K_V1"
+
+
+def list_models() -> list[str]:
+    """Return the names of the models."""
+    return list(CONFIGS)
+
+
+def list_weights(name: str) -> list[str]:
+    """Return the tags of the weights that are known for a model.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    get_config(name)
+    return [tag for model, tag in CATALOG if model == name]
+
+
+def get_weights(name: str, tag: str) -> WeightsRecord:
+    """Return the record of one checkpoint: its sources, digests, classes, preprocessing and reported errors.
+
+    Raises:
+        ValueError: there is no such model, or the model has no such weights.
+    """
+    tags = list_weights(name)
+    if tag not in tags:
+        raise ValueError(f"{name} has no weights {tag!r}; known: {known_names(tag, tags)}")
+    return CATALOG[name, tag]
+
+
+def get_config(name: str) -> HarDNetConfig:
+    """Return the configuration of a model.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    try:
+        return CONFIGS[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"there is no model {name!r}; known: {known_names(str(name), CONFIGS)}") from None

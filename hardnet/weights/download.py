@@ -15,7 +15,7 @@ from ..utils.errors import WeightsError
 from ..utils.files import expand_user, open_regular, write_atomically
 from ..utils.progress import ProgressBar
 from .catalog import PACKAGE, Source, WeightsRecord
-from .reading import unpack_archive
+from .files import unpack_archive
 from .transfer import Policy, Transfer, TransferError, is_valid, redact
 
 __all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached"]

@@ -22,7 +22,7 @@ from ..utils.files import expand_user
 from ..utils.progress import ProgressBar
 from ..utils.text import printable
 from ..utils.version import __version__
-from .reading import MAX_BYTES
+from .files import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 

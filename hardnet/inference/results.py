@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .images.read import load_image
-from .utils.errors import ImageError
-from .utils.optional import require
-from .utils.text import printable
+from ..images.read import load_image
+from ..utils.errors import ImageError
+from ..utils.optional import require
+from ..utils.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image

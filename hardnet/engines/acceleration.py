@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
-from ..utils.text import check_count
-from . import inductor, native, onnx, openvino
+from ..utils.validation import check_count
+from . import inductor, onnx, openvino, torch_engine
 from .base import Accelerated, Output, Plan, Run, in_slices, normalising
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class Engine(NamedTuple):
 
 
 _TABLE = {
-    "eager": Engine(native.build_eager, ("fp32",), ("fp32",)),
-    "torch": Engine(native.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16")),
+    "eager": Engine(torch_engine.build_eager, ("fp32",), ("fp32",)),
+    "torch": Engine(torch_engine.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16")),
     "inductor": Engine(inductor.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16")),
     "onnxruntime": Engine(onnx.build, ("fp32", "int8"), ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
     "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",)),

@@ -24,8 +24,8 @@ from ..utils.optional import require
 from ..utils.text import printable, reason
 from ..utils.version import __version__
 from .catalog import Digest, WeightsRecord
-from .checkpoint import StateDict, find_record, find_state, head_classes, load_state
-from .reading import deserialise, read_file, require_safetensors
+from .files import deserialise, read_file, require_safetensors
+from .state_dict import StateDict, find_record, find_state, head_classes, load_state
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 HUB_PREFIX = "hf-hub:"

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..utils.devices import usable_device
+from .devices import usable_device
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from typing import Any
 from ..models.network import HarDNet
 from ..utils.errors import TrainingError
 from ..utils.text import reason
-from ..weights.pretrained import CARD, save_pretrained
-from ..weights.reading import read_file, read_pickled
+from ..weights.files import read_file, read_pickled
+from ..weights.folder import CARD, save_pretrained
 from .checkpoint import FINAL, Facts
 
 logger = logging.getLogger(__name__)

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from .factory import DEFAULT_TAG, WeightsLike, create_model
-from .images.batches import ImageLike, Item, Transform, expand, prepare_batches, prepare_each
-from .images.preprocess import Preprocessing
-from .models.network import HarDNet, ImageModule
+from ..factory import WeightsLike, create_model
+from ..images.batches import ImageLike, Item, Transform, expand, prepare_batches, prepare_each
+from ..images.preprocess import Preprocessing
+from ..models.network import HarDNet, ImageModule
+from ..utils.devices import usable_device
+from ..utils.errors import ImageError
+from ..utils.text import printable
+from ..utils.validation import check_count
+from ..weights.catalog import DEFAULT_TAG, WeightsRecord, read_categories
 from .results import Embedding, ImageResult, Prediction
-from .utils.devices import usable_device
-from .utils.errors import ImageError
-from .utils.text import check_count, printable
-from .weights.catalog import WeightsRecord, read_categories
 
 if TYPE_CHECKING:
-    from .engines import AutoEngine
+    from ..engines import AutoEngine
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,11 @@ class _Runner:
         preprocessing = self.transform if type(self.transform) is Preprocessing else None
         if (engine, precision) == ("auto", "fp32") and calibration is None:
             if named:
-                from .engines import AutoEngine
+                from ..engines import AutoEngine
 
                 self._auto = AutoEngine(self.model, preprocessing)
         elif (engine, precision) != ("eager", "fp32") or calibration is not None:
-            from .engines import accelerate
+            from ..engines import accelerate
 
             self.model = accelerate(
                 cast(ImageModule, self.model),  # checked by accelerate

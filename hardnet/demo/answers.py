@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..factory import get_weights
 from ..images.read import read_open
-from ..inference import Classifier
+from ..inference.classifier import Classifier
 from ..utils.errors import ImageError, WeightsError
 from ..utils.text import printable
-from ..weights.catalog import WeightsRecord
+from ..weights.catalog import WeightsRecord, get_weights
 from .markup import Row, display_name, render, table
 from .texts import LANGUAGES, translate
 from .view import load, look, sample_images

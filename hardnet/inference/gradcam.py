@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .images.batches import ImageLike, expand, input_limits, prepare
-from .images.preprocess import Preprocessing
-from .inference import Classifier
-from .models.config import FeatureLevel, feature_levels
-from .models.network import HarDNet
+from ..images.batches import ImageLike, expand, input_limits, prepare
+from ..images.preprocess import Preprocessing
+from ..models.config import FeatureLevel, feature_levels
+from ..models.network import HarDNet
+from .classifier import Classifier
 from .results import ImageResult, Prediction, result_html
 
 if TYPE_CHECKING:

@@ -1,0 +1,61 @@
+"""Time a model: forward passes, quartiles, and realistic statistics for random weights."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+Step: TypeAlias = Callable[[], object]  # one forward pass
+
+
+def settle(model: nn.Module, height: int, width: int) -> None:
+    """Set the normalisation statistics from random images, so that activations have the range of a trained network."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches, here one
+    images = torch.randn(4, 3, min(height, 224), min(width, 224), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.train()(images)
+
+
+def time_pass(model: nn.Module, images: torch.Tensor) -> None:
+    """Run one forward pass to its end; (N, C, H, W)."""
+    with torch.inference_mode():
+        model(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+
+
+def timed_passes(step: Step, seconds: float) -> list[float]:
+    """Repeat for about ``seconds``, at least once; return the duration of each pass in seconds.
+
+    A first pass, in which the threads wake up, does not count if it is shorter than ``seconds``.
+    """
+    first = _duration(step)
+    if first >= seconds:
+        return [first]
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() + times[-1] <= end:
+        times.append(_duration(step))
+    return times
+
+
+def _duration(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
+    """Return lower quartile, median and upper quartile (linear interpolation) of at least one number."""
+    if len(sample) == 1:
+        return sample[0], sample[0], sample[0]
+    lower, median, upper = statistics.quantiles(sample, n=4, method="inclusive")
+    return lower, median, upper

@@ -1,0 +1,1 @@
+"""Inference: images to labels, embeddings and Grad-CAM maps; resumable output."""

@@ -1,0 +1,45 @@
+"""Stop a run gracefully on SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StopRequest:
+    """Stop gracefully: within this context SIGTERM and SIGINT set ``requested``, which is read between two steps.
+
+    A second SIGINT raises KeyboardInterrupt, later ones are ignored. Under torchrun, which forwards a Ctrl-C that the
+    ranks have received already, no SIGINT interrupts: torchrun itself ends ranks that do not stop.
+    Outside the main thread, where Python allows no handlers, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._interrupts = "TORCHELASTIC_RUN_ID" not in os.environ
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data worker that has not yet set its own handlers
+            return
+        interrupt = self.requested and number == signal.SIGINT and self._interrupts
+        self.requested = True
+        if interrupt:
+            self._interrupts = False
+            raise KeyboardInterrupt
