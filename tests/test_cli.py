@@ -21,7 +21,7 @@ from published import publish
 
 import hardnet
 from hardnet.cli import main
-from hardnet.utils.progress import ProgressBar
+from hardnet.utils.progress import progress_bar
 from hardnet.weights import download
 
 REPO = Path(__file__).parent.parent
@@ -270,7 +270,7 @@ def test_progress_is_shown_on_a_terminal_only(terminal: bool, monkeypatch: pytes
     stream.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", stream)
     for enabled in (True, False):
-        with ProgressBar(None, "caf\n", unit="images", enabled=enabled) as bar:
+        with progress_bar(None, "caf\n", unit="images", enabled=enabled) as bar:
             bar.total = 10
             bar.update(10)
             bar.update(-5)

@@ -172,7 +172,11 @@ VALIDATORS = ({"ETag": '"one"'}, {"ETag": 'W/"weak"', "Last-Modified": DATE}, {"
 @pytest.mark.parametrize("validator", VALIDATORS, ids=lambda validator: "+".join(validator) or "none")
 def test_an_interrupted_transfer_is_resumed(server: ScriptedServer, validator: dict[str, str]) -> None:
     steps = (ranged(GOOD, validator=validator, sent=HALF), ranged(GOOD, validator=validator))
-    assert fetch(record_of(server.on("/w.pth", *steps)), policy=POLICY).content == GOOD
+    reports: list[tuple[int, int | None]] = []
+    record = record_of(server.on("/w.pth", *steps))
+    assert fetch(record, policy=POLICY, progress=lambda *report: reports.append(report)).content == GOOD
+    assert (HALF, len(GOOD)) in reports
+    assert reports[-1] == (len(GOOD), len(GOOD))
     first, second = (seen.headers for seen in server.seen)
     assert "range" not in first
     assert second["range"] == f"bytes={HALF}-"

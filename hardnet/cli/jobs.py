@@ -13,7 +13,7 @@ from ..images.batches import expand
 from ..inference.jobs import Columns, RowFile
 from ..utils.devices import usable_device
 from ..utils.errors import OutputError
-from ..utils.progress import ProgressBar
+from ..utils.progress import progress_bar
 from ..utils.text import printable
 from ..utils.validation import positive
 from .arguments import SOME_FAILED, ranks_of_torchrun, status_of_images
@@ -135,9 +135,9 @@ def _gather(ranks: Ranks, lines: list[str]) -> list[str]:
         raise OutputError(f"another rank has ended; --resume continues from the rows so far ({error})") from None
 
 
-def counting_bar(paths: list[str], *, enabled: bool) -> ProgressBar:
+def counting_bar(paths: list[str], *, enabled: bool) -> Any:
     """Return a progress bar that shows the total and the time left as soon as the folders have been listed."""
-    bar = ProgressBar(None, "progress", unit="images", enabled=enabled)
+    bar = progress_bar(None, "progress", unit="images", enabled=enabled)
 
     def count() -> None:
         bar.total = sum(1 for _ in expand(paths))

@@ -18,8 +18,8 @@ from ..inference.classifier import Classifier
 from ..inference.gradcam import activation_level, class_activations, seen_picture
 from ..inference.results import ImageResult
 from ..models.network import HarDNet
-from ..utils.progress import watcher
-from ..weights.catalog import get_weights
+from ..weights.catalog import WeightsRecord, get_weights
+from ..weights.download import fetch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ENGINE, PRECISION = "eager", "fp32"
 
 _one_at_a_time = threading.Lock()
+_fetched: set[WeightsRecord] = set()  # weights that are in the cache folder
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ def load(model: str, tag: str) -> Generator[tuple[int, int | None], None, Classi
         state = done, total
 
     def work() -> None:
-        watcher.set(watch)
         try:
+            record = get_weights(model, tag)
+            if record not in _fetched:
+                fetch(record, progress=watch)
+                _fetched.add(record)
             future.set_result(_classifier(model, tag))
         except BaseException as error:
             future.set_exception(error)

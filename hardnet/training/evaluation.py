@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..utils.distributed import Ranks
 from ..utils.errors import TrainingError
-from ..utils.progress import ProgressBar
+from ..utils.progress import progress_bar
 from .data import ImageSource
 from .loading import Transform, evaluation_batches, load_batches
 
@@ -94,8 +94,7 @@ def evaluate(
     bad: list[str] = []
     confusion = torch.zeros(classes * classes, dtype=torch.int64)
     confidence, right = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.int64)
-    bar = ProgressBar(sum(map(len, batches)), "evaluating", unit="images", enabled=ranks.first)
-    bar.leave = False
+    bar = progress_bar(sum(map(len, batches)), "evaluating", unit="images", enabled=ranks.first, leave=False)
     with bar, closing(loaded):
         for batch in loaded:
             bad += batch.bad

@@ -19,7 +19,7 @@ from torch import nn
 from ..images.preprocess import Preprocessing
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
-from ..utils.progress import ProgressBar
+from ..utils.progress import progress_bar
 from ..weights.files import require_safetensors
 from . import build
 from .checkpoint import (
@@ -168,8 +168,7 @@ class Trainer:
         position, save_every = self.position, self.options.save_every
         label = f"epoch {position.epoch + 1}/{self.options.epochs}"
         started = time.monotonic()
-        bar = ProgressBar(self.steps_per_epoch, label, unit="steps", enabled=self.ranks.first)
-        bar.leave = False  # the bar is removed at the end of the epoch
+        bar = progress_bar(self.steps_per_epoch, label, unit="steps", enabled=self.ranks.first, leave=False)
         with closing(self._batches()) as batches, bar:
             bar.update(position.step)
             while position.step < self.steps_per_epoch:

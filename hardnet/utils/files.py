@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import os
-import shutil
 import stat
 import tempfile
-import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import OutputError
 from .text import printable, reason
-
-_LOCK, _GRACE = "lock", 60.0
-"""The lock file of a temporary folder, and after how many seconds the folder has it."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -53,42 +48,31 @@ def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file in the folder of ``target``; move it to ``target`` when the block ends without an error.
 
     The file is flushed to disk first, so that after a crash ``target`` is either the previous file or the complete new
-    one. On an error the temporary file is removed, after a kill by a writer that starts a minute later or more.
+    one. On an error the temporary file is removed.
 
     Raises:
         OSError: the file cannot be written; ``target`` is unchanged.
     """
     target = Path(target)
-    with scratch_folder(target.parent, f".{target.name[:50]}.") as folder:
-        part = folder / "part"
+    part = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex}.part")
+    try:
         with part.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Create a temporary folder in ``parent`` that is removed with its content; remove those of killed processes."""
-    import filelock
-
-    for orphan in parent.glob(f"{glob.escape(prefix)}*.part"):
-        with contextlib.suppress(OSError, NotImplementedError):
-            if time.time() - orphan.lstat().st_mtime > _GRACE:
-                with filelock.FileLock(orphan / _LOCK, timeout=0):  # its process has ended
-                    shutil.rmtree(orphan)
-    place = Path(tempfile.mkdtemp(".part", prefix, parent))
-    lock = filelock.FileLock(place / _LOCK, timeout=0)
-    try:
-        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks, which keeps orphans
-            lock.acquire()
-        folder = place / "files"
+    """Create a temporary folder in ``parent``, with the permissions of a new folder; remove it with its content."""
+    with tempfile.TemporaryDirectory(".part", prefix, parent, ignore_cleanup_errors=True) as place:
+        folder = Path(place, "files")
         folder.mkdir()
         yield folder
-    finally:
-        lock.release()
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _open_nonblocking(path: str, flags: int) -> int:

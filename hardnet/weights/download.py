@@ -7,13 +7,14 @@ import logging
 import os
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, open_regular, write_atomically
-from ..utils.progress import ProgressBar
+from ..utils.progress import progress_bar
 from .catalog import PACKAGE, Source, WeightsRecord
 from .files import unpack_archive
 from .transfer import Policy, Transfer, TransferError, is_valid, redact
@@ -24,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_POLICY = Policy()
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
-_Place = tuple[Source, str | Path]  # and where to get it: a URL, or a file
+_Place = tuple[Source, str | Path]  # a source and the URL or file to read it from
+Progress: TypeAlias = "bool | Callable[[int, int | None], None]"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def cache_dir() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def fetch(record: WeightsRecord, *, progress: bool = True, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile:
+def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile:
     """Return a record's verified file: from the package or the cache, else from the mirror or the sources.
 
     ``HARDNET_MIRROR``, a folder or an http(s) address, is tried before the sources. With ``HARDNET_OFFLINE=1`` no
@@ -53,26 +55,28 @@ def fetch(record: WeightsRecord, *, progress: bool = True, policy: Policy = _DEF
 
     Args:
         record: a record of the catalogue, or one of your own.
-        progress: show a progress bar on a terminal.
+        progress: show a progress bar on a terminal; or a function of the bytes so far and in total (None if unknown).
         policy: limits on time, attempts and size.
 
     Raises:
         WeightsError: the file could not be downloaded from any source, the cache cannot be written, or an environment
             variable is invalid.
     """
-    found = find_cached(record, policy=policy)
-    if found is not None:
-        return found
+    if cached := find_cached(record, policy=policy, remove_damaged=True):
+        return cached
     places, offline = _places(record), _offline()
     with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock", policy.lock_timeout):
         # Look again: another process may have downloaded it meanwhile.
-        return find_cached(record, policy=policy) or _fetch_first(record, places, offline, progress, policy)
+        cached = find_cached(record, policy=policy, remove_damaged=True)
+        return cached or _fetch_first(record, places, offline, progress, policy)
 
 
-def find_cached(record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile | None:
+def find_cached(
+    record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY, remove_damaged: bool = False
+) -> VerifiedFile | None:
     """Return a record's verified file from the package or the cache, or None; makes no network request.
 
-    A damaged file in the cache is removed, and a warning names it.
+    A warning names a damaged file; with ``remove_damaged`` it is removed from the cache.
     """
     for source in record.sources:
         in_package = _package_path(source)
@@ -88,7 +92,7 @@ def find_cached(record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY) -> V
         if source.digest.matches(content):
             return _verified(path, content, source)
         logger.warning("%s is damaged", path)
-        if in_package is None:
+        if remove_damaged and in_package is None:
             with contextlib.suppress(OSError):
                 path.unlink()
     return None
@@ -145,7 +149,7 @@ def _lock(path: Path, timeout: float) -> Iterator[None]:
 
 
 def _fetch_first(
-    record: WeightsRecord, places: list[_Place], offline: bool, progress: bool, policy: Policy
+    record: WeightsRecord, places: list[_Place], offline: bool, progress: Progress, policy: Policy
 ) -> VerifiedFile:
     failures = []
     for number, (source, place) in enumerate(places, start=1):
@@ -178,7 +182,7 @@ def _report(record: WeightsRecord, failures: list[str], offline: bool) -> str:
 
 
 def _fetch_from(
-    record: WeightsRecord, source: Source, place: str | Path, progress: bool, policy: Policy
+    record: WeightsRecord, source: Source, place: str | Path, progress: Progress, policy: Policy
 ) -> VerifiedFile:
     content = _read_file(place, source, policy) if isinstance(place, Path) else b""
     target = cache_dir() / record.cache_filename(source)
@@ -200,11 +204,16 @@ def _fetch_from(
 
 
 def _download(
-    url: str, record: WeightsRecord, source: Source, progress: bool, policy: Policy, *, resume: bool = True
+    url: str, record: WeightsRecord, source: Source, progress: Progress, policy: Policy, *, resume: bool = True
 ) -> bytes:
     logger.info("downloading %s from %s", record, redact(url))
-    with ProgressBar(None, str(record), enabled=progress) as bar:
-        transfer = Transfer(url, policy, bar, resume)
+    with progress_bar(None, str(record), enabled=progress is True) as bar:
+
+        def update_bar(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        transfer = Transfer(url, policy, progress if callable(progress) else update_bar, resume)
         content = transfer.run()
     try:
         return _checked(content, source, policy)

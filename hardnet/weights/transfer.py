@@ -15,11 +15,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user
-from ..utils.progress import ProgressBar
 from ..utils.text import printable
 from ..utils.version import __version__
 from .files import MAX_BYTES
@@ -27,7 +27,7 @@ from .files import MAX_BYTES
 logger = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
-_PROGRESS = 1024 * 1024  # bytes: an attempt that received as many more than all before restarts the count of attempts
+_PROGRESS = 1024 * 1024  # bytes; an attempt that gets this much further than any earlier one resets the attempt counter
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/")
 _REDIRECTS, _RETRIED = (301, 302, 303, 307, 308), (408, 425, 429)
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -52,7 +52,7 @@ class Policy:
     max_bytes: int = MAX_BYTES
     """Largest file, in bytes."""
     lock_timeout: float = 600.0
-    """How long to wait for another process that downloads the same weights."""
+    """Longest wait for another process that downloads the same weights."""
 
 
 class TransferError(Exception):
@@ -87,10 +87,11 @@ class Transfer:
     """The download of one URL. An interrupted transfer continues with a range request.
 
     A server may have changed the file meanwhile: check the digest, and download again with ``resume=False``.
+    ``report`` is called with the bytes so far and in total (None if unknown).
     """
 
-    def __init__(self, url: str, policy: Policy, bar: ProgressBar, resume: bool) -> None:
-        self.url, self.policy, self.bar, self.resume = url, policy, bar, resume
+    def __init__(self, url: str, policy: Policy, report: Callable[[int, int | None], None], resume: bool) -> None:
+        self.url, self.policy, self.report, self.resume = url, policy, report, resume
         self.buffer, self.size, self.resumed = io.BytesIO(), 0, False
         self.validator: str | None = None
         self.deadline = time.monotonic() + policy.total_timeout
@@ -147,7 +148,7 @@ class Transfer:
             wait = response.headers.get("Retry-After", "").strip()
             text = f"HTTP {response.status} {response.reason}".rstrip()
             raise TransferError(text, retry=retry, wait=float(wait) if wait.isdecimal() else 0.0)
-        end = self.bar.total = None if response.length is None else self.size + response.length
+        end = None if response.length is None else self.size + response.length
         self._check_size(end or 0)
         return end
 
@@ -158,14 +159,13 @@ class Transfer:
                 break
             self._check_size(self.size + len(chunk))
             self.size += self.buffer.write(chunk)
-            self.bar.update(len(chunk))
+            self.report(self.size, end)
             if time.monotonic() > self.deadline:
                 raise TransferError(f"not complete after {self.policy.total_timeout:g} seconds")
         if end is not None and self.size < end:
             raise TransferError(f"the connection closed after {self.size} of {end} bytes", retry=True)
 
     def _restart(self) -> None:
-        self.bar.update(-self.size)
         self.buffer.seek(0)
         self.buffer.truncate()
         self.size, self.validator, self.resumed = 0, None, False
