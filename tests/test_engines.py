@@ -13,8 +13,8 @@ import torch
 from conftest import MODELS, Fill, same
 from torch import Tensor, nn
 
-from hardnet import Accelerated, Classifier, accelerate, create_model
-from hardnet.engines import AutoEngine, available_engines, base, choose_engine, onnx, openvino
+from hardnet import Accelerated, Classifier, HarDNet, accelerate, create_model
+from hardnet.engines import EngineCache, available_engines, base, choose_engine, onnx, openvino
 from hardnet.engines.acceleration import cpu_has_bf16
 from hardnet.engines.cache import artifacts_dir, fingerprint
 from hardnet.images.preprocess import Preprocessing
@@ -283,24 +283,29 @@ def test_the_engine_follows_the_number_of_images(monkeypatch: pytest.MonkeyPatch
     assert choose_engine(model) == "torch"
 
 
-def test_auto_changes_the_engine_as_images_come(
+def test_engines_of_auto_are_built_once_and_fall_back_to_pytorch(
     monkeypatch: pytest.MonkeyPatch, golden_fill: Fill, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
-    model = golden_fill(create_model("hardnet39ds")).eval()
-    auto, x = AutoEngine(model), torch.randn(32, 3, 32, 32)
+    monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name == "openvino" or None)
+    model, x = golden_fill(create_model("hardnet39ds")).eval(), torch.randn(2, 3, 32, 32)
+    built = []
+
+    def build(model: HarDNet, engine: str, **options: object) -> Accelerated:
+        built.append(engine)
+        if engine == "openvino":
+            raise RuntimeError("a library is missing")
+        return accelerate(model, engine=engine, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ACCELERATE, "accelerate", build)
+    cache = EngineCache(model)
     with torch.inference_mode():
-        wanted = model(x)
-        for engine in ("eager", "torch", "torch"):
-            found = auto(x)
-            assert isinstance(found, Tensor)
-            assert same(found, wanted)
-            assert auto._engine == engine
-    broken = AutoEngine(model)
-    monkeypatch.setattr(ACCELERATE, "accelerate", lambda *_, **__: 1 / 0)
-    with torch.inference_mode():
-        assert torch.equal(torch.cat([broken(x), broken(x)]), torch.cat([wanted, wanted]))  # type: ignore[list-item]
-    assert "going on without it: division by zero" in caplog.text
+        expected = model(x)
+        for images, engine in ((2, "eager"), (33, "torch"), (None, "torch"), (10_001, "torch"), (2, "eager")):
+            name, run = cache.for_images(images)
+            assert name == engine
+            assert same(run(x), expected)
+    assert built == ["torch", "openvino"]
+    assert caplog.text.count("the openvino engine is not available, using PyTorch instead") == 1
 
 
 def test_labels_stay_when_the_engine_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,11 +313,9 @@ def test_labels_stay_when_the_engine_changes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ACCELERATE, "FEW", 12)
     options = {"weights": "FASHION_MNIST", "device": "cpu"}
     eager, auto = (Classifier("hardnet39ds", engine=engine, **options) for engine in ("eager", "auto"))  # type: ignore[arg-type]
-    wanted, found = (runner.predict(SAMPLE.parent, batch_size=8) for runner in (eager, auto))
-    assert auto._auto is not None
-    assert auto._auto._engine == "torch"
-    assert len(wanted) > 12
-    assert [result.top.label for result in found] == [result.top.label for result in wanted]
+    expected, results = (runner.predict(SAMPLE.parent, batch_size=8) for runner in (eager, auto))
+    assert len(expected) > 12
+    assert [result.top.label for result in results] == [result.top.label for result in expected]
 
 
 @pytest.mark.parametrize("features_only", [False, True])

@@ -16,7 +16,7 @@ from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.validation import check_count
 from . import inductor, onnx, openvino, torch_engine
-from .base import Accelerated, Output, Plan, Run, in_slices, normalising
+from .base import Accelerated, Plan, Run, in_slices, normalising
 
 logger = logging.getLogger(__name__)
 
@@ -122,35 +122,42 @@ def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None 
     return "torch" if precision == "fp32" and images is not None and images <= MANY else _choose(precision, device)
 
 
-class AutoEngine:
-    """Run a model, and change to a faster engine as more images come: (N, C, H, W) -> the output of the model.
+class EngineCache:
+    """The engines among which "auto" chooses for one model, each built when it is first needed.
 
-    The images are float32, or with ``preprocessing`` uint8.
+    Threads may share it. The model must not be changed.
 
-    The engine is what :func:`choose_engine` returns for the number of images so far. Threads may share it. The model
-    must not be changed.
+    Args:
+        model: on the device where it is to run.
+        preprocessing: makes the engines take uint8 images as well, which they scale and normalise.
     """
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing | None = None) -> None:
-        self.preprocessing = preprocessing
-        self._model, self._images, self._engine = model, 0, "eager"
+        self._model, self.preprocessing = model, preprocessing
         run = normalising(model, preprocessing)
-        self._run: Run = in_slices(run) if next(model.parameters()).device.type == "cpu" else run
+        self._runs: dict[str, Run] = {"eager": in_slices(run) if next(model.parameters()).device.type == "cpu" else run}
         self._lock = threading.Lock()
 
-    def __call__(self, x: Tensor) -> Output:
-        """(N, C, H, W) -> output of the model."""
+    def for_images(self, images: int | None) -> tuple[str, Run]:
+        """Return the name of the engine for a number of images, None for many, and the function that runs it.
+
+        The function takes (N, C, H, W) and returns the output of the model. An engine that cannot be built is replaced
+        by PyTorch, with one warning in the log.
+        """
+        engine = choose_engine(self._model, images=images)
         with self._lock:
-            self._images += len(x)
-            engine = choose_engine(self._model, images=self._images)
-            if engine != self._engine:
-                self._engine = engine
-                try:
-                    model = cast(ImageModule, self._model)  # checked by accelerate
-                    self._run = accelerate(model, engine=engine, preprocessing=self.preprocessing)
-                except Exception as error:  # whatever an optional package raises
-                    logger.warning("the %s engine is not available, going on without it: %s", engine, error)
-        return self._run(x)
+            run = self._runs.get(engine) or self._build(engine)
+        return run.engine if isinstance(run, Accelerated) else "eager", run
+
+    def _build(self, engine: str) -> Run:
+        try:
+            model = cast(ImageModule, self._model)  # checked by accelerate
+            run: Run = accelerate(model, engine=engine, preprocessing=self.preprocessing)
+        except Exception as error:  # whatever an optional package raises
+            logger.warning("the %s engine is not available, using PyTorch instead: %s", engine, error)
+            run = self._runs["eager"] if engine == "torch" else self._runs.get("torch") or self._build("torch")
+        self._runs[engine] = run
+        return run
 
 
 def available_engines(device: str | torch.device = "cpu", precision: str = "fp32") -> list[str]:

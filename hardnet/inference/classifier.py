@@ -25,7 +25,7 @@ from ..weights.catalog import DEFAULT_TAG, WeightsRecord, read_categories
 from .results import Embedding, ImageResult, Prediction
 
 if TYPE_CHECKING:
-    from ..engines import AutoEngine
+    from ..engines import EngineCache
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,14 @@ class _Runner:
         self.device = device
         self.transform = transform or (self._record.preprocessing if self._record else Preprocessing())
         self.model = model.eval().to(device)
-        self._auto: AutoEngine | None = None
+        self._auto: EngineCache | None = None
+        self._images = 0  # so far
 
     def _forward(self, images: Tensor) -> object:
-        return self.model(images) if self._auto is None else self._auto(images)
+        if self._auto is None:
+            return self.model(images)
+        self._images += len(images)
+        return self._auto.for_images(self._images)[1](images)
 
     def _set_engine(
         self, named: bool, engine: str, precision: str, calibration: ImageLike | Iterable[ImageLike] | None
@@ -52,9 +56,9 @@ class _Runner:
         preprocessing = self.transform if type(self.transform) is Preprocessing else None
         if (engine, precision) == ("auto", "fp32") and calibration is None:
             if named:
-                from ..engines import AutoEngine
+                from ..engines import EngineCache
 
-                self._auto = AutoEngine(self.model, preprocessing)
+                self._auto = EngineCache(self.model, preprocessing)
         elif (engine, precision) != ("eager", "fp32") or calibration is not None:
             from ..engines import accelerate
 
@@ -88,7 +92,9 @@ class _Runner:
         weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         with torch.inference_mode():
             images = images.to(self.device)
-            normalises = getattr(self._auto or self.model, "preprocessing", None) == self.transform
+            normalises = (
+                getattr(self.model if self._auto is None else self._auto, "preprocessing", None) == self.transform
+            )
             if images.dtype == torch.uint8 and not normalises:
                 images = cast(Preprocessing, self.transform).normalise(images)
             if images.is_floating_point():
