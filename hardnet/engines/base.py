@@ -59,6 +59,7 @@ class Accelerated(nn.Module):
         super().__init__()
         self.config = model.config
         self.in_chans = model.in_chans
+        self.min_input_size = model.min_input_size
         self.weights_record: WeightsInfo | None = model.weights_record
         self.num_classes: int | None = getattr(model, "num_classes", None)
         self.feature_info: tuple[FeatureInfo, ...] | None = getattr(model, "feature_info", None)
@@ -69,7 +70,7 @@ class Accelerated(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         """(N, in_chans, H, W) -> the output of the model."""
-        check_images(x, self.config.name, self.in_chans, pixels=self.preprocessing is not None)
+        check_images(x, self.config.name, self.in_chans, self.min_input_size, pixels=self.preprocessing is not None)
         if x.dtype not in (torch.float32, torch.uint8):
             raise ValueError(f"the {self.engine} engine takes float32 images in every precision, got {x.dtype}")
         if x.device != self.device:

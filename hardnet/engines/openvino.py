@@ -37,7 +37,7 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
     openvino = require("openvino", _LOWEST, extra="openvino")
     kind = "int8" if plan.precision == "int8" else "float"
     guarded = plan.precision == "int8" and cpu_has_amx_int8()
-    skip_depthwise = guarded and model.config.depthwise
+    skip_depthwise = guarded and getattr(model.config, "depthwise", False)
     key = fingerprint(model, "openvino", kind, openvino.__version__, skip_depthwise, data=calibration)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

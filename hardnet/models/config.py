@@ -1,4 +1,4 @@
-"""The four architectures as rows of numbers, and the harmonic rule as pure integer functions.
+"""The architectures as rows of numbers, and the harmonic rule as pure integer functions.
 
 Symbols follow the paper (Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019,
 https://arxiv.org/abs/1909.00948): ``k`` is the growth rate and ``m`` the growth multiplier of a block.
@@ -94,7 +94,41 @@ CONFIGS: dict[str, HarDNetConfig] = {
         ),
     )
 }
-"""The four variants, by name."""
+"""The four classifiers, by name."""
+
+
+@dataclass(frozen=True)
+class FCHarDNetConfig:
+    """The configuration of one segmentation network: 3x3 convolutions and ReLU throughout.
+
+    The tuples other than ``stem_channels`` hold one entry per level of the encoder; the decoder repeats all but the
+    last, in reverse.
+    """
+
+    name: str
+    stem_channels: tuple[int, int, int, int]
+    """Output channels of the four convolutions in front of the first block; the first and the third have stride 2."""
+    block_layers: tuple[int, ...]
+    """Layers of each block."""
+    growth_rates: tuple[int, ...]
+    """k of each block: the width of a layer with a single link."""
+    growth_multiplier: float
+    """m: a layer's width grows by this factor for every link beyond the first."""
+    transition_channels: tuple[int, ...]
+    """Output channels of the 1x1 convolution behind each block."""
+
+
+FCHARDNET70 = FCHarDNetConfig(
+    name="fchardnet70",
+    stem_channels=(16, 24, 32, 48),
+    block_layers=(4, 4, 8, 8, 8),
+    growth_rates=(10, 16, 18, 24, 32),
+    growth_multiplier=1.7,
+    transition_channels=(64, 96, 160, 224, 320),
+)
+"""FC-HarDNet-70 (https://github.com/PingoLH/FCHarDNet)."""
+
+NetworkConfig = HarDNetConfig | FCHarDNetConfig
 
 
 def harmonic_links(layer: int) -> tuple[int, ...]:

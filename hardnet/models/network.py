@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..utils.validation import check_count
-from .config import HarDNetConfig, stage_indices
+from .config import FCHarDNetConfig, HarDNetConfig, NetworkConfig, stage_indices
 from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
 
 _Network = TypeVar("_Network", bound="HarDNet")
@@ -38,13 +38,13 @@ class WeightsInfo(Protocol):
 
 
 class ImageModule(nn.Module):
-    """Base class of the classifier and the feature pyramid: configuration and check of the input."""
+    """Base class of classifier, feature pyramid and segmentation network: configuration and check of the input."""
 
     min_input_size = MIN_INPUT_SIZE
 
-    def __init__(self, config: HarDNetConfig, in_chans: int) -> None:
+    def __init__(self, config: NetworkConfig, in_chans: int) -> None:
         super().__init__()
-        if not isinstance(config, HarDNetConfig):
+        if not isinstance(config, (HarDNetConfig, FCHarDNetConfig)):
             raise TypeError(
                 f"{type(self).__name__} takes a HarDNetConfig, got {type(config).__name__}; to build a model by name: "
                 'hardnet.create_model("hardnet68")'
@@ -69,7 +69,7 @@ class ImageModule(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # torch has no types for it
             return  # there is no shape to look at, or looking at it would leave a mark in the graph
-        check_images(x, self.config.name, self.in_chans)
+        check_images(x, self.config.name, self.in_chans, self.min_input_size)
 
 
 class HarDNet(ImageModule):
@@ -98,6 +98,7 @@ class HarDNet(ImageModule):
         self, config: HarDNetConfig, *, num_classes: int = 1000, in_chans: int = 3, drop_rate: float | None = None
     ) -> None:
         super().__init__(config, in_chans)
+        self.config: HarDNetConfig = config
         check_count("num_classes", num_classes, least=0)
         if drop_rate is None:
             drop_rate = config.drop_rate
@@ -218,16 +219,16 @@ def _classifier(channels: int, num_classes: int) -> nn.Module:
     return linear
 
 
-def check_images(x: Tensor, name: str, in_chans: int, pixels: bool = False) -> None:
+def check_images(x: Tensor, name: str, in_chans: int, least: int = MIN_INPUT_SIZE, pixels: bool = False) -> None:
     """Check the input of a model, which may be uint8 if ``pixels``.
 
     Raises:
-        ValueError: not (N, in_chans, H, W) with H and W of at least 32 pixels, or not floating point.
+        ValueError: not (N, in_chans, H, W) with H and W of at least ``least`` pixels, or not floating point.
     """
-    if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < MIN_INPUT_SIZE:
+    if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < least:
         raise ValueError(
             f"{name} takes images of shape (N, {in_chans}, H, W) with H and W of at least "
-            f"{MIN_INPUT_SIZE} pixels, got {tuple(x.shape)}{_advice(x, in_chans)}"
+            f"{least} pixels, got {tuple(x.shape)}{_advice(x, in_chans)}"
         )
     if not x.is_floating_point() and not (pixels and x.dtype == torch.uint8):
         raise ValueError(

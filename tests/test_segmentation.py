@@ -1,0 +1,88 @@
+"""FC-HarDNet-70: the golden vectors of the original, sizes, weights, engines, exports and the Segmenter."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, golden_input, golden_state
+from torch import nn
+
+from hardnet.models.config import FCHARDNET70
+from hardnet.models.segmentation import FCHarDNet
+
+INPUTS = {"even": (1, (1, 3, 128, 192)), "odd": (2, (1, 3, 97, 131))}
+
+
+@functools.cache
+def _golden_model() -> FCHarDNet:
+    model = FCHarDNet(FCHARDNET70)
+    model.load_state_dict(golden_state("fchardnet70"), strict=True)
+    return model.eval()
+
+
+def golden_model() -> FCHarDNet:
+    return copy.deepcopy(_golden_model())
+
+
+def difference_from_the_original(model: FCHarDNet, which: str, device: str = "cpu") -> float:
+    """Largest difference relative to the largest logit; infinite where other classes win other than by rounding."""
+    golden = np.load(GOLDEN / "fchardnet70.npz")
+    with torch.inference_mode():
+        logits = model.to(device)(golden_input(*INPUTS[which]).to(device)).cpu()
+    assert list(logits.shape) == list(golden[f"{which}/shape"])
+    best, second = logits.topk(2, 1).values.unbind(1)
+    other = logits.argmax(1).numpy() != golden[f"{which}/argmax"]
+    if (other & ((best - second) > 1e-4).numpy()).any():
+        return np.inf
+    flat = logits.double().flatten().numpy()
+    picked = flat[np.linspace(0, flat.size - 1, 64).astype(np.int64)]
+    summary = np.concatenate([[flat.mean(), flat.std(), np.abs(flat).max()], picked])
+    want = golden[f"{which}/summary"]
+    return float(np.abs(summary - want).max() / want[2])
+
+
+def test_state_dict_is_the_originals() -> None:
+    want = json.loads((GOLDEN / "fchardnet70.keys.json").read_text())
+    assert [[key, list(value.shape)] for key, value in FCHarDNet(FCHARDNET70).state_dict().items()] == want
+
+
+@pytest.mark.parametrize("which", INPUTS)
+def test_evaluation_equals_the_original(which: str, device: str) -> None:
+    assert difference_from_the_original(golden_model(), which, device) <= 2e-5
+
+
+def other_activation(model: FCHarDNet) -> None:
+    model.base[4].layers[0].relu = nn.ReLU6()
+
+
+def other_order_of_links(model: FCHarDNet) -> None:
+    model.denseBlocksUp[0].links[1].reverse()
+
+
+def other_pooling(model: FCHarDNet) -> None:
+    model.base[6] = nn.MaxPool2d(2)
+
+
+@pytest.mark.parametrize("mistake", [other_activation, other_order_of_links, other_pooling])
+def test_one_mistake_is_noticed(mistake: object) -> None:
+    """The comparison with the golden vectors can fail."""
+    model = golden_model()
+    mistake(model)
+    assert difference_from_the_original(model, "even") > 2e-5
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64), (1, 65, 127), (0, 64, 96)])
+def test_any_size_from_64_up_and_an_empty_batch(shape: tuple[int, int, int]) -> None:
+    batch, height, width = shape
+    with torch.inference_mode():
+        assert golden_model()(torch.zeros(batch, 3, height, width)).shape == (batch, 19, height, width)
+
+
+def test_a_smaller_image_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"fchardnet70 takes images .* at least 64 pixels, got \(1, 3, 63, 64\)"):
+        golden_model()(torch.zeros(1, 3, 63, 64))
