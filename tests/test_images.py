@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from hardnet.images.read import MAX_PIXELS, list_images, load_image, upright_rgb
+from hardnet.images.batches import expand
+from hardnet.images.read import MAX_PIXELS, describe_left_out, find_images, list_images, load_image, upright_rgb
 from hardnet.utils.errors import ImageError
 from hardnet.utils.text import printable
 
@@ -243,8 +246,8 @@ def names(folder: Path) -> list[str]:
 def test_listing_is_recursive_sorted_and_keeps_to_images(tmp_path: Path) -> None:
     for name in (
         "b.jpg", "a.PNG", "c.JpEg", "d.webp", "e.mpo", "f.tif", "sub/z.gif", "sub/deep/y.bmp", "aa/x.jpg",
-        "notes.txt", "README", "data.npy", "page.pdf", "film.mpg", "table.h5",
-        ".DS_Store", "._b.jpg", ".hidden/x.jpg", "sub/._z.gif",
+        "notes.txt", "README", "data.npy", "page.pdf", "film.mpg", "raw.CR2", "raw2.cr2",
+        ".DS_Store", "._b.jpg", ".ipynb_checkpoints/x.jpg", "sub/._z.gif",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -252,6 +255,43 @@ def test_listing_is_recursive_sorted_and_keeps_to_images(tmp_path: Path) -> None
         "a.PNG", "aa/x.jpg", "b.jpg", "c.JpEg", "d.webp", "e.mpo", "f.tif", "sub/deep/y.bmp", "sub/z.gif",
     ]  # fmt: skip
     assert list(list_images(str(tmp_path))) == list(list_images(tmp_path))
+    left_out = Counter[str]()
+    assert len(list(find_images(tmp_path, left_out=left_out))) == 9
+    assert +left_out == {
+        "hidden folders": 1, "hidden images": 2, ".cr2": 2, ".pdf": 1, ".mpg": 1, ".npy": 1, ".txt": 1, "": 1
+    }  # fmt: skip
+    assert describe_left_out(left_out).startswith("2 .cr2 (raw: export as JPEG or TIFF), 1 .pdf (vector graphics), 1 ")
+
+
+HEIC = b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+def test_heic_without_its_package_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    registered = {ext: name for ext, name in Image.registered_extensions().items() if name != "HEIF"}
+    monkeypatch.setattr(Image, "EXTENSION", registered)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "phone.HEIC").write_bytes(HEIC)
+    assert failure(tmp_path / "phone.HEIC").endswith("is a HEIC picture: pip install pillow-heif")
+    [item] = expand(tmp_path)
+    assert str(item.content) == f"{tmp_path}: no images in this folder; left out: 1 .heic (pip install pillow-heif)"
+    (tmp_path / "photo.jpg").touch()
+    assert [item.source for item in expand([tmp_path])] == [str(tmp_path / "photo.jpg")]
+    assert caplog.messages == [f"{tmp_path}: left out: 1 .heic (pip install pillow-heif)"]
+
+
+def test_heic_is_read_like_a_jpeg(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6](scene())))
+    heif.from_pillow(stored).save(tmp_path / "phone.heic", exif=exif.tobytes(), quality=95)
+    assert names(tmp_path) == ["phone.heic"]
+    image = load_image(tmp_path / "phone.heic")
+    assert image.size == (80, 48)
+    assert np.median(np.abs(np.asarray(image, dtype=int) - scene())) <= 3
 
 
 def test_listing_follows_links_but_not_in_circles(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def counting_bar(paths: list[str], *, enabled: bool) -> Any:
     bar = progress_bar(None, "progress", unit="images", enabled=enabled)
 
     def count() -> None:
-        bar.total = sum(1 for _ in expand(paths))
+        bar.total = sum(1 for _ in expand(paths, log=False))
 
     if not bar.disable:
         threading.Thread(target=count, daemon=True).start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..utils.errors import ImageError
 from ..utils.text import printable
 from .preprocess import Preprocessing
-from .read import find_images, load_image, read_open, upright_rgb
+from .read import find_images, load_image, log_left_out, no_images, read_open, upright_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,17 +66,19 @@ class Batch:
             )
 
 
-def expand(images: ImageLike | Iterable[ImageLike | Item]) -> Iterator[Item]:
+def expand(images: ImageLike | Iterable[ImageLike | Item], *, log: bool = True) -> Iterator[Item]:
     """Iterate over the single images of an input; folders and batches of tensors or arrays are split.
+
+    With ``log``, what is left out of folders is logged.
 
     Raises:
         TypeError: at once if ``images`` is of no supported type, while iterating for an entry.
         ImageError: while iterating, a folder that is the whole input has no images or cannot be read.
     """
     if _is_image_like(images):
-        return _expand([images], alone=True)
+        return _expand([images], alone=True, log=log)
     try:
-        return _expand(iter(cast("Iterable[ImageLike | Item]", images)), alone=False)
+        return _expand(iter(cast("Iterable[ImageLike | Item]", images)), alone=False, log=log)
     except TypeError:
         raise _wrong_type(images) from None
 
@@ -203,15 +205,15 @@ def _wrong_type(value: object) -> TypeError:
     )
 
 
-def _expand(entries: Iterable[ImageLike | Item], alone: bool) -> Iterator[Item]:
+def _expand(entries: Iterable[ImageLike | Item], alone: bool, log: bool) -> Iterator[Item]:
     position = 0  # among the results, to which a folder or a batch contributes as many as it holds
     for entry in entries:
-        for item in _items(entry, position, alone):
+        for item in _items(entry, position, alone, log):
             yield item
             position += 1
 
 
-def _items(entry: ImageLike | Item, position: int, alone: bool) -> Iterator[Item]:
+def _items(entry: ImageLike | Item, position: int, alone: bool, log: bool) -> Iterator[Item]:
     if isinstance(entry, Item):  # expanded before
         return iter([entry])
     if not _is_image_like(entry):
@@ -220,26 +222,28 @@ def _items(entry: ImageLike | Item, position: int, alone: bool) -> Iterator[Item
         parts = enumerate(_single_tensors(entry), position)
         return (Item(f"<tensor {number}>", content, alone) for number, content in parts)
     if isinstance(entry, (str, os.PathLike)):
-        return _files(entry, alone)
+        return _files(entry, alone, log)
     if _is_array(entry) and entry.ndim == 4:
         return (Item(f"<image {number}>", part, alone) for number, part in enumerate(entry, position))
     return iter([Item(f"<image {position}>", entry, alone)])
 
 
-def _files(path: str | os.PathLike[str], alone: bool) -> Iterator[Item]:
+def _files(path: str | os.PathLike[str], alone: bool, log: bool) -> Iterator[Item]:
     source = os.fspath(path)
     if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir may raise; reading the file says what is wrong)
         yield Item(source, path, alone)
         return
-    found = False
+    empty, left_out = True, Counter[str]()
     try:
-        for file, error in find_images(path):
-            found = True
+        for file, error in find_images(path, left_out=left_out):
+            empty = False
             yield Item(str(file), file if error is None else error, alone=False)
-        failure = ImageError(f"{printable(source)}: no images in this folder")
+        failure = no_images(source, left_out)
+        if log and not empty:
+            log_left_out(source, left_out)
     except ImageError as error:
         failure = error
-    if not found:
+    if empty:
         yield Item(source, failure, alone)
 
 

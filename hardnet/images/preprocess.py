@@ -28,8 +28,7 @@ class Preprocessing:
     last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.read`. The EXIF
     orientation is not applied; :func:`hardnet.images.load_image` does this.
 
-    A picture more than 32 times as long as wide is cropped to that ratio first, since the whole, resized, would fill
-    the memory: 1 x 10,000 pixels would become 256 x 2,560,000.
+    A picture more than 32 times as long as wide is cropped first; see :func:`limit_aspect_ratio`.
 
     Needs pillow.
 
@@ -78,9 +77,7 @@ class Preprocessing:
             )
         if image.mode != "RGB" or "transparency" in image.info or 0 in image.size:
             image = to_rgb(image)
-        longest = MAX_ASPECT_RATIO * min(image.size)
-        if max(image.size) > longest:
-            image = _crop_centre(image, min(longest, image.width), min(longest, image.height))
+        image = limit_aspect_ratio(image)
         width, height = (self.resize * side // min(image.size) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         image = _crop_centre(image, self.crop, self.crop)
@@ -94,6 +91,17 @@ class Preprocessing:
         for image, values in zip(*(each.view(-1, *each.shape[-3:]) for each in (result, pixels)), strict=True):
             image.copy_(values).div_(255).sub_(mean).div_(std)  # one image stays in the cache
         return result
+
+
+def limit_aspect_ratio(image: Image.Image) -> Image.Image:
+    """Return the centre of an image of more than 1 : 32, cropped to this ratio; any other image unchanged.
+
+    Resized whole, 1 x 10,000 pixels would become 256 x 2,560,000.
+    """
+    longest = MAX_ASPECT_RATIO * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    return _crop_centre(image, min(longest, image.width), min(longest, image.height))
 
 
 def _crop_centre(image: Image.Image, width: int, height: int) -> Image.Image:

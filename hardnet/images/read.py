@@ -1,7 +1,7 @@
 """Read image files with Pillow as upright RGB images; an ImageError says why a file cannot be read.
 
 The EXIF orientation is applied; malformed EXIF data are ignored. Of an animation the first frame is read, of a camera's
-multi-picture file the first picture.
+multi-picture file the first picture. HEIC is read where pillow-heif is installed, AVIF by Pillow 11.3 and later.
 
 How other modes become RGB:
 
@@ -16,10 +16,14 @@ How other modes become RGB:
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import logging
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -43,6 +47,15 @@ MAX_PIXELS = 89_478_485
 # Recognised by Pillow but not decoded by itself: EPS would run Ghostscript, IPTC hands on whatever is wrapped in it to
 # any format, EPS among them, and the others need a foreign loader.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+_HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+_HEIC_ADVICE = "pip install pillow-heif"
+# Extensions of pictures that may not be readable, and why.
+_UNREADABLE = {
+    **dict.fromkeys(_HEIC, _HEIC_ADVICE),
+    ".avif": "requires Pillow 11.3",
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "raw: export as JPEG or TIFF"),
+    **dict.fromkeys((".eps", ".pdf", ".svg"), "vector graphics"),
+}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _ORIENTATION_TAG = 0x0112
 # What turns a picture with this value of the tag upright, as a member of PIL.Image.Transpose; 1 is upright already.
@@ -115,30 +128,40 @@ def _upright(image: Image.Image, name: str, lock: AbstractContextManager[object]
 def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Iterate over the image files of a folder and its subfolders, in natural order (2 before 10).
 
-    A file counts by its name's extension, in upper or lower case: those of the formats that Pillow decodes. Hidden
-    files and folders (``.DS_Store``, ``._photo.jpg``) are skipped. Links are followed, but every real folder is
-    visited once, so that loops end. A dangling link or a FIFO with an image's name is listed: reading it raises the
-    error. A subfolder that cannot be read is skipped with a warning in the log.
+    A file counts by its name's extension, in upper or lower case: those of the formats that :func:`load_image` reads.
+    Hidden files and folders (``.DS_Store``, ``._photo.jpg``, ``.ipynb_checkpoints``) are skipped. Links are followed,
+    but every real folder is visited once, so that loops end. A dangling link or a FIFO with an image's name is listed:
+    reading it raises the error. A subfolder that cannot be read is skipped with a warning in the log, as are pictures
+    in other formats.
 
     Raises:
         ImageError: while iterating, there is no such folder, or it cannot be read.
     """
-    for path, error in find_images(folder):
+    left_out = Counter[str]()
+    for path, error in find_images(folder, left_out=left_out):
         if error is None:
             yield path
         else:
             logger.warning("%s", error)
+    log_left_out(folder, left_out)
 
 
 def find_images(
-    folder: str | os.PathLike[str], *, also: Collection[str] = ()
+    folder: str | os.PathLike[str], *, also: Collection[str] = (), left_out: Counter[str] | None = None
 ) -> Iterator[tuple[Path, ImageError | None]]:
-    """Iterate like :func:`list_images`, also over other extensions; subfolders that cannot be read are (path, error).
+    """Iterate like :func:`list_images`; a subfolder that cannot be read is yielded with its error.
+
+    Args:
+        folder: where to start.
+        also: other extensions that count.
+        left_out: counts what is skipped, by kind: "hidden folders", "hidden images", or an extension such as ".heic";
+            see :func:`describe_left_out`.
 
     Raises:
         ImageError: there is no such folder, or it cannot be read.
     """
     root, extensions = Path(folder), image_extensions().union(also)
+    left_out = Counter() if left_out is None else left_out
     try:
         waiting = sorted(root.iterdir(), key=natural_key, reverse=True)
         seen = {_identity(root)}
@@ -146,17 +169,48 @@ def find_images(
         raise ImageError(f"{printable(str(root))}: cannot be listed: {reason(error)}") from None
     while waiting:  # not by recursion: folders may be nested deeper than Python's stack allows
         entry = waiting.pop()
-        if entry.name.startswith("."):
-            continue
+        hidden, suffix = entry.name.startswith("."), entry.suffix.lower()
         try:
             if not entry.is_dir():
-                if entry.suffix.lower() in extensions:
+                if hidden:
+                    left_out["hidden images"] += suffix in extensions
+                elif suffix in extensions:
                     yield entry, None
+                else:
+                    left_out[suffix] += 1
+            elif hidden:
+                left_out["hidden folders"] += 1
             elif (identity := _identity(entry)) not in seen:
                 seen.add(identity)
                 waiting += sorted(entry.iterdir(), key=natural_key, reverse=True)
         except OSError as error:
             yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {reason(error)}")
+
+
+def describe_left_out(left_out: Counter[str]) -> str:
+    """Return what :func:`find_images` skipped as text; empty if it skipped nothing.
+
+    For example ``5 .heic (pip install pillow-heif), 1 hidden folders, 12 .txt``.
+    """
+    kinds = sorted((kind not in _UNREADABLE, kind) for kind, count in left_out.items() if count)
+    return ", ".join(
+        f"{left_out[kind]} {printable(kind) or 'without an extension'}"
+        + (f" ({_UNREADABLE[kind]})" if kind in _UNREADABLE else "")
+        for _, kind in kinds
+    )
+
+
+def no_images(folder: str, left_out: Counter[str]) -> ImageError:
+    """Return the error of a folder in which nothing but what was left out has been found."""
+    text = describe_left_out(left_out)
+    return ImageError(f"{printable(folder)}: no images in this folder" + (f"; left out: {text}" if text else ""))
+
+
+def log_left_out(folder: str | os.PathLike[str], left_out: Counter[str]) -> None:
+    """Log what was skipped in a folder: a warning if pictures are among it, otherwise for information."""
+    if text := describe_left_out(left_out):
+        level = logging.INFO if _UNREADABLE.keys().isdisjoint(left_out) else logging.WARNING
+        logger.log(level, "%s: left out: %s", printable(os.fspath(folder)), text)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -232,12 +286,23 @@ def read_open(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Image
     except ImageError:
         raise
     except UnidentifiedImageError:
-        why = "is not an image in a format that Pillow decodes"
+        why = (
+            f"is a HEIC picture: {_HEIC_ADVICE}"
+            if _is_heic(file)
+            else "is not an image in a format that Pillow decodes"
+        )
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         why = f"is too large: {reason(error)}"
     except Exception as error:  # Pillow's plug-ins raise almost anything when they open damaged bytes
         why = f"cannot be read: {reason(error)}"
     raise ImageError(f"{name}: {why}")
+
+
+def _is_heic(file: IO[bytes]) -> bool:
+    with contextlib.suppress(OSError, AttributeError):  # not every stream can be rewound
+        file.seek(4)
+        return file.read(8) in {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")}
+    return False
 
 
 def _orientation(image: Image.Image, name: str) -> int:
@@ -253,7 +318,14 @@ def _formats() -> list[str]:
     from PIL import Image
 
     Image.init()
+    _register_heic()
     return [name for name in Image.ID if name not in _NOT_DECODED]
+
+
+@functools.cache
+def _register_heic() -> None:
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def image_extensions() -> set[str]:

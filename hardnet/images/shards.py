@@ -6,6 +6,7 @@ import importlib
 import os
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
 from ..utils.text import printable, reason
-from .read import find_images, image_extensions, natural_key
+from .read import find_images, image_extensions, log_left_out, natural_key, no_images
 
 SHARDS = (".tar", ".parquet")
 """Extensions of files that hold several images."""
@@ -35,35 +36,42 @@ def resolve(path: str) -> tuple[Any, str]:
 def list_files(paths: Iterable[str], filesystem: Any = None) -> Iterator[Row]:
     """Iterate over the files of paths, addresses and folders; what cannot be listed has an error."""
     for path in paths:
-        empty = True
+        empty, left_out = True, Counter[str]()
         try:
-            for name, location, error in _list(path, filesystem):
+            for name, location, error in _list(path, filesystem, left_out):
                 empty = False
                 yield printable(name), location, error
-            failure = "no images in this folder"
+            failure = str(no_images(path, left_out))
+            if not empty:
+                log_left_out(path, left_out)
         except (ImageError, OSError, ValueError) as error:
-            failure = f"cannot be listed: {reason(error)}"
+            failure = f"{printable(path)}: cannot be listed: {reason(error)}"
         if empty:
-            yield printable(path), None, f"{printable(path)}: {failure}"
+            yield printable(path), None, failure
 
 
-def _list(path: str, filesystem: Any) -> Iterator[Row]:
+def _list(path: str, filesystem: Any, left_out: Counter[str]) -> Iterator[Row]:
     fs = importlib.import_module("pyarrow.fs")
     if filesystem is None and "://" not in path:
-        for file, error in find_images(path, also=SHARDS) if Path(path).is_dir() else [(Path(path), None)]:
+        images = find_images(path, also=SHARDS, left_out=left_out) if Path(path).is_dir() else [(Path(path), None)]
+        for file, error in images:
             yield str(file), os.fsencode(file.absolute()), None if error is None else str(error)
         return
     files, inner = (filesystem, path) if filesystem is not None else resolve(path)
     if files.get_file_info(inner).type != fs.FileType.Directory:
         yield path, path.encode(), None
         return
-    wanted = image_extensions().union(SHARDS)
+    extensions = image_extensions().union(SHARDS)
     entries = files.get_file_info(fs.FileSelector(inner, recursive=True))
-    found = [PurePosixPath(one.path) for one in entries if one.is_file and not one.base_name.startswith(".")]
-    for one in sorted(found, key=lambda one: [natural_key(Path(part)) for part in one.parts]):
-        if one.suffix.lower() in wanted:
-            name = path.rstrip("/") + str(one).removeprefix(inner.rstrip("/"))
-            yield name, name.encode(), None
+    names = [PurePosixPath(entry.path.removeprefix(inner).lstrip("/")) for entry in entries if entry.is_file]
+    for name in sorted(names, key=lambda name: [natural_key(Path(part)) for part in name.parts]):
+        if any(part.startswith(".") for part in name.parts):
+            left_out["hidden images"] += name.suffix.lower() in extensions
+        elif name.suffix.lower() in extensions:
+            location = f"{path.rstrip('/')}/{name}"
+            yield location, location.encode(), None
+        else:
+            left_out[name.suffix.lower()] += 1
 
 
 def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Iterator[Row]:
