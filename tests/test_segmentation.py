@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import GOLDEN, golden_input, golden_state
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hardnet.models.config import FCHARDNET70
+from hardnet.models.cost import measure_cost
 from hardnet.models.segmentation import FCHarDNet
 
 INPUTS = {"even": (1, (1, 3, 128, 192)), "odd": (2, (1, 3, 97, 131))}
@@ -86,3 +88,14 @@ def test_any_size_from_64_up_and_an_empty_batch(shape: tuple[int, int, int]) -> 
 def test_a_smaller_image_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"fchardnet70 takes images .* at least 64 pixels, got \(1, 3, 63, 64\)"):
         golden_model()(torch.zeros(1, 3, 63, 64))
+
+
+def test_cost() -> None:
+    """Its authors report 35.4 GMACs, which count resizing too."""
+    cost = measure_cost(FCHARDNET70, height=1024, width=2048)
+    assert (cost.total.layers, cost.total.params) == (70, 4119257)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        FCHarDNet(FCHARDNET70).eval()(torch.empty(1, 3, 1024, 2048))
+    assert cost.total.macs * 2 == counter.get_total_flops()
+    assert 35.2e9 < cost.total.macs < 35.4e9
+    assert cost.stages[-1].output_shape == (19, 1024, 2048)

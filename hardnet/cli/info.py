@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..models.config import CONFIGS
+from ..models.config import CONFIGS, FCHARDNET70
 from ..models.cost import StageCost, measure_cost
 from ..utils.text import table
 from ..utils.validation import image_size
@@ -17,31 +17,29 @@ _COLUMNS = ("layers", "parameters", "MACs", "CIO", "MACs/CIO")
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("info", help="show layers, parameters, multiply-accumulates and memory traffic")
-    parser.add_argument("model", nargs="?", choices=list_models(), help="one model, stage by stage (default: all)")
+    parser.add_argument(
+        "model", nargs="?", choices=[*list_models(), FCHARDNET70.name], help="one model, stage by stage (default: all)"
+    )
     parser.add_argument("--size", type=image_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
     parser.set_defaults(run=_info)
 
 
 def _info(arguments: argparse.Namespace) -> int:
     height, width = arguments.size
+    configs = {**CONFIGS, FCHARDNET70.name: FCHARDNET70}
     names = [arguments.model] if arguments.model else list_models()
-    costs = [measure_cost(CONFIGS[name], height=height, width=width) for name in names]
+    costs = [measure_cost(configs[name], height=height, width=width) for name in names]
     if arguments.model is None:
         print(table(("model", *_COLUMNS), [(cost.model, *_numbers(cost.total)) for cost in costs]))
         return 0
     [cost] = costs
     rows = [
-        (stage.name, indices, " x ".join(map(str, stage.output_shape)), *_numbers(stage))
-        for stage, indices in [*((stage, _indices(stage)) for stage in cost.stages), (cost.total, "")]
+        (stage.name, stage.modules, " x ".join(map(str, stage.output_shape)), *_numbers(stage))
+        for stage in (*cost.stages, cost.total)
     ]
     print(f"{cost.model} for one image of {' x '.join(map(str, cost.input_shape))}")
-    print(table(("stage", "base", "output", *_COLUMNS), rows))
+    print(table(("stage", "modules", "output", *_COLUMNS), rows))
     return 0
-
-
-def _indices(stage: StageCost) -> str:
-    first, stop = stage.indices
-    return f"[{first}]" if stop == first + 1 else f"[{first}:{stop}]"
 
 
 def _numbers(stage: StageCost) -> tuple[str, ...]:

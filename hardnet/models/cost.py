@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from .config import HarDNetConfig, head_index, stage_indices
-from .network import HarDNet, check_images
+from .config import FCHarDNetConfig, NetworkConfig
+from .layers import ConvLayer, HarDBlock
+from .network import HarDNet
+from .segmentation import FCHarDNet
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """The cost of a run of ``HarDNet.base`` for one image."""
+    """The cost of some consecutive modules of a network for one image."""
 
     name: str
-    indices: tuple[int, int]
-    """First index in ``base``, and one past the last."""
+    modules: str
+    """Where they stand in the network, such as ``base[0:3]``."""
     output_shape: tuple[int, ...]
-    """Without the batch dimension: (C, H, W), or (classes,) for the head."""
+    """Without the batch dimension: (C, H, W), or (classes,) for a classifier's head."""
     layers: int
     """As the paper counts: a depthwise-separable pair is one layer, a strided depthwise convolution none."""
     params: int
@@ -53,53 +56,76 @@ class Cost:
     @property
     def total(self) -> StageCost:
         """The sum over the stages."""
-        first, last = self.stages[0], self.stages[-1]
         sums = {name: sum(getattr(s, name) for s in self.stages) for name in ("layers", "params", "macs", "cio")}
-        return StageCost("total", (first.indices[0], last.indices[1]), last.output_shape, **sums)
+        return StageCost("total", "", self.stages[-1].output_shape, **sums)
 
 
 @cache
 def measure_cost(
-    config: HarDNetConfig, *, height: int = 224, width: int = 224, num_classes: int = 1000, in_chans: int = 3
+    config: NetworkConfig, *, height: int = 224, width: int = 224, num_classes: int | None = None, in_chans: int = 3
 ) -> Cost:
-    """Compute what one image (in_chans, height, width), in pixels, costs a variant with ``num_classes`` logits.
+    """Compute what one image (in_chans, height, width), in pixels, costs a network with ``num_classes`` classes.
+
+    ``num_classes`` None means 1000 for a classifier and 19 for the segmentation network. Resizing is not counted.
 
     Raises:
-        ValueError: ``height`` or ``width`` is below 32 pixels, or a number is out of range.
+        ValueError: ``height`` or ``width`` is below the network's smallest size, or a number is out of range.
     """
     with torch.device("meta"):
-        model = HarDNet(config, num_classes=num_classes, in_chans=in_chans).eval()
+        model: HarDNet | FCHarDNet
+        if isinstance(config, FCHarDNetConfig):
+            model = FCHarDNet(config, num_classes=19 if num_classes is None else num_classes, in_chans=in_chans)
+        else:
+            model = HarDNet(config, num_classes=1000 if num_classes is None else num_classes, in_chans=in_chans)
         x = torch.empty(1, in_chans, height, width)
-    check_images(x, config.name, in_chans)
-    stages = []
-    for name, first, stop, layers in _runs(config):
-        run = model.base[first:stop]
-        counter = _Counter(run)
-        x = run(x)
-        params = sum(parameter.numel() for parameter in run.parameters())
-        stages.append(StageCost(name, (first, stop), tuple(x.shape[1:]), layers, params, counter.macs, counter.cio))
-    return Cost(config.name, (in_chans, height, width), tuple(stages))
+    runs = _runs(model)
+    counters = [_Counter(modules) for _, _, modules in runs]
+    output = model.eval()(x)
+    counters[-1].output_shape = tuple(output.shape[1:])
+    stages = tuple(
+        StageCost(name, place, c.output_shape, c.layers, c.params, c.macs, c.cio)
+        for (name, place, _), c in zip(runs, counters, strict=True)
+    )
+    return Cost(config.name, (in_chans, height, width), stages)
 
 
-def _runs(config: HarDNetConfig) -> list[tuple[str, int, int, int]]:
-    """Divide ``base`` into stem, stages and head: name, first index, one past the last, layers."""
-    stages = stage_indices(config)
-    head = head_index(config)
-    stops = [*(stage.block for stage in stages[1:]), head]
-    runs = [("stem", 0, stages[0].block, 2)]
-    for number, (stage, stop, layers) in enumerate(zip(stages, stops, config.block_layers, strict=True), 1):
-        runs.append((f"stage {number}", stage.block, stop, layers + 1))
-    return [*runs, ("head", head, head + 1, 1)]
+def _runs(model: HarDNet | FCHarDNet) -> list[tuple[str, str, list[nn.Module]]]:
+    """Divide a network into stem, stages, levels of a decoder, and head: name, place, modules."""
+    blocks = [index for index, module in enumerate(model.base) if isinstance(module, HarDBlock)]
+    end = len(model.base) - isinstance(model, HarDNet)  # a classifier's head is the last entry of base
+    runs = [
+        (f"stage {number}" if number else "stem", f"base[{start}:{stop}]", list(model.base[start:stop]))
+        for number, (start, stop) in enumerate(pairwise([0, *blocks, end]))
+    ]
+    if isinstance(model, HarDNet):
+        return [*runs, ("head", f"base[{end}]", [model.base[end]])]
+    for number, pair in enumerate(zip(model.conv1x1_up, model.denseBlocksUp, strict=True)):
+        runs.append((f"up {number + 1}", f"conv1x1_up[{number}], denseBlocksUp[{number}]", list(pair)))
+    return [*runs, ("head", "finalConv", [model.finalConv])]
+
+
+def _layers(module: nn.Module) -> int:
+    if isinstance(module, HarDBlock):
+        return module.n_layers
+    return int(isinstance(module, ConvLayer) or type(module) in (nn.Sequential, nn.Conv2d))  # the latter two: heads
 
 
 class _Counter:
-    """Adds up the cost of every convolution and linear layer that runs below a module."""
+    """Adds up the cost of every convolution and linear layer that runs below some modules."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, modules: list[nn.Module]) -> None:
         self.macs = self.cio = 0
-        for child in module.modules():
-            if isinstance(child, (nn.Conv2d, nn.Linear)):
-                child.register_forward_hook(self._count)
+        self.output_shape: tuple[int, ...] = ()
+        self.layers = sum(map(_layers, modules))
+        self.params = sum(parameter.numel() for module in modules for parameter in module.parameters())
+        for module in modules:
+            for child in module.modules():
+                if isinstance(child, (nn.Conv2d, nn.Linear)):
+                    child.register_forward_hook(self._count)
+        modules[-1].register_forward_hook(self._keep_shape)
+
+    def _keep_shape(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.output_shape = tuple(output.shape[1:])
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module.weight, Tensor)  # noqa: S101 (for the type checker)
