@@ -126,7 +126,7 @@ def _gpu(arguments: argparse.Namespace) -> int:
     where = "hardnet39ds --no-peers --rounds 1 --turn-seconds 0.01" if arguments.dry_run else "--device cuda"
     with tempfile.TemporaryDirectory() as name:
         path = (Path(name) if arguments.dry_run else tables.RESULTS) / "cuda.json"
-        command = f"speed {where} --engines eager torch inductor --precisions fp32 fp16 bf16 --json {path} --shapes"
+        command = f"speed {where} --engines eager torch --precisions fp32 fp16 bf16 --json {path} --shapes"
         status = main([*command.split(), *shapes])
         results = _earlier(path)
     for shape in shapes if results else ():

@@ -70,7 +70,7 @@ class Peer(ImageModule):
     """A network of another family, with what the engines require of a model: (N, 3, H, W) -> (N, classes)."""
 
     def __init__(self, name: str, network: nn.Module) -> None:
-        super().__init__(replace(CONFIGS["hardnet39ds"], name=name), 3)  # depthwise: guarded in int8 on Xeons with AMX
+        super().__init__(replace(CONFIGS["hardnet39ds"], name=name), 3)
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ PLACES: dict[str, Any] = {
     "mobilenet_v3_large": {"xytext": (0, -12), "ha": "center"},
 }
 """Of labels that would cover our line; all others are on the right."""
-PANELS = (("eager", "fp32"), ("inductor", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+PANELS = (("eager", "fp32"), ("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 """Engines and precisions; int8 has other errors."""
 
 

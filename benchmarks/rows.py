@@ -63,8 +63,8 @@ def plan(
 ) -> list[list[Row]]:
     """Return one group of rows for each engine and precision: pytorchcv's models, our models, the other networks.
 
-    "inductor" compiles for the first shape that it meets: there a group has one shape only. "torch" is measured with
-    our models only: its graphs of oneDNN do not exist for some of the others, or are not exact.
+    "torch" is measured with our models only: for some of the others, its graphs of oneDNN do not exist or
+    are not exact.
 
     Args:
         models: names of our models.
@@ -77,13 +77,12 @@ def plan(
     groups = []
     for engine in engines:
         for precision in ("fp32",) if engine == "eager" else precisions:
-            for some in [[shape] for shape in shapes] if engine == "inductor" else [shapes]:
-                rows = [Row(BASELINE, model, "eager", "fp32", *shape) for shape in some for model in models if peers]
-                rows += [
-                    Row(*network, engine, precision, *shape)
-                    for shape in some
-                    for network in networks
-                    if network[0] == OURS or engine != "torch"
-                ]
-                groups.append(rows)
+            rows = [Row(BASELINE, model, "eager", "fp32", *shape) for shape in shapes for model in models if peers]
+            rows += [
+                Row(*network, engine, precision, *shape)
+                for shape in shapes
+                for network in networks
+                if network[0] == OURS or engine != "torch"
+            ]
+            groups.append(rows)
     return groups

@@ -119,11 +119,10 @@ def test_a_row_is_not_started_where_memory_is_short(monkeypatch: pytest.MonkeyPa
 
 def test_the_plan_has_a_group_per_engine_and_precision() -> None:
     shapes = [(1, 224, 224), (8, 480, 640)]
-    groups = plan(["hardnet68"], ["eager", "torch", "inductor", "openvino"], ["fp32", "int8"], shapes)
+    groups = plan(["hardnet68"], ["eager", "torch", "openvino"], ["fp32", "int8"], shapes)
     names = [{(row.engine, row.precision) for row in group if row.source == OURS} for group in groups]
     assert names == [
         *({("eager", "fp32")}, {("torch", "fp32")}, {("torch", "int8")}),
-        *({("inductor", "fp32")}, {("inductor", "fp32")}, {("inductor", "int8")}, {("inductor", "int8")}),
         *({("openvino", "fp32")}, {("openvino", "int8")}),
     ]
     first = [row for row in groups[-1] if row.shape == shapes[0]]
@@ -249,7 +248,7 @@ def test_the_gpu_command_runs_dry(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert benchmarks_main(["gpu", "--dry-run"]) == 0
     assert [(row.engine, row.precision) for row in seen] == [
         ("eager", "fp32"),
-        *((engine, precision) for engine in ("torch", "inductor") for precision in ("fp32", "fp16", "bf16")),
+        *((engine, precision) for engine in ("torch",) for precision in ("fp32", "fp16", "bf16")),
     ]
     assert "| `hardnet39ds` | - | 50.0 |" in capsys.readouterr().out
     if not torch.cuda.is_available():

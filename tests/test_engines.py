@@ -22,10 +22,9 @@ from hardnet.images.preprocess import Preprocessing
 SAMPLE = Path(__file__).parent.parent / "images" / "fashion_mnist" / "bag-00018.png"
 SHAPES = [(1, 3, 64, 96), (3, 3, 33, 32), (0, 3, 64, 64), (1, 3, 224, 224), (3, 3, 65, 97)]
 CASES = [
-    pytest.param(engine, name, marks=[pytest.mark.slow] * (name != MODELS[0] or engine in ("onnxruntime", "inductor")))
-    for engine in ("eager", "torch", "openvino", "onnxruntime", "inductor")
+    pytest.param(engine, name, marks=[pytest.mark.slow] * (name != MODELS[0] or engine == "onnxruntime"))
+    for engine in ("eager", "torch", "openvino", "onnxruntime")
     for name in MODELS
-    if engine != "inductor" or name == MODELS[0]  # it compiles for minutes
 ]
 ACCELERATE = importlib.import_module("hardnet.engines.acceleration")  # the package has a function of this name
 
@@ -35,37 +34,19 @@ def test_every_engine_has_the_logits_of_the_model(engine: str, name: str, golden
     """With parameters that saturate ReLU6."""
     model = golden_fill(create_model(name)).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    shapes = SHAPES[:2] if engine == "inductor" else SHAPES  # it compiles for every shape
-    example, normalise = torch.randn(shapes[0]), Preprocessing()
+    example, normalise = torch.randn(SHAPES[0]), Preprocessing()
     fast = accelerate(model, engine=engine, example_input=example, threads=1, preprocessing=normalise)  # type: ignore[arg-type]
     assert isinstance(fast, Accelerated)
     assert fast.engine == engine
-    for shape in shapes:
+    for shape in SHAPES:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             wanted = model(x)
         assert same(fast(x), wanted), shape
         assert same(fast(x.to(memory_format=torch.channels_last)), wanted), "channels last"
-    pixels = torch.randint(256, shapes[0], dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(256, SHAPES[0], dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     assert same(fast(pixels), fast(normalise.normalise(pixels))), "uint8"
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-def test_a_shape_that_crashes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On processors with AMX a child process tries each shape of int8 in OpenVINO."""
-    monkeypatch.setattr(openvino, "_TRY", "import os, sys; '48' in sys.argv[3] and os.abort()")
-    monkeypatch.setattr(openvino, "artifacts_dir", lambda: tmp_path)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    good, bad = torch.zeros(1, 3, 64, 96), torch.zeros(1, 3, 48, 48)
-    for _ in range(2):
-        run = openvino.TriedShapes(lambda x: x, folder, {})
-        assert run(good) is good
-        with pytest.raises(ValueError, match=r"crashes in int8 on .* of shape \(1, 3, 48, 48\)"):
-            run(bad)
-        monkeypatch.setattr(openvino, "_TRY", "raise SystemExit('the results were not kept')")
-    with pytest.raises(RuntimeError, match=r"fails for .*the results were not kept"):
-        run(torch.zeros(2, 3, 64, 96))
 
 
 @pytest.mark.parametrize(
@@ -118,9 +99,10 @@ def test_int8_leaves_depthwise_convolutions_in_float_on_amx(monkeypatch: pytest.
         operators = openvino.core().read_model(made / "model.xml").get_ops()
         depthwise = [op for op in operators if op.get_type_name() == "GroupConvolution"]
         counts.append(sum(op.input_value(0).get_node().get_type_name() == "FakeQuantize" for op in depthwise))
-        assert (made / "shape-4x3x64x64.txt").exists() is amx
     assert counts[0] > 10
     assert counts[1] == 0
+    plain = create_model("hardnet68").eval()  # without depthwise convolutions: nothing is to be left out
+    assert accelerate(plain, engine="openvino", precision="int8", calibration=[x]).precision == "int8"
 
 
 INTERRUPTED = """
@@ -184,7 +166,7 @@ def test_auto_takes_the_preferred_one_and_says_so(
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
     assert accelerate(model).engine == "torch"
     assert "hardnet39ds runs in torch, fp32, on cpu" in caplog.text
-    assert available_engines() == ["torch", "eager", "inductor"]
+    assert available_engines() == ["torch", "eager"]
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name == "openvino" or None)
     assert ACCELERATE._plan("auto", "fp32", torch.device("cpu"), None).engine == "openvino"
 
@@ -335,7 +317,7 @@ def test_large_batches_run_in_equal_slices(
     assert all(same(one, other) for one, other in pairs)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("engine", "sizes"), [("eager", [9]), ("inductor", [5, 4])])
+@pytest.mark.parametrize(("engine", "sizes"), [("eager", [9]), ("torch", [5, 4])])
 def test_all_engines_but_eager_get_slices(engine: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
     build = ACCELERATE.Engine(lambda *_: lambda x: found.append(len(x)) or x.sum((2, 3)), ("fp32",))

@@ -39,12 +39,6 @@ program = torch.export.load(path, extra_files=files)
 texts = {name.removesuffix(".txt"): text for name, text in files.items()}
 logits = program.module()(images)
 """,
-    "aoti": """
-import torch._inductor
-package = torch._inductor.aoti_load_package(path)
-texts = package.get_metadata()
-logits = package(images)
-""",
     "torchscript": """
 files = {"model.txt": "", "classes.txt": ""}
 module = torch.jit.load(path, _extra_files=files)

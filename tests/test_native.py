@@ -1,54 +1,24 @@
-"""The parts of the engines "torch" and "inductor": merged blocks, fused convolutions, graphs of oneDNN."""
+"""The parts of the engine "torch": fused convolutions, graphs of oneDNN."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 import torch
 from conftest import Fill, same
 from torch import Tensor, nn
 
-from hardnet import HarDNet, accelerate, create_model
+from hardnet import accelerate, create_model
 from hardnet.engines import fold, torch_engine
-from hardnet.engines.folding import merge
 from hardnet.engines.torch_engine import FusedConv, OneDnnGraphs, fuse
-from hardnet.models.config import CONFIGS
-from hardnet.models.layers import HarDBlock
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("classifier", "hardnet39ds"),
-        ("classifier", "hardnet68"),
-        ("with ReLU", "hardnet39ds"),
-        ("dilated pyramid", "hardnet39ds"),
-    ],
-)
-def test_blocks_without_concatenation_compute_the_same(kind: str, name: str, golden_fill: Fill) -> None:
-    model: nn.Module = create_model(name)
-    if kind == "with ReLU":
-        model = HarDNet(replace(CONFIGS[name], block_activation="relu"))
-    elif kind == "dilated pyramid":
-        model = create_model(name, output_stride=8, features_only=True)
-    folded = fold(golden_fill(model).eval())  # type: ignore[arg-type]
-    merged = merge(copy.deepcopy(folded))
-    assert not any(isinstance(module, HarDBlock) for module in merged.modules())
-    x = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        found, wanted = merged(x), folded(x)
-    pairs = zip(found, wanted, strict=True) if isinstance(wanted, list) else [(found, wanted)]
-    assert all(same(ours, theirs) for ours, theirs in pairs)
 
 
 def test_convolutions_are_fused() -> None:
@@ -170,19 +140,18 @@ def test_images_of_every_sort(golden_fill: Fill) -> None:
 
 
 WEIGHTS_ARE_LAID_OUT_ONCE = """
-import sys, torch, hardnet
+import torch, hardnet
 
 x = torch.rand(1, 3, 64, 64)
-fast = hardnet.accelerate(hardnet.hardnet39ds().eval(), engine=sys.argv[1], example_input=x)
+fast = hardnet.accelerate(hardnet.hardnet39ds().eval(), engine="torch", example_input=x)
 with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
     fast(x)
 """
 
 
-@pytest.mark.parametrize("engine", ["torch", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_no_call_lays_out_weights_again(engine: str) -> None:
+def test_no_call_lays_out_weights_again() -> None:
     """torch's own convolutions reorder them in every call, which takes more than half the time of small images."""
-    command = [sys.executable, "-c", WEIGHTS_ARE_LAID_OUT_ONCE, engine]
+    command = [sys.executable, "-c", WEIGHTS_ARE_LAID_OUT_ONCE]
     report = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
     ran = [line.partition(",exec,cpu,")[2].split(",") for line in report.splitlines() if ",exec,cpu," in line]
     convolutions = [fields for fields in ran if fields[0] == "convolution"]

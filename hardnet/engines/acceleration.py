@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.validation import check_count
-from . import inductor, onnx, openvino, torch_engine
+from . import onnx, openvino, torch_engine
 from .base import Accelerated, Plan, Run, in_slices, normalising
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,6 @@ class Engine(NamedTuple):
 _TABLE = {
     "eager": Engine(torch_engine.build_eager, ("fp32",), ("fp32",)),
     "torch": Engine(torch_engine.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16")),
-    "inductor": Engine(inductor.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16")),
     "onnxruntime": Engine(onnx.build, ("fp32", "int8"), ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
     "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",)),
 }
@@ -55,8 +54,7 @@ _PATIENCE = 256
 ENGINES = tuple(_TABLE)
 """What ``engine=`` may be, in addition to "auto"."""
 
-# On CPUs the fastest first, as measured in benchmarks/README.md. "inductor" is little faster than "torch" and compiles
-# for up to a minute. On CUDA nothing was measured.
+# On CPUs the fastest first, as measured in benchmarks/README.md. On CUDA nothing was measured.
 _PREFERRED = {"cpu": ("openvino", "onnxruntime", "torch"), "cuda": ("torch",)}
 
 
@@ -74,9 +72,8 @@ def accelerate(
 
     Args:
         model: a classifier or a feature pyramid of this library, on the device where it is to run. It is not changed.
-        engine: "torch" needs no other package; "inductor" compiles on the first call of a shape; "onnxruntime" and
-            "openvino" need the extras of the same name; "eager" is the model itself. "auto" is the fastest one that is
-            installed and needs no compiler; the log says which.
+        engine: "torch" needs no other package; "onnxruntime" and "openvino" need the extras of the same name; "eager"
+            is the model itself. "auto" is the fastest one that is installed; the log says which.
         precision: "fp32"; "bf16" if the processor has it; "fp16" on CUDA; "int8" with ``calibration``.
         example_input: a batch of the most frequent shape, (N, in_chans, H, W), for which the engine is prepared at
             once. Other shapes work as well.

@@ -1,4 +1,4 @@
-"""Export a classifier to a file for other programs: ONNX, OpenVINO, torch.export, AOTInductor, TorchScript.
+"""Export a classifier to a file for other programs: ONNX, OpenVINO, torch.export, TorchScript.
 
 Each file is loaded and compared with the model before it is kept.
 """
@@ -26,7 +26,6 @@ from ..utils.files import scratch_folder
 from ..utils.version import __version__
 from .base import quiet_exporter
 from .folding import fold
-from .inductor import compile_package
 from .onnx import open_session, write_onnx
 from .openvino import core, to_openvino, write_openvino
 
@@ -48,17 +47,16 @@ def export(
 ) -> Path:
     """Write a classifier to a file that other programs can load, and return its path.
 
-    The file takes float32 images (N, in_chans, H, W), prepared as for the model, and returns (N, classes) logits. N is
-    free. H and W are free too (in "torch-export" from 64 pixels), except in "aoti", which also requires a contiguous
-    tensor. The file contains texts: ``model``, ``weights``, ``classes`` (a JSON list), ``preprocessing`` (JSON) and
-    ``versions`` (JSON). It is loaded and compared with the model on random images and a photograph, in several shapes,
-    before it replaces an existing file.
+    The file takes float32 images (N, in_chans, H, W), prepared as for the model, and returns (N, classes) logits. N, H
+    and W are free ("torch-export" from 64 pixels). The file contains texts: ``model``, ``weights``, ``classes`` (a JSON
+    list), ``preprocessing`` (JSON) and ``versions`` (JSON). It is loaded and compared with the model on random images
+    and a photograph, in several shapes, before it replaces an existing file.
 
     Args:
         model: with the weights to export; it is not changed.
         path: of the file. "openvino" writes a second file next to it, with the weights and the suffix ``.bin``.
-        format: "onnx" (opset 18), "openvino", "torch-export", "aoti" (compiled for this processor) or "torchscript".
-        size: H and W of the images, where they are fixed; None uses the crop of the weights' preprocessing.
+        format: "onnx" (opset 18), "openvino", "torch-export" or "torchscript".
+        size: H and W of the images; None uses the crop of the weights' preprocessing.
         uint8_input: take uint8 RGB values instead of float32: scaling and normalisation become part of the file, only
             resizing and cropping remain outside.
 
@@ -90,9 +88,7 @@ def export(
         written = scratch / target.name
         with quiet_exporter():
             kind.write(folded, written, example, metadata(model, uint8_input))
-        sizes = [(height, width)]
-        if not kind.fixed_size:
-            sizes += [(kind.least_size, kind.least_size), (kind.least_size + 1, 97)]
+        sizes = [(height, width), (kind.least_size, kind.least_size), (kind.least_size + 1, 97)]
         _compare(kind.load(written), model, preprocessing, sizes, uint8_input)
         for file in sorted(scratch.iterdir(), key=lambda file: file == written):  # the .bin file before the .xml file
             file.replace(target.with_name(file.name))
@@ -188,8 +184,6 @@ class Format(NamedTuple):
     load: Callable[[Path], Predict]
     """With the format's own library alone."""
     suffix: str
-    fixed_size: bool = False
-    """Whether height and width are those of the example."""
     least_size: int = MIN_INPUT_SIZE
     """The smallest height and width, in pixels."""
 
@@ -227,13 +221,6 @@ def _load_torch_export(path: Path) -> Predict:
     return torch.no_grad()(module)
 
 
-def _load_aoti(path: Path) -> Predict:
-    import torch._inductor
-
-    module: Predict = torch._inductor.aoti_load_package(str(path))
-    return module
-
-
 def _write_torchscript(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
     scripted = torch.jit.freeze(torch.jit.script(model))
     buffer = io.BytesIO()  # as above
@@ -251,7 +238,6 @@ FORMATS = {
     "openvino": Format(_write_openvino, _load_openvino, ".xml"),
     # torch.export treats a last feature map of one pixel as a special case and excludes it.
     "torch-export": Format(_write_torch_export, _load_torch_export, ".pt2", least_size=64),
-    "aoti": Format(compile_package, _load_aoti, ".pt2", fixed_size=True),
     "torchscript": Format(_write_torchscript, _load_torchscript, ".pt"),
 }
 """What ``format=`` may be."""

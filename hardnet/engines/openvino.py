@@ -6,12 +6,7 @@ import contextlib
 import functools
 import importlib
 import io
-import json
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,8 +18,8 @@ from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.devices import cpu_flags
 from ..utils.optional import require
-from .base import Output, Plan, Run, normalising, quiet_exporter
-from .cache import artifacts_dir, fingerprint, from_artifact
+from .base import Output, Plan, Run, quiet_exporter
+from .cache import fingerprint, from_artifact
 from .folding import fold
 
 _LOWEST = "2024.6"
@@ -57,8 +52,6 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
         def compiled(network: Any) -> Run:
             return runner(core().compile_model(network, "CPU", settings), several=hasattr(model, "feature_info"))
 
-        if guarded:
-            return normalising(TriedShapes(compiled(network), folder, settings), plan.preprocessing)
         if plan.preprocessing is None:
             return compiled(network)
         on_pixels = compiled(of_pixels(network.clone(), plan.preprocessing))
@@ -71,59 +64,6 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
 def cpu_has_amx_int8() -> bool:
     """Return whether the processor has the int8 matrix unit of recent Intel Xeons (on Linux; else False)."""
     return "amx_int8" in cpu_flags()
-
-
-_TRY = """\
-import json, sys, numpy, openvino
-path, settings, shape = sys.argv[1], *map(json.loads, sys.argv[2:])
-openvino.Core().compile_model(path, "CPU", settings).create_infer_request().infer([numpy.zeros(shape, "float32")])
-"""
-
-
-_CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGABRT, signal.SIGFPE)
-
-
-class TriedShapes:
-    """Run each new shape in a child process first: int8 on processors with AMX has crashed for some shapes.
-
-    The results are kept in the folder of the converted model. Tested with a simulated crash only, not on such a
-    processor.
-
-    Raises:
-        ValueError: in a call, the child process crashed for this shape.
-        RuntimeError: in a call, the child process failed for another reason.
-    """
-
-    def __init__(self, run: Run, folder: Path, settings: dict[str, Any]) -> None:
-        if folder.parent != artifacts_dir():  # it is removed soon: keep a copy as long as this object
-            self._copy = tempfile.TemporaryDirectory(prefix="hardnet-")
-            folder = Path(shutil.copytree(folder, Path(self._copy.name) / folder.name))
-        self._run, self._folder, self._settings = run, folder, settings
-        self._works: dict[torch.Size, bool] = {}
-
-    def __call__(self, x: Tensor) -> Output:
-        """(N, C, H, W) -> output of the model."""
-        if x.shape not in self._works:
-            self._works[x.shape] = self._try(x.shape)
-        if not self._works[x.shape]:
-            raise ValueError(
-                f"OpenVINO crashes in int8 on this processor for input of shape {tuple(x.shape)}: use another batch "
-                "size or image size, bf16, or the onnxruntime engine"
-            )
-        return self._run(x)
-
-    def _try(self, shape: torch.Size) -> bool:
-        verdict = self._folder / f"shape-{'x'.join(map(str, shape))}.txt"
-        with contextlib.suppress(OSError):
-            if kept := verdict.read_text():
-                return kept == "works"
-        command = [sys.executable, "-c", _TRY, str(self._folder / "model.xml"), json.dumps(self._settings)]
-        child = subprocess.run([*command, json.dumps(shape)], capture_output=True, text=True)  # noqa: S603
-        if child.returncode and -child.returncode not in _CRASHES:  # such as too little memory: not kept
-            raise RuntimeError(f"OpenVINO fails for input of shape {tuple(shape)}: {child.stderr.strip()[-500:]}")
-        with contextlib.suppress(OSError):
-            verdict.write_text("crashes" if child.returncode else "works")
-        return not child.returncode
 
 
 @functools.cache
@@ -193,7 +133,7 @@ def quantize_openvino(converted: Any, calibration: list[Tensor], skip_depthwise:
         converted: see :func:`to_openvino`.
         calibration: batches of typical input.
         skip_depthwise: leave the depthwise convolutions in float32. On processors with AMX, OpenVINO's int8 ones crash
-            on small maps (seen with 2026.4.1 on an Intel Xeon). It takes about 1.2 times as long on hardnet39ds.
+            on small maps (seen with 2026.4.1 on an Intel Xeon).
 
     Raises:
         ImportError: NNCF is missing.
@@ -203,7 +143,8 @@ def quantize_openvino(converted: Any, calibration: list[Tensor], skip_depthwise:
     dataset = nncf.Dataset(images, lambda image: image.numpy())
     # NNCF draws progress bars on standard output, where the command line prints its results.
     bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
-    scope = nncf.IgnoredScope(types=["GroupConvolution"]) if skip_depthwise else None
+    depthwise = {"GroupConvolution"} & {operator.get_type_name() for operator in converted.get_ops()}
+    scope = nncf.IgnoredScope(types=list(depthwise)) if skip_depthwise and depthwise else None
     with quiet_exporter(), bars:
         return nncf.quantize(
             converted,
