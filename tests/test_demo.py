@@ -53,16 +53,15 @@ def classifier() -> hardnet.Classifier:
     return hardnet.Classifier("hardnet39ds", weights="FASHION_MNIST", engine="eager")
 
 
-def test_a_view_has_the_crop_the_classes_and_a_map_of_each(classifier: hardnet.Classifier) -> None:
+def test_a_view_has_the_picture_the_classes_and_a_map_of_each(classifier: hardnet.Classifier) -> None:
     view = look(classifier, hardnet.load_image(SNEAKER))
     [wanted] = classifier.predict(SNEAKER)
     found = [(p.label, p.probability) for p in view.result.predictions]
     assert found == [(p.label, p.probability) for p in wanted.predictions]
     assert found[0][0] == "Sneaker"
-    with Image.open(SNEAKER) as file:
-        crop = file.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
-    assert view.seen.tobytes() == crop.tobytes()
-    assert view.stride == 16
+    assert view.picture.tobytes() == hardnet.load_image(SNEAKER).tobytes()
+    assert (view.box, view.side, view.cells) == ((0, 0, 1, 1), 64, 8)
+    assert look(classifier, Image.new("RGB", (2000, 1000))).box == (0.25, 0, 0.5, 1)
     for prediction, activation in zip(wanted.predictions, view.maps, strict=True):
         assert torch.equal(activation, explain(classifier, SNEAKER, label=prediction.label).activation)
     assert view.network > 0

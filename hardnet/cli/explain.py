@@ -1,26 +1,33 @@
-"""The verb ``explain``: show which parts of an image support a class (Grad-CAM)."""
+"""The verb ``explain``: show which parts of images support a class (Grad-CAM)."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..images.batches import expand
+from ..utils.errors import ImageError
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
-from .arguments import Verbs, add_model_arguments, chosen_model
+from .arguments import Verbs, add_model_arguments, chosen_model, say, status_of_images
+from .rows import add_path_arguments, list_paths
 
-_LEAST_SIDE = 448
-"""Pixels: smaller pictures are enlarged by a whole factor."""
+if TYPE_CHECKING:
+    from ..images.batches import Item
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("explain", help="show which parts of an image support a class (Grad-CAM)")
-    parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the picture: .png, .jpg, .webp, ...")
+    parser = verbs.add_parser("explain", help="show which parts of images support a class (Grad-CAM)")
+    add_path_arguments(parser)
+    parser.add_argument(
+        "--output", required=True, metavar="FILE|DIR", help="one image: a .png, .jpg, .webp, ...; several: a folder"
+    )
     add_model_arguments(parser)
     parser.add_argument("--label", metavar="CLASS", help="name or index of the class (default: the most probable)")
-    parser.add_argument("--stride", type=int, help="of the feature map, 2 to 32 (default: the deepest of 4 x 4 pixels)")
+    parser.add_argument("--stride", type=int, help="of the feature map, 2 to 32 (default: the deepest of 8 x 8 pixels)")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the map over the image (default: 0.5)")
     parser.set_defaults(run=_explain)
 
@@ -31,18 +38,49 @@ def _explain(arguments: argparse.Namespace) -> int:
     from ..inference.classifier import Classifier
     from ..inference.gradcam import explain
 
-    path = Path(arguments.output)
-    form = Image.registered_extensions().get(path.suffix.lower())
-    if form not in Image.SAVE:
-        raise ValueError(f"{printable(str(path))}: Pillow writes no pictures with the extension {path.suffix!r}")
+    paths, output = list_paths(arguments), Path(arguments.output)
+    single = len(paths) == 1 and not Path(paths[0]).is_dir() and output.suffix != "" and not output.is_dir()
+    if single and Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{printable(str(output))}: Pillow writes no pictures with the extension {output.suffix!r}")
+    jobs = [(item, output) for item in expand(paths)] if single else list(_targets(paths, output))
     model, weights = chosen_model(arguments)
-    label = int(arguments.label) if (arguments.label or "").isdecimal() else arguments.label
     classifier = Classifier(model, weights=weights, device=arguments.device, labels=arguments.labels)
-    explanation = explain(classifier, arguments.image, label=label, stride=arguments.stride)
-    drawn = explanation.overlay(arguments.opacity)
-    enlargement = max(1, _LEAST_SIDE // min(drawn.size))
-    drawn = drawn.resize((drawn.width * enlargement, drawn.height * enlargement))
-    with writing(path), write_atomically(path) as file:
-        drawn.save(file, form)
-    print(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}")
-    return 0
+    failed = 0
+    for item, target in jobs:
+        try:
+            if isinstance(item.content, ImageError):
+                raise item.content
+            explanation = explain(classifier, item.content, label=arguments.label, stride=arguments.stride)
+        except ImageError as error:
+            if single:
+                raise
+            say(error)
+            failed += 1
+            continue
+        with writing(target):
+            if not single:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            with write_atomically(target) as file:
+                explanation.overlay(arguments.opacity).save(file, Image.registered_extensions()[target.suffix.lower()])
+        name = "" if single else f"  {printable(str(target))}"
+        print(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}{name}")
+    return status_of_images(failed, len(jobs))
+
+
+def _targets(paths: Sequence[str], output: Path) -> Iterator[tuple[Item, Path]]:
+    """Every image below the paths with the file of its map: a .png of the same name, in folders as below the path.
+
+    Raises:
+        ValueError: the map would replace an image.
+    """
+    targets = set[Path]()
+    for path in paths:
+        for item in expand(path):
+            name = Path(item.source).relative_to(path) if Path(path).is_dir() else Path(Path(path).name)
+            target = output / name.with_suffix(".png")
+            if target in targets:  # a.jpg and a.png
+                target = target.with_name(f"{name.name}.png")
+            if target.resolve() == Path(item.source).resolve():
+                raise ValueError(f"{printable(str(target))} is one of the images: --output requires another folder")
+            targets.add(target)
+            yield item, target

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import torch
 
-from ..inference.gradcam import overlay
+from ..inference.gradcam import heat_map
 from ..weights.catalog import PACKAGE, WeightsRecord, get_weights, list_models, list_weights
 from .texts import translate
 from .view import ENGINE, PRECISION, View, sample_images
@@ -81,7 +81,7 @@ def _page() -> Any:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = "{:.1%}".format
-    environment.globals |= {"image": _image, "overlay": overlay, "colours": _colours, "display_name": display_name}
+    environment.globals |= {"image": _image, "heat_map": heat_map, "colours": _colours, "display_name": display_name}
     environment.globals |= {"is_packaged": _is_packaged, "engine": ENGINE, "precision": PRECISION}
     return environment.get_template("page.html").module
 
@@ -98,9 +98,7 @@ def _examples() -> Iterator[tuple[str, str, str, Image.Image]]:
 
 def _colours() -> Image.Image:
     """The colours of a map, from none to most."""
-    from PIL import Image
-
-    return overlay(Image.new("RGB", (128, 1)), torch.linspace(0, 1, 128)[None], 1.0)
+    return heat_map(torch.linspace(0, 1, 128)[None])
 
 
 def _image(picture: Image.Image, alt: str, *, limit: int = 0, number: int | None = None) -> Markup:
@@ -111,7 +109,7 @@ def _image(picture: Image.Image, alt: str, *, limit: int = 0, number: int | None
     if limit and max(picture.size) > limit:
         picture = picture.copy()
         picture.thumbnail((limit, limit))
-    if max(picture.size) > SMALL and picture.height > 1:
+    if max(picture.size) > SMALL and picture.mode == "RGB":
         kind, options = "jpeg", {"quality": 90}
     picture.save(stored, kind, **options)
     name = "map" if number is not None else "pixels" if max(picture.size) <= SMALL else ""

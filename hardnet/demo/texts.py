@@ -50,16 +50,21 @@ _TEXTS = {
     "classifying": ("Classifying", "분류하는 중"),
     "progress": ("{done} of {total} pictures", "사진 {total}장 중 {done}장"),
     "classes": ("Choose a class to see its map", "분류를 고르면 그 지도를 보여 줍니다"),
-    "seen": ("As the network gets it: {side} x {side} pixels", "신경망이 받는 모습: {side} x {side} 픽셀"),
     "map": ("Evidence for {label}", "{label}의 근거"),
     "none": ("no evidence", "근거 없음"),
     "most": ("most", "가장 큼"),
     "opacity": ("Opacity of the map", "지도 불투명도"),
-    "resolution": (
-        "Grad-CAM at stride {stride}: {cells} x {cells} cells of {stride} pixels each, enlarged smoothly. It shows "
-        "the region, not the outline.",
-        "간격 {stride}의 Grad-CAM: {stride}픽셀 칸 {cells} x {cells}개를 부드럽게 확대했습니다. 윤곽이 아니라 영역을 "
-        "보여 줍니다.",
+    "whole": (
+        "The network gets the picture at {side} x {side} pixels.",
+        "신경망은 사진을 {side} x {side} 픽셀로 바꾸어 봅니다.",
+    ),
+    "crop": (
+        "The network gets the framed part at {side} x {side} pixels.",
+        "신경망은 테두리 안쪽을 {side} x {side} 픽셀로 바꾸어 봅니다.",
+    ),
+    "cells": (
+        "The map (Grad-CAM) has {cells} x {cells} cells, enlarged smoothly: it shows the region, not the outline.",
+        "Grad-CAM 지도는 {cells} x {cells}칸을 부드럽게 키운 것이라, 윤곽이 아니라 영역을 보여 줍니다.",
     ),
     "only": (
         "These weights know ten garments only, whatever the picture shows.",
@@ -68,11 +73,11 @@ _TEXTS = {
     "switch": ("Use ImageNet weights", "ImageNet 가중치 사용"),
     "facts": (
         "PyTorch {engine}, {precision}, {device}, warm: network {network:.1f} ms, preparation {prepared:.1f} ms",
-        "PyTorch {engine}, {precision}, {device}, 준비된 상태: 신경망 {network:.1f} ms, 전처리 {prepared:.1f} ms",
+        "PyTorch {engine}, {precision}, {device}, 워밍업 후 측정: 신경망 {network:.1f} ms, 전처리 {prepared:.1f} ms",
     ),
     "table": (
         "{count} pictures classified by {model}; network {network:.1f} ms each ({engine}, {precision}, {device}, warm)",
-        "{model}의 사진 {count}장 분류; 신경망 장당 {network:.1f} ms ({engine}, {precision}, {device}, 준비된 상태)",
+        "{model}의 사진 {count}장 분류; 신경망 장당 {network:.1f} ms ({engine}, {precision}, {device}, 워밍업 후)",
     ),
     "csv": ("Save as CSV", "CSV로 저장"),
     "picture": ("Picture", "사진"),

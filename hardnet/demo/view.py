@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..images.preprocess import Preprocessing
 from ..inference.classifier import Classifier
-from ..inference.gradcam import activation_level, class_activations, seen_picture
+from ..inference.gradcam import activation_level, class_activations
 from ..inference.results import ImageResult
 from ..models.network import HarDNet
 from ..weights.catalog import WeightsRecord, get_weights
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ENGINE, PRECISION = "eager", "fp32"
+MAX_SIDE = 640
+"""Pixels of the longer side of a picture on the page."""
 
 _one_at_a_time = threading.Lock()
 _fetched: set[WeightsRecord] = set()  # weights that are in the cache folder
@@ -36,12 +38,16 @@ class View:
 
     result: ImageResult
     """The five most probable classes."""
-    seen: Image.Image
-    """The crop that the network gets."""
+    picture: Image.Image
+    """The picture, reduced to :data:`MAX_SIDE` pixels."""
+    box: tuple[float, float, float, float]
+    """The part that the network gets, in parts of the picture: left, top, width, height."""
     maps: list[Tensor]
-    """Grad-CAM of each class, (H, W) from 0 to 1, of the size of the crop."""
-    stride: int
-    """Pixels of the crop per cell of the maps."""
+    """Grad-CAM of each class on that part, (side, side) from 0 to 1."""
+    side: int
+    """Pixels of the network's input."""
+    cells: int
+    """Cells of a map along a side."""
     prepared: float
     """Milliseconds of resizing, cropping and normalising."""
     network: float
@@ -81,19 +87,25 @@ def load(model: str, tag: str) -> Generator[tuple[int, int | None], None, Classi
 
 def look(classifier: Classifier, picture: Image.Image, *, explain: bool = True) -> View:
     """Classify a picture and compute the maps of its five most probable classes. Threads take turns."""
-    network = cast(HarDNet, classifier.model)
+    network, transform = cast(HarDNet, classifier.model), cast(Preprocessing, classifier.transform)
     with _one_at_a_time:
         start = time.perf_counter()
-        tensor = classifier.transform(picture)
+        tensor = transform(picture)
         prepared = time.perf_counter()
         [result] = classifier.predict([tensor], topk=5)
         done = time.perf_counter()
         maps = class_activations(network, tensor, [p.index for p in result.predictions]) if explain else []
+    (width, height), side = picture.size, transform.crop
+    left, top, right, bottom = transform.crop_box(width, height)
+    picture = picture.copy()
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
     return View(
         result,
-        seen_picture(tensor, cast(Preprocessing, classifier.transform)),
+        picture,
+        (left / width, top / height, (right - left) / width, (bottom - top) / height),
         maps,
-        activation_level(network, *tensor.shape[1:]).stride,
+        side,
+        side // activation_level(network, side, side).stride,
         1000 * (prepared - start),
         1000 * (done - prepared),
         classifier.device.type.upper(),

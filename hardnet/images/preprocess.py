@@ -84,6 +84,18 @@ class Preprocessing:
         values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         return values.view(self.crop, self.crop, 3).permute(2, 0, 1).contiguous()
 
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return the part of a picture that is used, in pixels of the picture: left, top, right, bottom."""
+
+        def span(side: int) -> tuple[float, float]:
+            part = min(side, MAX_ASPECT_RATIO * min(width, height))  # what is resized
+            resized = self.resize * part // min(width, height)
+            start, first = round((side - part) / 2), round((resized - self.crop) / 2)
+            return start + first * part / resized, start + (first + self.crop) * part / resized
+
+        (left, right), (top, bottom) = span(width), span(height)
+        return left, top, right, bottom
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Scale to [0, 1] and normalise: uint8 (3, H, W) or (N, 3, H, W) -> float32 of the same shape."""
         mean, std = (torch.tensor(each, device=pixels.device).view(3, 1, 1) for each in (self.mean, self.std))

@@ -5,6 +5,7 @@ Grad-CAM: Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,8 +24,10 @@ from .results import ImageResult, Prediction, result_html
 if TYPE_CHECKING:
     from PIL import Image
 
-MIN_MAP = 4
-"""Pixels a side: coarser feature maps say little about the position."""
+MIN_MAP = 8
+"""Smallest side, in pixels, of a feature map that is taken by default: coarser ones say little about the position."""
+
+_MIN_SIDE = 448
 
 # Polynomials in 1, x, ..., x^5 for red, green and blue of the colour map "turbo", by Anton Mikhailov (Google, 2019,
 # Apache 2.0), https://research.google/blog/turbo-an-improved-rainbow-colormap-for-visualization/
@@ -44,13 +47,30 @@ class Explanation:
     result: ImageResult
     """The five most probable classes of the image."""
     activation: Tensor
-    """(H, W) from 0 to 1, on the CPU: 1 at the position with the most evidence for the class."""
+    """The map (H, W) of the model's input, in float32 on the CPU: from 0 to 1, the most evidence for the class."""
     picture: Image.Image
-    """The image as the model got it, W x H pixels."""
+    """The upright picture in RGB; the model's input, if that is what was given or the transform is a custom one."""
+    box: tuple[float, float, float, float]
+    """The part of ``picture`` that the model got: left, top, right, bottom in pixels."""
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
-        """Return the picture with the map over it, from blue (0) to red (1)."""
-        return overlay(self.picture, self.activation, opacity)
+        """Return the picture with the map over it, from blue to red (1), and with an outline of what the model got.
+
+        Where there is no evidence, the map is transparent. Pictures below 448 pixels are enlarged by a whole factor.
+        """
+        from PIL import Image, ImageDraw
+
+        factor = max(1, _MIN_SIDE // min(self.picture.size))
+        size = (self.picture.width * factor, self.picture.height * factor)
+        picture = self.picture.resize(size, Image.Resampling.NEAREST)
+        left, top, right, bottom = (round(value * factor) for value in self.box)
+        colours = heat_map(self.activation, opacity).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+        picture.paste(colours, (left, top), colours)
+        if self.box != (0, 0, *self.picture.size):
+            draw, width = ImageDraw.Draw(picture), max(2, min(size) // 200)
+            draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=width)
+            draw.rectangle((left, top, right - 1, bottom - 1), outline="white", width=width // 2)
+        return picture
 
     def _repr_html_(self) -> str:
         """Return the image, the map over it and the result's table for notebooks."""
@@ -66,43 +86,66 @@ def explain(
     Args:
         classifier: with a :class:`hardnet.HarDNet` as its model, with any head; the engine must be "eager".
         image: one image, as for :meth:`hardnet.Classifier.stream`.
-        label: the name or the index of the class; None is the most probable class.
+        label: the name of the class, in any case, or its index; None is the most probable class.
         stride: image pixels per pixel of the feature map: 2, 4, 8, 16 or 32. None takes the deepest map of at least
-            4 x 4 pixels.
+            8 x 8 pixels.
 
     Raises:
         TypeError: the classifier's model is not a HarDNet.
         ValueError: there is no such class or no map of that stride, or ``image`` is not one image.
         ImageError: the image is unusable.
     """
-    model = classifier.model
+    model, transform = classifier.model, classifier.transform
     if not isinstance(model, HarDNet):
         raise TypeError(f'Grad-CAM requires a HarDNet with the engine "eager", got {type(model).__name__}')
+    level = None if stride is None else _level_of(model, stride)
     items = list(expand(image))
     if len(items) != 1:
         raise ValueError(f"expected one image, got {len(items)}")
-    tensor = prepare(items[0], classifier.transform, *input_limits(model))
+    pictures: list[Image.Image] = []
+
+    def remember(picture: Image.Image) -> Tensor:
+        pictures.append(picture)
+        return transform(picture)
+
+    tensor = prepare(items[0], remember, *input_limits(model))
     [result] = classifier.stream([replace(items[0], content=tensor, alone=True)], topk=10**6)
-    chosen = [p for p in result.predictions if label is None or label in (p.label, p.index)]
-    if not chosen:
-        raise ValueError(f"there is no class {label!r} among the {len(result.predictions)} of the model")
-    level = None if stride is None else _level_of(model, stride)
-    [activation] = class_activations(model, tensor, [chosen[0].index], level)
-    fitting = classifier.transform if isinstance(classifier.transform, Preprocessing) else Preprocessing()
-    top = replace(result, predictions=result.predictions[:5])
-    return Explanation(chosen[0], top, activation, seen_picture(tensor, fitting))
+    prediction = result.predictions[0] if label is None else _find(result.predictions, label)
+    [activation] = class_activations(model, tensor, [prediction.index], level)
+    if pictures and isinstance(transform, Preprocessing):
+        picture, box = pictures[0], transform.crop_box(*pictures[0].size)
+    else:
+        picture = seen_picture(tensor, transform if isinstance(transform, Preprocessing) else Preprocessing())
+        box = (0, 0, *picture.size)
+    return Explanation(prediction, replace(result, predictions=result.predictions[:5]), activation, picture, box)
+
+
+def _find(predictions: Sequence[Prediction], label: str | int) -> Prediction:
+    """Return the prediction of the class of that name, in any case, or else of that index."""
+    by_name = {p.label.casefold(): p for p in reversed(predictions)} | {p.label: p for p in reversed(predictions)}
+    name = str(label)
+    if isinstance(label, str) and (prediction := by_name.get(name, by_name.get(name.casefold()))):
+        return prediction
+    for prediction in predictions:
+        if name == str(prediction.index):
+            return prediction
+    near = difflib.get_close_matches(name.casefold(), by_name, n=1)
+    advice = f" (did you mean {by_name[near[0]].label!r}?)" if near else ""
+    raise ValueError(f"there is no class {label!r} among the {len(predictions)} of the model{advice}")
 
 
 def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:
-    """Return the deepest level of the pyramid whose map of such an image (pixels) has at least 4 pixels a side.
+    """Return the deepest level of the pyramid whose map of such an image (pixels) has at least 8 pixels a side.
 
-    The last one for ImageNet's crop of 224, stride 16 for a crop of 64.
+    Stride 16 for ImageNet's crop of 224, 8 for a crop of 64.
     """
     levels = feature_levels(model.config)
     large = [level for level in levels if min(height, width) // level.stride >= MIN_MAP]
     return large[-1] if large else levels[0]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def class_activations(
     model: HarDNet, image: Tensor, indices: Sequence[int], level: FeatureLevel | None = None
 ) -> list[Tensor]:
@@ -114,13 +157,16 @@ def class_activations(
     Raises:
         ValueError: there is no such class, or the image does not fit the model.
     """
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weight = next(model.parameters())
+    if weight.is_inference():  # created in inference mode: autograd takes copies only
+        state = {name: value.clone() for name, value in state.items()}
     level = level or activation_level(model, *image.shape[1:])
     outputs: list[Tensor] = []
     hook = model.base[level.module_index].register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    try:
-        with torch.enable_grad():  # from the input on, so that it works for a frozen model, too
-            logits = model(image[None].to(weight.device, weight.dtype).clone().requires_grad_())
+    try:  # with gradients from the input on, so that it works for a frozen model, too
+        batch = image[None].to(weight.device, weight.dtype).clone().requires_grad_()
+        logits = torch.func.functional_call(model, state, batch)
     finally:
         hook.remove()
     maps = []
@@ -143,14 +189,15 @@ def seen_picture(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
     return picture
 
 
-def overlay(picture: Image.Image, activation: Tensor, opacity: float = 0.5) -> Image.Image:
-    """Lay an activation (H, W) from 0 to 1 over an RGB picture of that size, from blue (0) to red (1)."""
-    from PIL import Image
+def heat_map(activation: Tensor, opacity: float = 1.0) -> Image.Image:
+    """Return an activation (H, W) from 0 to 1 as an RGBA picture, from blue to red (1); below 0.5 it fades out."""
     from torchvision.transforms.functional import to_pil_image
 
     powers = torch.stack([activation**exponent for exponent in range(6)])
-    colours = torch.einsum("ce,ehw->chw", torch.tensor(_TURBO), powers).clamp(0, 1)
-    return Image.blend(picture, to_pil_image(colours.mul(255).round().byte()), opacity)
+    colours = torch.einsum("ce,ehw->chw", torch.tensor(_TURBO), powers)
+    alpha = (2 * activation).clamp(max=1) * opacity
+    picture: Image.Image = to_pil_image(torch.cat([colours, alpha[None]]).clamp(0, 1).mul(255).round().byte())
+    return picture
 
 
 def _level_of(model: HarDNet, stride: int) -> FeatureLevel:
