@@ -54,6 +54,10 @@ def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None
     Recorder(tmp_path, 2).write(again)
     assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2, 3]
     assert read_metrics(tmp_path / METRICS)[-1] == again
+    for foreign in ("epoch 1: 0.5", "[1]", '{"step": 5}', "9" * 5000):
+        (tmp_path / METRICS).write_text(foreign)
+        with pytest.raises(TrainingError, match="is not the record of a run"):
+            Recorder(tmp_path, 0)
 
 
 def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +100,16 @@ def test_every_option_is_a_flag() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
+        ({"epochs": 1.5}, "epochs must be an integer, got 1.5"),
+        ({"epochs": True}, "epochs must be an integer"),
+        ({"epochs": None}, "epochs must be an integer"),
+        ({"flip": "0.5"}, "flip must be a number, got '0.5'"),
+        ({"size_schedule": 5}, "size_schedule must be text"),
+        ({"weights": ["x"]}, "weights must be text"),
+        ({"save_pretrained": "no"}, "save_pretrained must be true or false"),
+        ({"mean": 5}, "mean must be a list of numbers"),
+        ({"mean": (0.1, math.nan, 0.1)}, "mean must be a list of numbers"),
+        ({"lr": 10**400}, "lr must lie between"),
         ({"epochs": 0}, "epochs must lie between 1"),
         ({"lr": math.nan}, "lr must lie between"),
         ({"size": 31}, "size must lie between 32"),

@@ -54,9 +54,6 @@ def add_verb(verbs: Verbs) -> None:
         metavar="DATA",
         help='a folder with val/CLASS/image or CLASS/image, or "fashion-mnist" (its test images)',
     )
-    parser.add_argument(
-        "--dataset", choices=FIELDS["dataset"].metadata["choices"], default="auto", help=_help("dataset")
-    )
     parser.add_argument("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
     parser.add_argument("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
     parser.add_argument("--weights", help="a tag of the catalogue, a file or a folder (default: all of the catalogue)")
@@ -70,9 +67,6 @@ def add_verb(verbs: Verbs) -> None:
         "--calibration",
         metavar="DATA",
         help="images for int8 calibration, in a folder like DATA (default: the train split of DATA)",
-    )
-    parser.add_argument(
-        "--channels-last", action=argparse.BooleanOptionalAction, default=True, help=_help("channels_last")
     )
     parser.add_argument("--skip-bad-images", action="store_true", help=_help("skip_bad_images"))
     parser.add_argument(
@@ -102,7 +96,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_calibration(arguments, required=False)
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
-    source = open_evaluation(arguments.data, arguments.dataset, arguments.split)
+    source = open_evaluation(arguments.data, arguments.split)
     chosen = choose(arguments.model, arguments.weights, len(source.classes))
     if arguments.confusion is not None:
         require("matplotlib", "3.8", extra="train")
@@ -111,7 +105,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     prepare_process(arguments)
     calibration = None
     if options.precision == "int8":
-        calibration = open_evaluation(arguments.calibration or arguments.data, arguments.dataset, "train")
+        calibration = open_evaluation(arguments.calibration or arguments.data, "train")
     with connect(arguments.device) as ranks:
         rows = list(compare(chosen, source, ranks, options, calibration))
     if first_rank():

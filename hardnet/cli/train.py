@@ -69,7 +69,6 @@ def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
     from ..training.loop import train
 
     given = {name: value for name, value in vars(arguments).items() if name in FIELDS}
-    given |= {name: tuple(given[name]) for name in ("mean", "std") if given.get(name)}
     prepare_process(arguments)
     runs, data = _plan(given, arguments.recipe, stages)
     for number, run in enumerate(runs, 1):

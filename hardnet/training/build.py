@@ -42,13 +42,7 @@ def build_model(options: TrainOptions, num_classes: int, ranks: Ranks) -> tuple[
         )
     if options.freeze:
         freeze_backbone(model)
-    if options.sync_bn:
-        if ranks.device.type != "cuda":
-            raise ValueError("sync_bn needs CUDA: torch has no synchronised BatchNorm on CPU")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call,unused-ignore]
-    model = model.to(ranks.device)
-    if options.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+    model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     ema = None
     if options.ema:
         average = get_ema_multi_avg_fn(options.ema)  # type: ignore[no-untyped-call,unused-ignore]
@@ -89,9 +83,7 @@ def _build_teacher(source: str, options: TrainOptions, facts: Facts, ranks: Rank
     if record is not None and (record.preprocessing.mean, record.preprocessing.std) != (used.mean, used.std):
         raise ValueError(f"teacher {source} needs --mean {record.preprocessing.mean} --std {record.preprocessing.std}")
     teacher = teacher.eval().requires_grad_(False).to(ranks.device)
-    if options.channels_last:
-        teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-    return teacher
+    return teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
 def make_mix(options: TrainOptions, num_classes: int) -> Mix | None:

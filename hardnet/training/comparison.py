@@ -21,6 +21,7 @@ from ..weights.catalog import CATALOG, WeightsRecord
 from ..weights.folder import read_pretrained
 from .data import ImageSource
 from .evaluation import Evaluation, evaluate
+from .options import check_types
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class EvaluateOptions:
     engine: str = "eager"
     """As in :func:`hardnet.accelerate`; "eager" is the model itself."""
     precision: str = "fp32"
-    channels_last: bool = True
     skip_bad_images: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def preprocessing(self, base: Preprocessing) -> Preprocessing:
         """Return the weights' preprocessing with the sizes of the options."""
@@ -137,9 +140,7 @@ def compare(
         title = record.tag if isinstance(record, WeightsRecord) else os.fspath(str(weights))
         check_classes(model, title, source.classes)
         preprocessing = options.preprocessing(Preprocessing() if record is None else record.preprocessing)
-        model = model.eval().to(ranks.device)
-        if options.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+        model = model.eval().to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         measured = evaluate(
             _engine(model, options, preprocessing, calibration, len(source)),
             source,
@@ -148,7 +149,6 @@ def compare(
             batch_size=options.batch_size,
             workers=options.workers,
             skip_bad_images=options.skip_bad_images,
-            channels_last=options.channels_last,
         )
         reported = record if isinstance(record, WeightsRecord) and record.sources else None
         yield Row(name, title, preprocessing, measured, reported)

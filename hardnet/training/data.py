@@ -152,7 +152,7 @@ def open_data(options: TrainOptions) -> Splits:
         DataError: something is missing or malformed.
     """
     held_out, seed = options.hold_out, options.seed
-    if _is_fashion_mnist(options.data, options.dataset):
+    if _is_fashion_mnist(options.data):
         garments = _open_fashion_mnist(options.data, "train")
         statistics = RECORD.preprocessing.mean, RECORD.preprocessing.std
         if held_out:
@@ -172,18 +172,17 @@ def open_data(options: TrainOptions) -> Splits:
     return Splits(train, val)
 
 
-def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageSource:
+def open_evaluation(data: str, split: str = "") -> ImageSource:
     """Open what is evaluated: the test images of Fashion-MNIST, or a folder's ``val`` (or the folder itself).
 
     Args:
         data: a folder, or "fashion-mnist".
-        dataset: as in :class:`hardnet.training.TrainOptions`.
         split: a subfolder, or "train" or "test" of Fashion-MNIST; empty takes "test" or "val".
 
     Raises:
         DataError: something is missing or malformed.
     """
-    if _is_fashion_mnist(data, dataset):
+    if _is_fashion_mnist(data):
         if split not in ("", *_IDX_NAMES):
             raise DataError(f"Fashion-MNIST has the splits train and test, not {split!r}")
         return _open_fashion_mnist(data, split or "test")
@@ -191,9 +190,7 @@ def open_evaluation(data: str, dataset: str = "auto", split: str = "") -> ImageS
     return FolderSource(root / (split or ("val" if (root / "val").is_dir() else "")))
 
 
-def _is_fashion_mnist(data: str, dataset: str) -> bool:
-    if dataset != "auto":
-        return dataset == "fashion-mnist"
+def _is_fashion_mnist(data: str) -> bool:
     return data == "fashion-mnist" or any(_find_idx(Path(data), "train-images-idx3"))
 
 

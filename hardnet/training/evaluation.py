@@ -66,7 +66,6 @@ def evaluate(
     batch_size: int = 256,
     workers: int = 0,
     skip_bad_images: bool = False,
-    channels_last: bool = True,
 ) -> Evaluation:
     """Classify every image of a source once, all ranks together, and count; with a bar on a terminal.
 
@@ -78,13 +77,12 @@ def evaluate(
         batch_size: images of one batch.
         workers: processes that read images.
         skip_bad_images: pass over images that cannot be read, and list them, instead of raising.
-        channels_last: the memory format of the batches.
 
     Raises:
         ImageError: an image cannot be read.
         TrainingError: there is nothing to evaluate, or logits are not finite or of other classes.
     """
-    layout, classes = torch.channels_last if channels_last else torch.contiguous_format, len(source.classes)
+    classes = len(source.classes)
     batches = evaluation_batches(source, batch_size, ranks.rank, ranks.size)
     pinned = ranks.device.type == "cuda"
     loaded = load_batches(
@@ -102,7 +100,8 @@ def evaluate(
             if not len(batch.labels):
                 continue
             labels = batch.labels.to(ranks.device, non_blocking=True)
-            logits = predict(batch.images.to(ranks.device, non_blocking=True, memory_format=layout)).float()
+            images = batch.images.to(ranks.device, non_blocking=True, memory_format=torch.channels_last)
+            logits = predict(images).float()
             if logits.shape[1] != classes:
                 raise TrainingError(f"the model has {logits.shape[1]} classes, the data set has {classes}")
             if not torch.isfinite(logits).all():
@@ -117,9 +116,9 @@ def evaluate(
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
     everywhere = zip(*ranks.gather((confusion, top5, loss, confidence - right, bad)), strict=True)
     counts, top5, loss, gaps, bad = (sum(each[1:], each[0]) for each in everywhere)
-    images = int(counts.sum())
-    if not images:
+    total = int(counts.sum())
+    if not total:
         raise TrainingError(f"there is no image to evaluate ({len(source)} listed, {len(bad)} unreadable)")
     table = counts.view(classes, classes)
-    ece = 100 * float(gaps.abs().sum()) / images
-    return Evaluation(images, int(table.trace()), top5, loss / images, bad, table.tolist(), ece)
+    ece = 100 * float(gaps.abs().sum()) / total
+    return Evaluation(total, int(table.trace()), top5, loss / total, bad, table.tolist(), ece)

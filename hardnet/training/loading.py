@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..utils.errors import ImageError
+from ..utils.devices import usable_processors
+from ..utils.errors import DataError, ImageError
 from .data import ImageSource
 from .options import TrainOptions
 from .seeds import permutation, seeded
@@ -145,13 +146,14 @@ def load_batches(
 
     Raises:
         ImageError: an image cannot be read, and ``skip_bad_images`` is false.
+        DataError: in training, not one of the images can be read.
     """
     images = _Images(source, transform, seed, substitute=skip_bad_images and seed is not None)
     loader = DataLoader(
         images,
         batch_sampler=batches,
         collate_fn=_collate,
-        num_workers=min(workers, len(batches)),
+        num_workers=min(workers, len(batches), usable_processors()),
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
     )
@@ -159,7 +161,9 @@ def load_batches(
     try:
         for batch in loaded:
             if batch.bad and not skip_bad_images:
-                raise ImageError(batch.bad[0])
+                raise ImageError(f"{batch.bad[0]} (--skip-bad-images leaves such files out)")
+            if seed is not None and not len(batch.labels):  # nothing could take their place
+                raise DataError(f"none of the training images can be read: {batch.bad[0]}")
             yield batch
     finally:
         # A traceback keeps the iterator alive, and at exit Python would send its workers SIGTERM, which they ignore,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -20,6 +21,7 @@ from ..images.preprocess import Preprocessing
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
 from ..utils.progress import progress_bar
+from ..utils.text import reason
 from ..weights.files import require_safetensors
 from . import build
 from .checkpoint import (
@@ -113,8 +115,6 @@ class Trainer:
         images = len(self._data.train)
         if classes < 2:
             raise DataError(f"{options.data} has one class, {self._data.train.classes[0]}: two or more are required")
-        if options.num_classes not in (None, classes):
-            raise DataError(f"{options.data} has {classes} classes, not {options.num_classes}")
         global_batch = options.batch_size * options.accumulate * ranks.size
         self.steps_per_epoch = images // global_batch
         if not self.steps_per_epoch:
@@ -130,6 +130,7 @@ class Trainer:
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
         self.parts = Parts(model, ema, optimizer, scheduler, scaler)
         self.position = Position()
+        self._skipped: set[str] = set()
         found = find_checkpoint(options, ranks.gather((self._folder / CHECKPOINT).exists()))
         if found is not None:
             self.position = restore(found, self.parts, self._facts)
@@ -140,14 +141,15 @@ class Trainer:
         """Train to the end, or until a signal stops the run."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self.ranks.first:
+                (self._folder / OPTIONS).write_text(json.dumps(self._facts.options, indent=1) + "\n", "utf-8")
+                if isinstance(self._data.val, SubsetSource) and (names := self._data.val.names()):
+                    (self._folder / VALIDATION).write_bytes(b"".join(os.fsencode(name) + b"\n" for name in names))
         except OSError as error:
-            raise TrainingError(f"the output folder {self._folder} cannot be made: {error.strerror}") from error
+            raise TrainingError(f"the output folder {self._folder} cannot be written: {reason(error)}") from error
+        recorder, metrics = None, None
         if self.ranks.first:
-            (self._folder / OPTIONS).write_text(json.dumps(self._facts.options, indent=1) + "\n", "utf-8")
-            if isinstance(self._data.val, SubsetSource) and (names := self._data.val.names()):
-                (self._folder / VALIDATION).write_text("".join(f"{name}\n" for name in names), "utf-8")
-        recorder = Recorder(self._folder, self.position.epoch) if self.ranks.first else None
-        metrics = None
+            recorder = Recorder(self._folder, self.position.epoch, tensorboard=self.options.tensorboard)
         try:
             while self.position.epoch < self.options.epochs:
                 if not self._train_epoch():
@@ -210,7 +212,11 @@ class Trainer:
                 "A lower --lr, a --warmup or a --clip may help"
             )
         position.loss_sum += result.loss
-        position.skipped += result.skipped
+        position.skipped += len(result.bad)
+        for message in result.bad:
+            if message not in self._skipped:
+                logger.warning("skipped %s", message)
+        self._skipped.update(result.bad)
         position.step += 1
         return result.stop
 
@@ -258,7 +264,6 @@ class Trainer:
                 batch_size=self.options.batch_size,
                 workers=self.options.workers,
                 skip_bad_images=self.options.skip_bad_images,
-                channels_last=self.options.channels_last,
             )
             numbers[f"{prefix}val_loss"] = result.loss
             numbers[f"{prefix}val_top1_error"] = result.top1_error
@@ -285,6 +290,6 @@ class Trainer:
 
 def _preprocessing(options: TrainOptions, data: Splits) -> Preprocessing:
     """Return how images are prepared for the trained model."""
-    crop = options.eval_size or options.size
+    crop = options.size
     mean, std = ((x[0], x[1], x[2]) for x in (options.mean or data.mean, options.std or data.std))
     return Preprocessing(resize=round(crop / options.crop_ratio), crop=crop, mean=mean, std=std)

@@ -1,4 +1,4 @@
-"""Record a run: metrics.jsonl, TensorBoard where it is installed, a plot of the curves."""
+"""Record a run: metrics.jsonl, TensorBoard's file if asked for, a plot of the curves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ..utils.errors import TrainingError
 from ..utils.files import write_atomically
+from ..utils.optional import require
 
 logger = logging.getLogger(__name__)
 
@@ -17,17 +18,26 @@ CURVES = "curves.png"
 
 
 class Recorder:
-    """Writes one JSON line per epoch, and the same numbers to TensorBoard.
+    """Writes one JSON line per epoch, and perhaps the same numbers for TensorBoard.
 
     Args:
         folder: the run's folder.
-        epochs: how many are complete; lines of later ones are left out.
+        epochs: number of complete epochs; lines of later ones are left out.
+        tensorboard: write a file for TensorBoard to the subfolder ``tensorboard``.
+
+    Raises:
+        TrainingError: the folder has a metrics.jsonl of another program.
     """
 
-    def __init__(self, folder: Path, epochs: int) -> None:
+    def __init__(self, folder: Path, epochs: int, *, tensorboard: bool = False) -> None:
         self._path = folder / METRICS
-        self._board = _tensorboard(folder)
         self._epochs = [numbers for numbers in read_metrics(self._path) if numbers["epoch"] <= epochs]
+        self._board: Any = None
+        if tensorboard:
+            require("tensorboard", "2")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call,unused-ignore]
 
     def write(self, numbers: dict[str, Any]) -> None:
         """Add one epoch."""
@@ -49,8 +59,20 @@ class Recorder:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the epochs of a metrics.jsonl, [] where there is none."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """Return the epochs of a metrics.jsonl, [] if there is none.
+
+    Raises:
+        TrainingError: it is not the file of a run.
+    """
+    if not path.exists():
+        return []
+    try:
+        epochs = [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError, RecursionError):
+        epochs = [None]
+    if not all(isinstance(numbers, dict) and type(numbers.get("epoch")) is int for numbers in epochs):
+        raise TrainingError(f"{path} is not the record of a run: move it away, or name another --output")
+    return epochs
 
 
 def draw_curves(folder: Path) -> Path | None:
@@ -81,11 +103,3 @@ def draw_curves(folder: Path) -> Path | None:
     path = folder / CURVES
     figure.savefig(path, dpi=120)
     return path
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call,unused-ignore]

@@ -6,9 +6,14 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ..utils.text import reason
+
+_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", tuple: "a list of numbers"}
 
 
 def _option(text: str, default: Any = dataclasses.MISSING, *, low: float = -math.inf, high: float = math.inf,
@@ -26,18 +31,13 @@ class TrainOptions:
     The help text of every field is in its metadata and in ``hardnet train --help``.
 
     Raises:
-        ValueError: a value is out of its range, or two exclude each other.
+        ValueError: a value is of another type or out of its range, or two exclude each other.
     """
 
     data: str = _option('a folder with train/CLASS/image and val/CLASS/image, or CLASS/image, or "fashion-mnist"')
     output: str = _option("folder of the run: checkpoints, metrics.jsonl, curves.png")
-    dataset: str = _option(
-        "format of DATA; auto looks for the files of Fashion-MNIST", "auto",
-        choices=("auto", "imagefolder", "fashion-mnist"),
-    )  # fmt: skip
     model: str = _option("the architecture", "hardnet39ds")
     weights: str | None = _option("initial weights: a tag of the catalogue or a file", None)
-    num_classes: int | None = _option("number of classes, checked against the data set", None, low=1, high=10**6)
     drop_rate: float | None = _option(
         "dropout before the linear layer (default: the model's own)", None, low=0, high=0.999
     )
@@ -85,9 +85,6 @@ class TrainOptions:
     std: tuple[float, ...] | None = _option(
         "standard deviation of each colour in [0, 1] (default: the data set's)", None
     )
-    eval_size: int | None = _option(
-        "side of the validation images (default: --size)", None, low=32, high=4096
-    )  # fmt: skip
     crop_ratio: float = _option(
         "side of the central crop of validation, as a share of the resized side", 0.875, low=0.01, high=1
     )
@@ -112,21 +109,21 @@ class TrainOptions:
     ema: float = _option("decay per step of the averaged weights, 0 for none", 0.0, low=0, high=1)
 
     amp: str = _option("mixed precision", "none", choices=("none", "bf16", "fp16"))
-    channels_last: bool = _option("use the channels_last memory format, faster for these networks", True)
     compile: bool = _option("compile the model with torch.compile", False)
-    sync_bn: bool = _option("compute BatchNorm statistics over all ranks (CUDA)", False)
     device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
-    workers: int = _option("data-loading processes per rank", 4, low=0, high=1024)
+    workers: int = _option("data-loading processes per rank, at most one per processor", 4, low=0, high=1024)
     skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
     resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
     save_every: int = _option("steps between checkpoints within an epoch, 0 for none", 0, low=0, high=10**9)
     save_pretrained: bool = _option(
-        "at the end, write OUTPUT/pretrained: the final weights with classes and preprocessing, for from_pretrained, "
-        "timm and the Hugging Face Hub; requires safetensors",
+        "at the end, write OUTPUT/pretrained: the weights with classes and preprocessing, for from_pretrained, timm "
+        "and the Hugging Face Hub",
         False,
     )
+    tensorboard: bool = _option("also write the metrics for TensorBoard", False)
 
     def __post_init__(self) -> None:
+        check_types(self)
         for field in dataclasses.fields(self):
             value, choices, (low, high) = getattr(self, field.name), field.metadata["choices"], field.metadata["range"]
             if choices and value not in choices:
@@ -156,6 +153,29 @@ class TrainOptions:
         }
 
 
+def check_types(options: Any) -> None:
+    """Check that the fields of a dataclass have the types they are declared with; lists become tuples, paths text.
+
+    Values come from JSON, Python and the command line alike.
+
+    Raises:
+        ValueError: one has another type.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        value, kinds = getattr(options, name), get_args(hint) or (hint,)
+        kind = get_origin(kinds[0]) or kinds[0]
+        if kind is tuple and isinstance(value, (list, tuple)):
+            value = tuple(value)
+            fits = all(type(number) in (int, float) and abs(number) < 10**38 for number in value)
+        elif kind is str and isinstance(value, os.PathLike):
+            value, fits = os.fspath(value), True
+        else:
+            fits = type(value) is kind or (kind is float and type(value) is int)
+        if not (fits or (value is None and type(None) in kinds)):
+            raise ValueError(f"{name} must be {_TYPE_NAMES[kind]}, got {value!r:.100}")
+        object.__setattr__(options, name, value)  # the dataclass is frozen
+
+
 FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
 """The fields by name; ``metadata`` has "help", "range" and "choices"."""
 
@@ -178,9 +198,9 @@ def read_recipe(recipe: str) -> list[dict[str, Any]]:
         names = ", ".join(sorted(known.stem for known in RECIPES.glob("*.json")))
         raise ValueError(f"recipe {recipe!r} is neither a file nor one of {names}")
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"recipe {path} is not JSON: {error}") from None
+        options = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"recipe {path} cannot be read as JSON: {reason(error)}") from None
     stages = options if isinstance(options, list) and options else [options]
     if not all(isinstance(stage, dict) for stage in stages):
         raise ValueError(f"recipe {path} must hold an object, or a list of objects")

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -28,8 +29,8 @@ class StepResult(NamedTuple):
 
     loss: float
     """The mean. Where it is not finite, nothing has been changed."""
-    skipped: int
-    """Images that could not be read."""
+    bad: list[str]
+    """Error messages of the images that could not be read."""
     stop: bool
     """Whether some rank was asked to stop."""
 
@@ -52,15 +53,16 @@ class Stepper:
     def take(self, batches: Sequence[Batch], stop: StopRequest) -> StepResult:
         """Do one step with the average gradient over the batches; on every rank at the same time."""
         self._parts.optimizer.zero_grad(set_to_none=True)
-        loss_sum, bad = 0.0, sum(len(batch.bad) for batch in batches)
+        loss_sum, bad = 0.0, [message for batch in batches for message in batch.bad]
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self._without_sync():
                 loss = self._loss(batch)
                 loss_sum += float(loss.detach())
                 if last:  # the ranks agree before the step that would spoil the weights or leave a rank waiting
-                    losses, skipped, stops = zip(*self._ranks.gather((loss_sum, bad, stop.requested)), strict=True)
-                    result = StepResult(sum(losses) / len(losses) / len(batches), sum(skipped), any(stops))
+                    losses, messages, stops = zip(*self._ranks.gather((loss_sum, bad, stop.requested)), strict=True)
+                    bad = list(chain.from_iterable(messages))
+                    result = StepResult(sum(losses) / len(losses) / len(batches), bad, any(stops))
                     if not math.isfinite(result.loss):
                         return result
                 scaled = self._parts.scaler.scale(loss / len(batches))
@@ -70,8 +72,7 @@ class Stepper:
 
     def _loss(self, batch: Batch) -> Tensor:
         device, options = self._ranks.device, self._options
-        layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        images = batch.images.to(device, memory_format=layout, non_blocking=True)
+        images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
         if self._mix is not None:
             images, labels = self._mix(images, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -28,6 +29,12 @@ def usable_device(device: str | int | torch.device) -> torch.device:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the device {str(device)!r} cannot be used here: {reason}") from None
     return wanted
+
+
+def usable_processors() -> int:
+    """Return the number of processors that this rank may use: those of the process, shared by the machine's ranks."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 def cpu_flags() -> frozenset[str]:
