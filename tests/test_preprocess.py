@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from hardnet.images.batches import Item, prepare, prepare_batches
 from hardnet.images.preprocess import MAX_ASPECT_RATIO, Preprocessing
 from hardnet.images.read import load_image
 from hardnet.utils.errors import ImageError
@@ -111,3 +115,75 @@ def test_what_is_no_image_is_refused() -> None:
             Preprocessing()(wrong)
     with pytest.raises(ImageError, match="no pixels: its size is 0 x 5"):
         Preprocessing()(Image.new("RGB", (0, 5)))
+
+
+def jpeg(image: Image.Image, orientation: int = 1, claimed: tuple[int, int] | None = None, **options: object) -> bytes:
+    """An encoded picture; ``claimed`` overwrites the size in the header, so that the rest is padding."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = io.BytesIO()
+    image.save(stored, "JPEG", exif=exif, **{"quality": 90, **options})
+    content = bytearray(stored.getvalue())
+    if claimed:
+        at = content.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0")
+        assert content[at + 5 : at + 9] == struct.pack(">HH", image.height, image.width)
+        content[at + 5 : at + 9] = struct.pack(">HH", claimed[1], claimed[0])
+    return bytes(content)
+
+
+def prepared(content: bytes, decode: str, resize: int = 32, crop: int = 28) -> torch.Tensor:
+    transform = Preprocessing(resize=resize, crop=crop)
+    return prepare(Item("a.jpg", content, alone=True), transform, 3, 1, raw=True, decode=decode).float()
+
+
+SIZES = [(512, 640), (320, 256), (601, 523), (203, 301), (131, 129), (128, 4097), (2065, 65), (64, 64), (33, 47)]
+KINDS = [
+    *itertools.product(["RGB"], [(301, 203)], range(1, 9), [{"subsampling": 2}]),
+    *itertools.product(["RGB"], [(517, 601)], (2, 3, 6, 7), [{"subsampling": 0, "progressive": True}]),
+    *itertools.product(["L"], SIZES[2:4], [1, 8], [{}, {"progressive": True}]),
+    *itertools.product(["RGB"], SIZES, [1], [{"subsampling": 1}, {"subsampling": 2}]),
+    *itertools.product(["CMYK"], SIZES[2:4], [5], [{"progressive": True}]),
+]
+
+
+@pytest.mark.parametrize(("mode", "size", "orientation", "options"), KINDS)
+def test_fast_decoding_is_close_to_exact(
+    mode: str, size: tuple[int, int], orientation: int, options: dict[str, object]
+) -> None:
+    photograph = load_image(ROOT / "images" / "coffee.jpg").resize(size, Image.Resampling.BICUBIC).convert(mode)
+    content = jpeg(photograph, orientation, **options)
+    scaled = min(size) >= (256 if options == {"subsampling": 1} else 128) and mode != "CMYK"
+    assert (max(load_image(io.BytesIO(content), least_side=64).size) < max(size)) == scaled
+    difference = (prepared(content, "fast") - prepared(content, "exact")).abs()
+    assert difference.mean() < 1.3
+    assert difference.max() <= 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("progressive", [False, True])
+def test_fast_decoding_shows_nothing_of_the_padding(orientation: int, progressive: bool) -> None:
+    grey = Image.new("RGB", (304, 272), (90, 90, 90))
+    for claimed in ((297, 272), (304, 265), (303, 271)):
+        junk = grey.copy()
+        junk.paste((255, 255, 255), (claimed[0], 0, 304, 272))
+        junk.paste((255, 255, 255), (0, claimed[1], 304, 272))
+        content = jpeg(junk, orientation, claimed, quality=100, subsampling=0, progressive=progressive)
+        for decode in ("exact", "fast"):
+            assert (prepared(content, decode, crop=32) - 90).abs().max() <= 2
+
+
+def test_fast_decoding_of_other_formats_and_of_the_first_picture_of_several() -> None:
+    photograph = load_image(ROOT / "images" / "cat.jpg").resize((301, 203))
+    for form, options in (("PNG", {}), ("MPO", {"save_all": True, "append_images": [Image.new("RGB", (301, 203))]})):
+        stored = io.BytesIO()
+        photograph.save(stored, form, **options)
+        difference = (prepared(stored.getvalue(), "fast") - prepared(stored.getvalue(), "exact")).abs()
+        assert difference.max() <= (1 if form == "PNG" else 6)
+    assert load_image(stored, least_side=64).size == (151, 102)
+    assert load_image(stored, least_side=102).size == (301, 203)
+
+
+def test_fast_decoding_requires_the_preprocessing_of_the_library() -> None:
+    for decode, transform in (("fast", transforms.ToTensor()), ("quick", Preprocessing())):
+        with pytest.raises(ValueError, match="decode"):
+            next(prepare_batches([], transform, torch.nn.Identity(), 1, decode))

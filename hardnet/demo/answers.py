@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..images.read import read_open
+from ..images.read import decode_image
 from ..inference.classifier import Classifier
 from ..utils.errors import ImageError, WeightsError
 from ..utils.text import printable
@@ -111,7 +111,7 @@ def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
             if file.path is None:
                 return None, translate(language, file.failure, size=max_bytes // 2**20)
             with file.path.open("rb") as opened:
-                return read_open(opened, printable(file.name)), ""
+                return decode_image(opened, printable(file.name))[0], ""
         except ImageError as error:
             return None, str(error)
         except OSError:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, TypeGuard, Union, cast
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, Union, cast, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from torch import Tensor
 from ..utils.errors import ImageError
 from ..utils.text import printable
 from .preprocess import Preprocessing
-from .read import find_images, load_image, log_left_out, no_images, read_open, upright_rgb
+from .read import Box, decode_image, find_images, log_left_out, no_images, upright_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +29,16 @@ if TYPE_CHECKING:
 ImageLike = Union[str, os.PathLike[str], bytes, IO[bytes], "Image.Image", Tensor, "np.ndarray[Any, Any]"]
 """A path, the bytes of a file, a file opened for binary reading, a Pillow image, a tensor, or a NumPy array."""
 Transform = Callable[["Image.Image"], Tensor]
+Decode: TypeAlias = Literal["exact", "fast"]
+"""How files are decoded and resized: "exact" is equal to torchvision to the last bit. "fast" decodes JPEG files at 1/2,
+1/4 or 1/8 of their size while the shorter side stays at least twice the resize, and resizes what the crop shows."""
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode."""
+_LARGE, _HINT_AFTER = 2_000_000, 32
+"""From how many pixels on a picture counts as large, and after how many images fast decoding is suggested."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def expand(images: ImageLike | Iterable[ImageLike | Item], *, log: bool = True) 
 
 
 def prepare_batches(
-    items: Iterable[Item], transform: Transform, model: torch.nn.Module, batch_size: int
+    items: Iterable[Item], transform: Transform, model: torch.nn.Module, batch_size: int, decode: Decode = "exact"
 ) -> Generator[Batch, None, None]:
     """Iterate over batches of prepared images, in order.
 
@@ -95,7 +105,7 @@ def prepare_batches(
     Raises:
         ValueError: while iterating, the transform does not return an image that fits the model.
     """
-    with closing(_decode_ahead(items, transform, model, max(batch_size, WORKERS))) as decoded:
+    with closing(_decode_ahead(items, transform, model, max(batch_size, WORKERS), decode)) as decoded:
         batch = Batch([], [])
         for item, outcome in decoded:
             batch.items.append(item)
@@ -108,27 +118,89 @@ def prepare_batches(
 
 
 def _decode_ahead(
-    items: Iterable[Item], transform: Transform, model: torch.nn.Module, window: int
+    items: Iterable[Item], transform: Transform, model: torch.nn.Module, window: int, decode: Decode
 ) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
+    check_decode(decode, transform)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hardnet-decode")
     pending: deque[tuple[Item, Future[Tensor]]] = deque()
+    load = _Load()
+    decode_item = partial(prepare, raw=True, decode=decode, report=load.add if decode == "exact" else None)
+
+    def outcome(future: Future[Tensor]) -> Tensor | ImageError:
+        begin = time.perf_counter()
+        try:
+            return future.result()
+        except ImageError as error:
+            return error
+        finally:
+            load.waited(time.perf_counter() - begin)
+
     try:
         for item in items:
-            pending.append((item, pool.submit(prepare, item, transform, *input_limits(model), raw=True)))
+            pending.append((item, pool.submit(decode_item, item, transform, *input_limits(model))))
             if len(pending) > window:
                 first, future = pending.popleft()
-                yield first, _outcome(future)
+                yield first, outcome(future)
         while pending:
             first, future = pending.popleft()
-            yield first, _outcome(future)
+            yield first, outcome(future)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw: bool = False) -> Tensor:
+class _Load:
+    """The share of a job's time that goes into waiting for large pictures; suggests fast decoding once."""
+
+    def __init__(self) -> None:
+        self._begin, self._waited, self._large, self._done = time.perf_counter(), 0.0, 0, 0
+
+    def add(self, image: Image.Image) -> None:
+        """Count an image that a thread has decoded."""
+        self._large += image.width * image.height > _LARGE
+
+    def waited(self, seconds: float) -> None:
+        """Count an image for which the model waited, in seconds."""
+        self._waited += seconds
+        self._done += 1
+        elapsed = time.perf_counter() - self._begin
+        if self._done == _HINT_AFTER and 2 * self._large > self._done and 2 * self._waited > elapsed:
+            logger.warning(
+                "most of the time goes into decoding large pictures: decode='fast' (--decode fast) is faster"
+            )
+
+
+def check_decode(decode: str, transform: Transform) -> None:
+    """Check that the way of decoding is known and goes with the transform.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if decode not in get_args(Decode):
+        raise ValueError(f"decode must be 'exact' or 'fast', got {decode!r}")
+    if decode == "fast" and type(transform) is not Preprocessing:
+        raise ValueError("decode='fast' requires the preprocessing of the weights, not a transform= of your own")
+
+
+def prepare(
+    item: Item,
+    transform: Transform,
+    in_chans: int,
+    min_size: int,
+    *,
+    raw: bool = False,
+    decode: Decode = "exact",
+    report: Callable[[Image.Image], None] | None = None,
+) -> Tensor:
     """Return the model input of one item: a float tensor (in_chans, H, W).
 
-    With ``raw``, what :class:`Preprocessing` prepares is returned as uint8 pixels, before normalisation.
+    Args:
+        item: the image.
+        transform: Pillow image -> tensor.
+        in_chans: the channels of the model.
+        min_size: the least side of prepared input.
+        raw: return what :class:`Preprocessing` prepares as uint8 pixels, before normalisation.
+        decode: see :data:`Decode`; "fast" requires :class:`Preprocessing`.
+        report: is called with every decoded picture.
 
     Raises:
         ImageError: the image is unusable.
@@ -138,23 +210,32 @@ def prepare(item: Item, transform: Transform, in_chans: int, min_size: int, raw:
     if isinstance(content, ImageError):
         raise content
     name = printable(item.source)
+    preprocessing = transform if isinstance(transform, Preprocessing) and type(transform) is Preprocessing else None
+    fast = decode == "fast" and preprocessing is not None
+    least_side = 2 * preprocessing.resize if fast and preprocessing else None
+    box: Box | None = None
     if isinstance(content, Tensor):
         if content.is_floating_point():
             return _checked_input(content, name, in_chans, min_size)
         image = _from_raw(content, name)
     elif isinstance(content, (str, os.PathLike)):
-        image = load_image(content)
+        image, box = decode_image(content, least_side=least_side)
     elif isinstance(content, bytes):
-        image = read_open(io.BytesIO(content), name)
+        image, box = decode_image(io.BytesIO(content), name, least_side=least_side)
     elif hasattr(content, "read"):
-        image = read_open(cast("IO[bytes]", content), name)
+        image, box = decode_image(cast("IO[bytes]", content), name, least_side=least_side)
     elif _is_array(content):
         image = _from_array(content, name)
     else:
         image = upright_rgb(cast("Image.Image", content), name)
-    raw = raw and type(transform) is Preprocessing
-    tensor = transform.pixels(image) if raw and isinstance(transform, Preprocessing) else transform(image)
-    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not (raw or tensor.is_floating_point()):
+    if report is not None:
+        report(image)
+    if preprocessing is None:
+        tensor = transform(image)
+    else:
+        pixels = preprocessing.pixels(image, fast=fast, box=box)
+        tensor = pixels if raw else preprocessing.normalise(pixels)
+    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not (preprocessing or tensor.is_floating_point()):
         raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {_describe(tensor)}")
     if tensor.shape[0] != in_chans:
         raise ValueError(
@@ -177,13 +258,6 @@ def prepare_each(
 def input_limits(model: torch.nn.Module) -> tuple[int, int]:
     """Return the channels and the least side in pixels of a model's input; 3 and 1 if it does not say."""
     return cast(int, getattr(model, "in_chans", 3)), cast(int, getattr(model, "min_input_size", 1))
-
-
-def _outcome(future: Future[Tensor]) -> Tensor | ImageError:
-    try:
-        return future.result()
-    except ImageError as error:
-        return error
 
 
 def _is_image_like(value: object) -> TypeGuard[ImageLike]:

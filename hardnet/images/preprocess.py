@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .read import to_rgb
+from .read import Box, to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,8 +66,15 @@ class Preprocessing:
         """Pillow image -> float32 tensor (3, crop, crop)."""
         return self.normalise(self.pixels(image))
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """Resize and crop: Pillow image -> uint8 tensor (3, crop, crop)."""
+    def pixels(self, image: Image.Image, *, fast: bool = False, box: Box | None = None) -> Tensor:
+        """Resize and crop: Pillow image -> uint8 tensor (3, crop, crop).
+
+        Args:
+            image: any Pillow image.
+            fast: resize only what the crop shows. Some values differ by 1.
+            box: with ``fast``, the part of the image that is the picture; see
+                :func:`hardnet.images.read.decode_image`.
+        """
         from PIL import Image
 
         if not isinstance(image, Image.Image):
@@ -77,17 +84,23 @@ class Preprocessing:
             )
         if image.mode != "RGB" or "transparency" in image.info or 0 in image.size:
             image = to_rgb(image)
-        image = limit_aspect_ratio(image)
-        width, height = (self.resize * side // min(image.size) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = _crop_centre(image, self.crop, self.crop)
+        if fast:
+            left, top, right, bottom = box or (0, 0, *image.size)
+            edges = self.crop_box(right - left, bottom - top)
+            shown = (left + edges[0], top + edges[1], min(left + edges[2], right), min(top + edges[3], bottom))
+            image = image.resize((self.crop, self.crop), Image.Resampling.BILINEAR, shown)
+        else:
+            image = limit_aspect_ratio(image)
+            width, height = (self.resize * side // min(image.size) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = _crop_centre(image, self.crop, self.crop)
         values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         return values.view(self.crop, self.crop, 3).permute(2, 0, 1).contiguous()
 
-    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+    def crop_box(self, width: float, height: float) -> Box:
         """Return the part of a picture that is used, in pixels of the picture: left, top, right, bottom."""
 
-        def span(side: int) -> tuple[float, float]:
+        def span(side: float) -> tuple[float, float]:
             part = min(side, MAX_ASPECT_RATIO * min(width, height))  # what is resized
             resized = self.resize * part // min(width, height)
             start, first = round((side - part) / 2), round((resized - self.crop) / 2)
