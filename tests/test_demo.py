@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 
 import hardnet
 from hardnet import cli
+from hardnet.demo import guard
 from hardnet.demo import page as demo
 from hardnet.demo.markup import Row, to_csv
 from hardnet.demo.view import look, sample_images
@@ -185,6 +187,50 @@ def test_uploads_end_when_the_storage_is_full(client: Any) -> None:
     assert upload(client, "b.png", bytes(150_000)).status_code == 200
 
 
+@pytest.mark.parametrize(("stored", "status"), [(0, 408), (900_000, 503)])
+def test_idle_uploads_end_and_keep_nobody_from_uploading(
+    stored: int, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Twenty promise many bytes and send few; if the storage is full by then, they end at once."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(guard, "PATIENCE", 0.2)
+    monkeypatch.setattr(guard, "CHECK_BYTES", 100)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionError
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def request(server: Any, promised: int, sent: int) -> int:
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, object]:
+            nonlocal sent
+            if not sent:
+                await asyncio.sleep(60)
+            body, sent = bytes(sent), 0
+            (tmp_path / "other.bin").write_bytes(bytes(stored))
+            return {"type": "http.request", "body": body, "more_body": len(body) < promised}
+
+        async def send(message: dict[str, Any]) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        headers = [(b"host", b"localhost"), (b"content-length", b"%d" % promised)]
+        await server({"type": "http", "headers": headers}, receive, send)
+        [result] = statuses
+        return result
+
+    async def visits() -> list[int]:
+        server = guard.Guard(app, [], 500_000, 800_000)
+        return await asyncio.gather(request(server, 50, 50), *(request(server, 500_000, 200) for _ in range(20)))
+
+    assert asyncio.run(visits()) == [200] + [status] * 20
+
+
 @pytest.mark.parametrize(
     ("host", "origin", "status"),
     [
@@ -192,6 +238,8 @@ def test_uploads_end_when_the_storage_is_full(client: Any) -> None:
         ("[::1]:7860", "http://[::1]:7860", 200),
         ("localhost", "https://localhost", 200),
         ("Example.org", "https://example.org", 200),
+        ("127.0.0.1:7860", "https://example.org", 200),  # nginx passes the address that it turns to
+        ("example.org", "https://example.org:8443", 200),
         ("attacker.example", None, 421),  # DNS rebinding
         ("attacker.example", "http://attacker.example", 421),
         ("127.0.0.1.attacker.example", None, 421),
@@ -200,6 +248,7 @@ def test_uploads_end_when_the_storage_is_full(client: Any) -> None:
         ("127.0.0.1:7860", "https://attacker.example", 403),  # a form of another site
         ("127.0.0.1:7860", "http://127.0.0.1:8000", 403),
         ("127.0.0.1:7860", "null", 403),
+        ("127.0.0.1:7860", "https://[", 403),
     ],
 )
 def test_only_own_pages_are_served(client: Any, host: str, origin: str | None, status: int) -> None:

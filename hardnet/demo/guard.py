@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
+import time
 from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,21 +15,32 @@ from urllib.parse import urlsplit
 # Gradio's own page needs 'unsafe-inline' and 'unsafe-eval'.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'"
 HEADERS = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+PATIENCE = 10.0
+"""Seconds by which a request's body may be later than :data:`LEAST_RATE` has it."""
+LEAST_RATE = 16 * 1024
+"""Bytes per second."""
+CHECK_BYTES = 2**20
+"""Bytes of a request after which the storage is measured again."""
+
+_FULL = 503, "The storage for pictures is full. Try again later."
+_LATE = 408, "The request arrives too slowly."
+_Message = MutableMapping[str, Any]
 
 
 class Guard:
-    """ASGI middleware that refuses foreign and oversized requests.
+    """ASGI middleware that refuses foreign, oversized and idle requests.
 
     Args:
         app: the application behind it.
         hosts: names of the server, in addition to ``localhost`` and all IP addresses (DNS rebinding needs a name).
+            Pages of these names may send requests, whatever the port and whatever Host a proxy passes on.
         max_request: the largest body of one request, in bytes.
-        max_stored: the largest sum of uploads on disk and under way, in bytes.
+        max_stored: the largest sum of uploads on disk, in bytes.
     """
 
     def __init__(self, app: Any, hosts: Collection[str], max_request: int, max_stored: int) -> None:
-        self.app, self.hosts = app, {"localhost", *map(str.lower, filter(None, hosts))}
-        self.max_request, self.max_stored, self.arriving = max_request, max_stored, 0
+        self.app, self.hosts = app, {host.lower() for host in hosts if host}
+        self.max_request, self.max_stored = max_request, max_stored
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
@@ -36,47 +49,81 @@ class Guard:
         if scope["type"] != "http":  # the page has no web sockets
             return
 
-        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        length = headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else 0
+        started, arrived = time.monotonic(), 0
+        refused = False
+
+        async def send_with_headers(message: _Message) -> None:
+            if refused:  # and answered
+                return
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        length = headers.get("content-length", "")
-        size = int(length) if length.isdecimal() else 0
-        refusal = self._refusal(headers, size)
-        if refusal is not None:
-            status, text = refusal
-            await send_with_headers(
-                {"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]}
-            )
-            await send({"type": "http.response.body", "body": text.encode()})
+        async def receive_in_time() -> _Message:
+            nonlocal arrived, refused
+            if arrived >= size:
+                message: _Message = await receive()
+                return message
+            try:
+                late = started + PATIENCE + arrived / LEAST_RATE - time.monotonic()
+                message = await asyncio.wait_for(receive(), late)
+                before, arrived = arrived, arrived + len(message.get("body", b""))
+                if before // CHECK_BYTES == arrived // CHECK_BYTES or self._has_space(0):
+                    return message
+                problem = _FULL
+            except asyncio.TimeoutError:
+                problem = _LATE
+            await _refuse(send_with_headers, *problem)
+            refused = True
+            return {"type": "http.disconnect"}
+
+        if (problem := self._refusal(headers, size)) is not None:
+            await _refuse(send_with_headers, *problem)
             return
-        self.arriving += size
         try:
-            await self.app(scope, receive, send_with_headers)
-        finally:
-            self.arriving -= size
+            await self.app(scope, receive_in_time, send_with_headers)
+        except Exception:
+            if not refused:
+                raise
 
     def _refusal(self, headers: dict[str, str], size: int) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_own(host):
+        name = _name(f"//{host}")
+        if name not in ("localhost", *self.hosts) and not is_address(name):
             return 421, "Unknown host name. The option --allow-host adds one."
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return 403, "Requests from other sites are refused."
+        own = {f"http://{host}".lower(), f"https://{host}".lower()}
+        if origin is not None and origin.lower() not in own and _name(origin) not in self.hosts:
+            return 403, "Requests from other sites are refused. Behind a proxy, --allow-host names the site."
         if "transfer-encoding" in headers:
             return 411, "The request must state its length."
         if size > self.max_request:
             return 413, f"A request may have {self.max_request:,} bytes."
-        if size and self.arriving + size + sum(_stored()) > self.max_stored:
-            return 503, "The storage for pictures is full. Try again later."
-        return None
+        return _FULL if size and not self._has_space(size) else None
 
-    def _is_own(self, host: str) -> bool:
-        with suppress(ValueError):
-            name = urlsplit(f"//{host}").hostname or ""
-            return name in self.hosts or bool(ipaddress.ip_address(name))
-        return False
+    def _has_space(self, size: int) -> bool:
+        return size + sum(_stored()) <= self.max_stored
+
+
+async def _refuse(send: Any, status: int, text: str) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+def _name(url: str) -> str:
+    """Return the host's name in an address, in lower case; "" if there is none."""
+    with suppress(ValueError):
+        return urlsplit(url).hostname or ""
+    return ""
+
+
+def is_address(name: str) -> bool:
+    """Return whether a host's name is an IP address."""
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 def _stored() -> Iterator[int]:

@@ -23,7 +23,7 @@ from typing import Any
 from ..utils.files import scratch_folder
 from ..utils.optional import require
 from .answers import MAX_COUNT, TEMPORARY, answer
-from .guard import Guard
+from .guard import Guard, is_address
 from .markup import options, render
 from .texts import LANGUAGES, translate
 
@@ -57,12 +57,13 @@ def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequenc
     host = host or os.environ.get("GRADIO_SERVER_NAME") or HOST
     port = int(os.environ.get("GRADIO_SERVER_PORT") or PORT) if port is None else port
     with _listen(host, port) as listener, _own_folder():
-        app = build_app(hosts=[host, os.environ.get("SPACE_HOST", ""), *allow_hosts])
+        names = [] if is_address(host) or host == "localhost" else [host]
+        app = build_app(hosts=[*names, os.environ.get("SPACE_HOST", ""), *allow_hosts])
         import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
         shown = f"[{host}]" if ":" in host else host
         print(f"hardnet: http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends)", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
 
 
 def build_app(*, hosts: Sequence[str] = (), max_bytes: int = MAX_BYTES, max_stored: int = MAX_STORED) -> Any:
