@@ -9,9 +9,11 @@ Every machine needs this package, and the paths that are not addresses.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +22,9 @@ from .images.shards import SHARDS, Row, list_files, read_files, resolve
 from .inference.results import Embedding, ImageResult, arrow_schema
 from .utils.errors import ImageError
 from .utils.optional import require
-from .utils.text import printable
+from .utils.text import printable, reason
+
+logger = logging.getLogger(__name__)
 
 _FILES_PER_TASK, _ROWS, _BYTES = 256, 256, 32 * 2**20  # of a reading task; the most in a block
 _ACTOR_CPUS, _TASK_CPUS = 0.8, 0.1  # what is left of a core reads and writes
@@ -33,9 +37,9 @@ def read(paths: Sequence[str], *, filesystem: Any = None, column: str | None = N
     What cannot be read becomes a row with an error: a file, a subfolder, the rest of a shard.
 
     Args:
-        paths: image files, WebDataset shards (.tar), Parquet files, and folders of these. ``s3://``, ``gs://`` and
-            other addresses are opened by ``pyarrow.fs``. The source of an image in a shard is ``SHARD/NAME``, of a row
-            of a Parquet file ``FILE/ROW``.
+        paths: image files, WebDataset shards (.tar, also compressed), Parquet files, and folders of these. ``s3://``,
+            ``gs://`` and other addresses are opened by ``pyarrow.fs``. The source of an image in a shard is
+            ``SHARD/NAME``, of a row of a Parquet file ``FILE/ROW``.
         filesystem: a ``pyarrow.fs.FileSystem`` for all paths.
         column: the column of the images in Parquet files: bytes, or a struct with bytes. None: the first such column.
 
@@ -206,9 +210,12 @@ def start(address: str | None = None) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():  # Ray itself tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address or "local", logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Ray cannot be reached at {address}: {printable(str(error).splitlines()[0])}") from None
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        raise ValueError(f"Ray cannot be reached at {address}: {reason(error)}") from None
 
 
 def write(results: Any, folder: str) -> tuple[int, int]:
@@ -221,11 +228,26 @@ def write(results: Any, folder: str) -> tuple[int, int]:
     filesystem, inner = resolve(folder)
     if filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
         raise FileExistsError(f"{printable(folder)}: is not empty, results are written to a new folder")
-    results.write_parquet(
-        inner, filesystem=filesystem, min_rows_per_file=10_000, ray_remote_args={"num_cpus": _TASK_CPUS}
-    )
+    try:
+        results.write_parquet(
+            inner, filesystem=filesystem, min_rows_per_file=10_000, ray_remote_args={"num_cpus": _TASK_CPUS}
+        )
+    except KeyboardInterrupt:
+        files, rows = _complete_files(inner, filesystem)
+        logger.warning("interrupted: %s holds %d complete files with %d images", printable(folder), files, rows)
+        raise
     written = data.dataset(inner, filesystem=filesystem, format="parquet")
     return written.count_rows(filter=data.field("error").is_valid()), written.count_rows()
+
+
+def _complete_files(folder: str, filesystem: Any) -> tuple[int, int]:
+    """How many Parquet files of a folder are complete, and their rows."""
+    pa, fs, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.fs", "pyarrow.parquet"))
+    counts = []
+    for file in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+        with contextlib.suppress(pa.ArrowException, OSError):
+            counts.append(parquet.read_metadata(file.path, filesystem=filesystem).num_rows)
+    return len(counts), sum(counts)
 
 
 def _ray() -> Any:

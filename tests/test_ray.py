@@ -135,7 +135,7 @@ def test_file_systems_of_pyarrow(sources: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("options", [["--on", "dask"], ["--on", "ray", "--resume"]])
+@pytest.mark.parametrize("options", [["--on", "dask"], ["--on", "ray", "--resume"], ["--on", "ray=127.0.0.1:1"]])
 def test_wrong_use_is_one_line(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(tmp_path), "--output", str(tmp_path / "out"), *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1

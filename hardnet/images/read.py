@@ -24,7 +24,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -219,20 +219,20 @@ def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def find_images(
-    folder: str | os.PathLike[str], *, also: Collection[str] = (), left_out: Counter[str] | None = None
+    folder: str | os.PathLike[str], *, also: tuple[str, ...] = (), left_out: Counter[str] | None = None
 ) -> Iterator[tuple[Path, ImageError | None]]:
     """Iterate like :func:`list_images`; a subfolder that cannot be read is yielded with its error.
 
     Args:
         folder: where to start.
-        also: other extensions that count.
+        also: other ends of names that count, in lower case.
         left_out: counts what is skipped, by kind: "hidden folders", "hidden images", or an extension such as ".heic";
             see :func:`describe_left_out`.
 
     Raises:
         ImageError: there is no such folder, or it cannot be read.
     """
-    root, extensions = Path(folder), image_extensions().union(also)
+    root, extensions = Path(folder), image_extensions()
     left_out = Counter() if left_out is None else left_out
     try:
         waiting = sorted(root.iterdir(), key=natural_key, reverse=True)
@@ -242,11 +242,12 @@ def find_images(
     while waiting:  # not by recursion: folders may be nested deeper than Python's stack allows
         entry = waiting.pop()
         hidden, suffix = entry.name.startswith("."), entry.suffix.lower()
+        fits = suffix in extensions or entry.name.lower().endswith(also)
         try:
             if not entry.is_dir():
                 if hidden:
-                    left_out["hidden images"] += suffix in extensions
-                elif suffix in extensions:
+                    left_out["hidden images"] += fits
+                elif fits:
                     yield entry, None
                 else:
                     left_out[suffix] += 1

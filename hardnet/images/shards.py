@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import lzma
 import os
 import tarfile
 import zlib
@@ -16,10 +17,12 @@ from typing import Any, TypeAlias
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
 from ..utils.text import printable, reason
-from .read import find_images, image_extensions, log_left_out, natural_key, no_images
+from .read import MAX_PIXELS, find_images, image_extensions, log_left_out, natural_key, no_images
 
-SHARDS = (".tar", ".parquet")
+SHARDS = (".parquet", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Extensions of files that hold several images."""
+MAX_BYTES = 4 * MAX_PIXELS
+"""The largest encoded image that is read, in bytes: a bitmap with the most pixels and four channels."""
 Row: TypeAlias = "tuple[str, bytes | None, str | None]"
 """Name, content (of a listed file: location) and error; one of the latter two is None."""
 _READERS = 16
@@ -61,13 +64,14 @@ def _list(path: str, filesystem: Any, left_out: Counter[str]) -> Iterator[Row]:
     if files.get_file_info(inner).type != fs.FileType.Directory:
         yield path, path.encode(), None
         return
-    extensions = image_extensions().union(SHARDS)
+    extensions = image_extensions()
     entries = files.get_file_info(fs.FileSelector(inner, recursive=True))
     names = [PurePosixPath(entry.path.removeprefix(inner).lstrip("/")) for entry in entries if entry.is_file]
     for name in sorted(names, key=lambda name: [natural_key(Path(part)) for part in name.parts]):
+        fits = name.suffix.lower() in extensions or name.name.lower().endswith(SHARDS)
         if any(part.startswith(".") for part in name.parts):
-            left_out["hidden images"] += name.suffix.lower() in extensions
-        elif name.suffix.lower() in extensions:
+            left_out["hidden images"] += fits
+        elif fits:
             location = f"{path.rstrip('/')}/{name}"
             yield location, location.encode(), None
         else:
@@ -83,12 +87,14 @@ def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Ite
             return [(name, None, failure)]
         try:
             opened = _open(os.fsdecode(location), filesystem)
-            if name.lower().endswith(".tar"):
-                return _members(name, opened)
             if name.lower().endswith(".parquet"):
                 return _cells(name, opened, column)
+            if name.lower().endswith(SHARDS):
+                return _members(name, opened)
             with opened:
-                return [(name, opened.read(), None)]
+                size = opened.seek(0, os.SEEK_END)
+                opened.seek(0)
+                return [(name, opened.read(), None) if size <= MAX_BYTES else _too_large(name, size)]
         except (OSError, ValueError) as error:
             return [(name, None, f"{name}: cannot be read: {reason(error)}")]
 
@@ -105,22 +111,27 @@ def _open(path: str, filesystem: Any) -> Any:
     return files.open_input_file(inner)
 
 
+def _too_large(name: str, size: int) -> Row:
+    return name, None, f"{name}: is too large: {size:,} bytes, the limit is {MAX_BYTES:,}"
+
+
 def _members(name: str, file: Any) -> Iterator[Row]:
     count, extensions = 0, image_extensions()
     try:
         with file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                path = PurePosixPath(member.name)
-                content = archive.extractfile(member)
-                if content is not None and path.suffix.lower() in extensions and not path.name.startswith("."):
-                    yield f"{name}/{printable(member.name)}", content.read(), None
-                    count += 1
+                path, source = PurePosixPath(member.name), f"{name}/{printable(member.name)}"
+                content = archive.extractfile(member) if member.isreg() else None  # not a link, device or folder
+                if content is None or path.suffix.lower() not in extensions or path.name.startswith("."):
+                    continue
+                yield (source, content.read(), None) if member.size <= MAX_BYTES else _too_large(source, member.size)
+                count += 1
             file.seek(257)
             if file.read(5) == b"ustar":  # not compressed. tarfile takes a damaged header for the end
                 file.seek(archive.offset)
                 if file.read(512) != bytes(512):
                     raise tarfile.ReadError("unexpected end of data")
-    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
         yield name, None, f"{name}: is damaged or truncated after {count} images: {reason(error)}"
 
 
@@ -137,8 +148,9 @@ def _cells(name: str, file: Any, column: str | None) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=64, columns=[fields[0].name]):
                 values = batch.column(0)
                 for value in values.field("bytes") if pa.types.is_struct(values.type) else values:
-                    missing = None if value.is_valid else f"{name}/{number}: there is no image"
-                    yield f"{name}/{number}", value.as_py(), missing
+                    source, size = f"{name}/{number}", len(value.as_buffer() or b"")
+                    missing = None if value.is_valid else f"{source}: there is no image"
+                    yield (source, value.as_py(), missing) if size <= MAX_BYTES else _too_large(source, size)
                     number += 1
     except (pa.ArrowException, OSError, ValueError) as error:
         yield name, None, f"{name}: cannot be read after {number} rows: {reason(error)}"
@@ -147,5 +159,5 @@ def _cells(name: str, file: Any, column: str | None) -> Iterator[Row]:
 def _holds_bytes(kind: Any) -> bool:
     types = importlib.import_module("pyarrow").types
     if types.is_struct(kind):
-        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+        return any(kind.field(i).name == "bytes" and _holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
     return bool(types.is_binary(kind) or types.is_large_binary(kind))

@@ -1,0 +1,79 @@
+"""Images of shards and Parquet files: an odd member is left out or becomes a row with its error; the rest is read."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hardnet.images import shards
+from hardnet.images.shards import list_files, read_files
+
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def png(size: int = 8) -> bytes:
+    stored = io.BytesIO()
+    Image.effect_noise((size, size), 80).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def rows(*paths: Path, column: str | None = None) -> dict[str, str]:
+    """The sources within each path, with their errors; empty where there is an image."""
+    found = list(read_files(iter(list(list_files(map(str, paths)))), None, column))
+    assert all((content is None) == (error is not None) for _, content, error in found)
+    return {Path(name).name: error or "" for name, _, error in found}
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "bz2", "xz"])
+def test_odd_members_do_not_end_a_shard(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAX_BYTES", 2000)
+    path = tmp_path / (f"s.tar.{kind}" if kind else "s.tar")
+    with tarfile.open(path, f"w:{kind}") as archive:
+        for name, member_type, content in (
+            ("0.png", tarfile.REGTYPE, png()),
+            ("soft.png", tarfile.SYMTYPE, b""),
+            ("hard.png", tarfile.LNKTYPE, b""),
+            ("device.png", tarfile.CHRTYPE, b""),
+            ("pipe.png", tarfile.FIFOTYPE, b""),
+            ("large.png", tarfile.REGTYPE, bytes(2001)),
+            ("1.png", tarfile.REGTYPE, png()),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = member_type, len(content), "0.png" if not content else ""
+            archive.addfile(member, io.BytesIO(content))
+    large = "is too large: 2,001 bytes, the limit is 2,000"
+    assert rows(path) == {"0.png": "", "large.png": f"{path}/large.png: {large}", "1.png": ""}
+    assert len(rows(tmp_path)) == 3
+    single = tmp_path / "single.png"
+    single.write_bytes(bytes(2001))
+    assert rows(single) == {"single.png": f"{single}: {large}"}
+
+
+LISTS = [list(png()), list(png())]
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "error"),
+    [
+        (pa.array(LISTS, pa.list_(pa.uint8())), None, "there is no column of bytes"),
+        (pa.array(["a", "b"]), "image", "there is no such column of bytes"),
+        (pa.array([{"bytes": "a"}, {"bytes": "b"}]), None, "there is no column of bytes"),
+        (pa.array([{"bytes": value} for value in LISTS]), "image", "there is no such column of bytes"),
+        (pa.array([png(), bytes(2001)]), None, "1: is too large: 2,001 bytes"),
+        (pa.array([png(), None], pa.large_binary()), None, "1: there is no image"),
+    ],
+)
+def test_columns_and_cells_of_parquet(
+    tmp_path: Path, values: Any, column: str | None, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "MAX_BYTES", 2000)
+    parquet.write_table(pa.table({"label": [0, 1], "image": values}), tmp_path / "t.parquet")
+    found = rows(tmp_path / "t.parquet", column=column)
+    assert error in "".join(found.values())
+    assert ("0" in found) == error.startswith("1")
