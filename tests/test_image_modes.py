@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hardnet.images.read import to_rgb
+from hardnet.images.read import load_image, to_rgb, upright_rgb
+from hardnet.utils import log
 from hardnet.utils.errors import ImageError
 
 
@@ -125,3 +127,96 @@ def test_the_result_is_new_and_without_metadata() -> None:
     assert image.getpixel((0, 0)) == (0, 0, 0)
     assert result.info == {}
     assert set(image.info) == {"transparency", "exif"}
+
+
+def tiff(bits: int, photometric: int, data: bytes, order: str = "<", sample: int = 1, width: int = 2) -> io.BytesIO:
+    """A grey TIFF file of one row."""
+    fields = {
+        256: width,
+        257: 1,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 1,
+        279: len(data),
+        339: sample,
+    }
+    content = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data)) + data
+    content += struct.pack(f"{order}H", len(fields))
+    content += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in fields.items())
+    return io.BytesIO(content + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample", "order", "values"),
+    [
+        (8, 1, "<", bytes([0, 51])),
+        (16, 1, "<", struct.pack("<2H", 0, 51 * 257)),
+        (16, 1, ">", struct.pack(">2H", 0, 51 * 257)),
+        (32, 3, "<", struct.pack("<2f", 0, 0.2)),
+        (32, 3, "<", struct.pack("<2f", 0, 51)),
+        (12, 1, "<", bytes([0x00, 0x03, 0x33])),  # 0 and 819
+    ],
+)
+def test_tiff_with_black_or_white_as_zero(bits: int, sample: int, order: str, values: bytes) -> None:
+    assert greys(load_image(tiff(bits, 1, values, order, sample))) == [0, 51]
+    if bits != 12:  # Pillow does not read these
+        assert greys(load_image(tiff(bits, 0, values, order, sample))) == [255, 204]
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "level"), [(2, b"\x1b", 2), (4, b"\x0f\xa3", 10), (8, b"\x00\x0a\xaa\xf0", 0xAA)]
+)
+def test_the_transparent_level_of_a_grey_png_of_few_bits(depth: int, row: bytes, level: int) -> None:
+    plain = greys(to_rgb(png(4, depth, 0, row)))
+    image = png(4, depth, 0, row, transparent=struct.pack(">H", level))
+    assert greys(upright_rgb(image)) == greys(to_rgb(image)) == [*plain[:2], 255, plain[3]]
+
+
+def test_dark_pictures_of_16_bits_are_named_once_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "LOGGED", set())
+    xray = Image.frombytes("I;16", (3, 1), struct.pack("<3H", 0, 1638, 4095))
+    for name in ("a.png", "b.png"):
+        xray.save(tmp_path / name)
+    assert greys(load_image(tmp_path / "a.png", bits=12)) == [0, 102, 255]
+    assert not caplog.messages
+    assert greys(load_image(tmp_path / "a.png")) == greys(load_image(tmp_path / "b.png")) == [0, 6, 16]
+    [message] = caplog.messages
+    assert message.startswith(f"{tmp_path / 'a.png'}: ")
+    assert message.endswith("hardnet.load_image(path, bits=12)")
+    with pytest.raises(ImageError, match="from 0 to 4095, beyond 11 bits"):
+        load_image(tmp_path / "a.png", bits=11)
+    with pytest.raises(ValueError, match="bits must be between 1 and 16"):
+        load_image(tmp_path / "a.png", bits=17)
+    monkeypatch.setattr(log, "LOGGED", set())
+    upright_rgb(Image.frombytes("I", (2, 1), struct.pack("=2i", 0, 255)))
+    assert caplog.messages[1].endswith("bits=8)")
+
+
+def text_chunk(kind: bytes, content: bytes, damage: bool = False) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ damage)
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        text_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))),
+        text_chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000))),
+        text_chunk(b"tEXt", b"k\0value", damage=True),
+    ],
+    ids=["large text", "large profile", "damaged text"],
+)
+def test_png_with_texts_that_pillow_refuses(chunk: bytes, at: str) -> None:
+    stored = io.BytesIO()
+    Image.new("RGB", (2, 2), (200, 0, 0)).save(stored, "PNG")
+    content = stored.getvalue()
+    where = content.index(b"IDAT" if at == "before" else b"IEND") - 4
+    assert load_image(io.BytesIO(content[:where] + chunk + content[where:])).getpixel((0, 0)) == (200, 0, 0)
+    if at == "before":
+        with pytest.raises(ImageError, match="truncated"):
+            load_image(io.BytesIO(content[:where] + chunk + content[where : where + 10]))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hardnet import Classifier, ImageError
 from hardnet.images.read import load_image
+from hardnet.utils import log
 
 
 def test_a_picture_is_the_same_as_file_image_and_raw_tensor(network: Classifier) -> None:
@@ -234,3 +235,9 @@ def test_the_same_whatever_the_batch_size(network: Classifier) -> None:
             by_index = {p.index: p.probability for p in one.predictions}
             assert {p.index: p.probability for p in other.predictions} == pytest.approx(by_index, abs=1e-5)
     assert len({result.top.probability for result in single}) >= 4  # the pictures are told apart
+
+
+def test_raw_values_are_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(log, "LOGGED", set())
+    list(colour_classifier().stream([torch.randn(3, 32, 32), *(torch.full((3, 32, 32), 255.0) for _ in range(2))]))
+    assert [message.split(",")[0] for message in caplog.messages] == ["<tensor 1>: its values go up to 255"]

@@ -170,10 +170,11 @@ def test_any_size_from_32_up_and_an_empty_batch(name: str, shape: tuple[int, int
         (torch.zeros(1, 64, 64, 3), r"got \(1, 64, 64, 3\).*permute"),
         (torch.zeros(7), r"got \(7,\)"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"floating-point images, got torch\.uint8"),
+        (np.zeros((64, 64, 3), np.uint8), r"got ndarray: hardnet\.Classifier takes NumPy arrays"),
     ],
 )
 def test_a_wrong_input_is_named(images: Tensor, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, TypeError), match=said):
         small_model()(images)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import ImageError
+from ..utils.log import warn_once
 from ..utils.text import printable
 from .preprocess import Preprocessing
 from .read import Box, decode_image, find_images, log_left_out, no_images, upright_rgb
@@ -37,6 +38,9 @@ WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode."""
 _LARGE, _HINT_AFTER = 2_000_000, 32
 """From how many pixels on a picture counts as large, and after how many images fast decoding is suggested."""
+
+_FAR_OUT = 30.0
+"""Beyond what any usual normalisation gives; ImageNet's gives up to 2.7."""
 
 logger = logging.getLogger(__name__)
 
@@ -368,6 +372,15 @@ def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> T
     _check_shape(tensor, name, in_chans, min_size)
     if not bool(tensor.isfinite().all()):
         raise ImageError(f"{name}: the tensor has values that are infinite or not a number")
+    largest = float(tensor.detach().abs().max())
+    if largest > _FAR_OUT:
+        warn_once(
+            logger,
+            "tensor values",
+            "%s: its values go up to %.4g, but a floating-point tensor is used as it is and should be normalised; raw "
+            "values from 0 to 255 are prepared if the tensor is uint8",
+            *(name, largest),
+        )
     return tensor
 
 

@@ -10,6 +10,9 @@ How other modes become RGB:
   as is usual in the field: classifiers are trained on such numbers.
 - 16-bit grey is divided by 257 and rounded; Pillow alone would clip it. Mode ``I`` counts as 16-bit, since 16-bit
   files arrive in it too; values beyond 65,535 are refused. Of 16-bit colour, Pillow keeps the upper 8 bits.
+  A TIFF file of 12 bits, and any with ``bits=``, is scaled by its own range. A picture that uses less than a sixteenth
+  of the range is read as it is, almost black, and a warning is logged once.
+- In TIFF files whose tag says that white is zero, 16-bit and floating-point grey is inverted; Pillow inverts the rest.
 - Floating-point grey (mode ``F``) is taken as 0 to 1 where no value exceeds 1, else as 0 to 255; a picture with values
   outside of these, or that are not finite, is refused.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import logging
 import os
 import re
@@ -34,6 +38,7 @@ from torch import Tensor
 
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
+from ..utils.log import warn_once
 from ..utils.text import printable, reason
 
 if TYPE_CHECKING:
@@ -59,6 +64,9 @@ _UNREADABLE = {
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "raw: export as JPEG or TIFF"),
     **dict.fromkeys((".eps", ".pdf", ".svg"), "vector graphics"),
 }
+_MOST_BITS = 16
+_PHOTOMETRIC_TAG, _BITS_TAG, _MAXIMUM_TAG = 262, 258, 281  # of TIFF
+_PNG_SIGNATURE, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # How PIL.JpegImagePlugin numbers the ways of storing colours (0: 4:4:4, 1: 4:2:2, 2: 4:2:0), and by which factor a
 # scaled picture must be larger: of 4:2:2, libjpeg scales the colours down twice as far. Others are not scaled.
@@ -79,7 +87,11 @@ _shared_image_lock = threading.Lock()
 
 
 def load_image(
-    path_or_file: str | os.PathLike[str] | IO[bytes], *, max_pixels: int = MAX_PIXELS, least_side: int | None = None
+    path_or_file: str | os.PathLike[str] | IO[bytes],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    least_side: int | None = None,
+    bits: int | None = None,
 ) -> Image.Image:
     """Read an image file as an upright RGB picture.
 
@@ -88,12 +100,17 @@ def load_image(
         max_pixels: pictures of more pixels are refused before they are decoded.
         least_side: a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, several times as fast, as far as its shorter
             side stays at least this long, in pixels. None decodes the whole size.
+        bits: of the values of grey pictures in 16-bit files, 1 to 16: 12 for most X-rays. None takes 16, or what the
+            file says.
 
     Raises:
-        ImageError: there is no such file, it is a folder or a device, not an image, damaged or too large. The message
-            names the file and says why in one line.
+        ImageError: there is no such file, it is a folder or a device, not an image, damaged or too large, or a value
+            has more than ``bits``. The message names the file and says why in one line.
+        ValueError: ``bits`` is out of range.
     """
-    return decode_image(path_or_file, max_pixels=max_pixels, least_side=least_side)[0]
+    if bits is not None and not 1 <= bits <= _MOST_BITS:
+        raise ValueError(f"bits must be between 1 and {_MOST_BITS}, got {bits}")
+    return decode_image(path_or_file, max_pixels=max_pixels, least_side=least_side, bits=bits)[0]
 
 
 def decode_image(
@@ -102,6 +119,7 @@ def decode_image(
     *,
     max_pixels: int = MAX_PIXELS,
     least_side: int | None = None,
+    bits: int | None = None,
 ) -> tuple[Image.Image, Box | None]:
     """Read like :func:`load_image`; return the image and, if it was scaled down, which part of it the picture fills.
 
@@ -112,17 +130,18 @@ def decode_image(
         name: what to call the image in an error; None takes the file's name.
         max_pixels: as for :func:`load_image`.
         least_side: as for :func:`load_image`.
+        bits: as for :func:`load_image`.
 
     Raises:
         ImageError: as for :func:`load_image`.
     """
     if not isinstance(path_or_file, (str, os.PathLike)):
         name = name or printable(str(getattr(path_or_file, "name", "the open file")))
-        return _read_open(path_or_file, name, max_pixels, least_side)
+        return _read_open(path_or_file, name, max_pixels, least_side, bits)
     name = name or printable(os.fspath(path_or_file))
     try:
         with open_regular(path_or_file) as file:
-            return _read_open(file, name, max_pixels, least_side)
+            return _read_open(file, name, max_pixels, least_side, bits)
     except ImageError:
         raise
     except FileNotFoundError:
@@ -142,21 +161,26 @@ def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     Raises:
         ImageError: the image could not be decoded.
     """
-    return _upright(image, name, _shared_image_lock, None)[0]
+    return _upright(image, name, _shared_image_lock)[0]
 
 
 def _upright(
-    image: Image.Image, name: str, lock: AbstractContextManager[object], least_side: int | None
+    image: Image.Image,
+    name: str,
+    lock: AbstractContextManager[object],
+    least_side: int | None = None,
+    bits: int | None = None,
 ) -> tuple[Image.Image, Box | None]:
     from PIL import Image
 
     try:
         with lock:
             size = _scale_down(image, least_side) if least_side else None
+            _scale_transparent_level(image)
             image.load()
             # After loading: Pillow turns a TIFF upright while it loads, and drops the tag.
             orientation = _orientation(image, name)
-        rgb = to_rgb(image)
+        rgb = to_rgb(image, name, bits)
     except Exception as error:  # decoders fed with damaged bytes raise almost anything
         raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
     if size is not None:
@@ -286,10 +310,15 @@ def log_left_out(folder: str | os.PathLike[str], left_out: Counter[str]) -> None
         logger.log(level, "%s: left out: %s", printable(os.fspath(folder)), text)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, name: str = "the image", bits: int | None = None) -> Image.Image:
     """Return an image of any mode as a new, opaque RGB image of the same size, without metadata.
 
     The rules are in the module's description. The EXIF orientation is ignored; :func:`upright_rgb` applies it.
+
+    Args:
+        image: any Pillow image.
+        name: what to call the image in a warning.
+        bits: as for :func:`load_image`.
 
     Raises:
         ImageError: the image has no pixels, or values of mode ``I`` or ``F`` are in a range without a meaning.
@@ -298,8 +327,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     if 0 in image.size:
         raise ImageError(f"the image has no pixels: its size is {image.width} x {image.height}")
+    _scale_transparent_level(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _from_16_bit(image)
+        image = _from_16_bit(image, name, bits)
     elif image.mode == "F":
         image = _from_float(image)
     elif image.mode == "La":
@@ -312,15 +342,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
+def _from_16_bit(image: Image.Image, name: str, bits: int | None) -> Image.Image:
     values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
+    of_file = _tiff_tag(image, _BITS_TAG)
+    if bits is None:
+        bits = of_file if 8 < of_file < _MOST_BITS else _MOST_BITS
+        if bits == _MOST_BITS and 0 < high < 2**_MOST_BITS // 16:
+            likely = max(high, _tiff_tag(image, _MAXIMUM_TAG), 255).bit_length()
+            warn_once(
+                logger,
+                "16 bits",
+                "%s: the largest of its 16-bit values is %d, so that it is almost black; if its values have %d bits, "
+                "read it by hardnet.load_image(path, bits=%d)",
+                *(name, high, likely, likely),
+            )
+    if low < 0 or high >= 2**bits:
         raise ImageError(
-            f"the grey values run from {low} to {high}, beyond 16 bits, and there is no agreed scale for these: "
+            f"the grey values run from {low} to {high}, beyond {bits} bits, and there is no agreed scale for these: "
             "convert the image to 8 bits first"
         )
-    grey = (values + 128) // 257  # to the nearest: 257 * 255 = 65535
+    most = 2**bits - 1
+    grey = (values * 255 + most // 2) // most  # to the nearest
+    if _tiff_tag(image, _PHOTOMETRIC_TAG, 1) == 0:
+        grey = 255 - grey
     key = image.info.get("transparency")
     if isinstance(key, int):
         grey[values == key] = 255  # the one transparent value, on white
@@ -335,7 +380,22 @@ def _from_float(image: Image.Image) -> Image.Image:
             f"the floating-point grey values run from {low:g} to {high:g}, expected 0 to 1 or 0 to 255: "
             "scale them first"
         )
-    return _grey_image((values * 255 if high <= 1 else values).round(), image.size)
+    grey = (values * 255 if high <= 1 else values).round()
+    return _grey_image(255 - grey if _tiff_tag(image, _PHOTOMETRIC_TAG, 1) == 0 else grey, image.size)
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int = 0) -> int:
+    """The number in a tag of an opened TIFF file."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, int) else default
+
+
+def _scale_transparent_level(image: Image.Image) -> None:
+    """Scale the transparent level of a PNG file of 2 or 4 bits as Pillow scales the pixels when it loads them."""
+    level, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if image.format == "PNG" and isinstance(level, int) and tiles and tiles[0][3] in ("L;2", "L;4"):
+        image.info["transparency"] = level * (85 if tiles[0][3] == "L;2" else 17)
 
 
 def _grey_image(values: Tensor, size: tuple[int, int]) -> Image.Image:
@@ -347,13 +407,43 @@ def _grey_image(values: Tensor, size: tuple[int, int]) -> Image.Image:
     return Image.frombytes("L", size, bytes(pixels))
 
 
-def _read_open(file: IO[bytes], name: str, max_pixels: int, least_side: int | None) -> tuple[Image.Image, Box | None]:
+def _read_open(
+    file: IO[bytes], name: str, max_pixels: int, least_side: int | None, bits: int | None
+) -> tuple[Image.Image, Box | None]:
+    try:
+        return _decode(file, name, max_pixels, least_side, bits)
+    except ImageError:
+        plain = _without_texts(file)
+        if plain is None:
+            raise
+    return _decode(plain, name, max_pixels, least_side, bits)
+
+
+def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
+    """A PNG file without texts and profile, of which Pillow refuses large or damaged ones; None if it has none."""
+    with contextlib.suppress(OSError, AttributeError):  # not every stream can be rewound
+        file.seek(0)
+        if file.read(8) == _PNG_SIGNATURE:
+            content, position, parts = file.read(), 0, [_PNG_SIGNATURE]
+            while position < len(content):
+                end = position + 12 + int.from_bytes(content[position : position + 4], "big")
+                if content[position + 4 : position + 8] not in _PNG_TEXTS:
+                    parts.append(content[position:end])
+                position = end
+            if sum(map(len, parts)) < len(content):
+                return io.BytesIO(b"".join(parts))
+    return None
+
+
+def _decode(
+    file: IO[bytes], name: str, max_pixels: int, least_side: int | None, bits: int | None
+) -> tuple[Image.Image, Box | None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file, formats=_formats()) as image:
             if image.width * image.height <= max_pixels:
-                return _upright(image, name, nullcontext(), least_side)
+                return _upright(image, name, nullcontext(), least_side, bits)
             why = f"is too large: {image.width} x {image.height} pixels, the limit is {max_pixels:,}"
     except ImageError:
         raise
@@ -390,12 +480,16 @@ def _formats() -> list[str]:
     from PIL import Image
 
     Image.init()
-    _register_heic()
+    _extend_pillow()
     return [name for name in Image.ID if name not in _NOT_DECODED]
 
 
 @functools.cache
-def _register_heic() -> None:
+def _extend_pillow() -> None:
+    """Let Pillow read HEIC if pillow-heif is installed, and big-endian TIFF files of 16 bits in which white is zero."""
+    from PIL import TiffImagePlugin
+
+    TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
 

@@ -223,8 +223,14 @@ def check_images(x: Tensor, name: str, in_chans: int, least: int = MIN_INPUT_SIZ
     """Check the input of a model, which may be uint8 if ``pixels``.
 
     Raises:
+        TypeError: not a tensor.
         ValueError: not (N, in_chans, H, W) with H and W of at least ``least`` pixels, or not floating point.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name} takes a tensor (N, {in_chans}, H, W), got {type(x).__name__}: hardnet.Classifier takes NumPy "
+            "arrays, pictures and paths; torch.from_numpy makes a tensor of an array"
+        )
     if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < least:
         raise ValueError(
             f"{name} takes images of shape (N, {in_chans}, H, W) with H and W of at least "
