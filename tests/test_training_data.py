@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from training_data import idx_bytes, make_fashion_mnist, make_folder, options, picture
 
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import data, train
-from hardnet.training.data import FolderSource, ImageSource, Splits, SubsetSource, hold_out, open_data, open_evaluation
+from hardnet.training.data import FolderSource, ImageSource, Splits, hold_out, open_data, open_evaluation
 from hardnet.training.fashion_mnist import read_idx
 from hardnet.training.loading import Batch, evaluation_batches, load_batches, training_batches, training_transform
 from hardnet.training.loop import VALIDATION
@@ -124,25 +125,102 @@ def test_what_is_evaluated_in_a_folder(tmp_path: Path) -> None:
     assert len(open_evaluation(str(tmp_path))) == 3
     assert len(open_evaluation(str(tmp_path), split="train")) == 6
     assert len(open_evaluation(str(tmp_path / "train"))) == 6
-    with pytest.raises(DataError, match=r"test: No such file or directory; expected one subfolder"):
+    with pytest.raises(DataError, match=r"test: no such folder; choose a subfolder"):
         open_evaluation(str(tmp_path), split="test")
 
 
 def test_a_missing_or_malformed_tree_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder; expected train/CLASS/image"):
         opened(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"any class folder.*; expected one subfolder of images per class"):
+    with pytest.raises(DataError, match=r"no class folders; expected one subfolder of images per class"):
         opened(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file: is not a folder"):
         opened(tmp_path / "file")
 
 
-def test_training_and_validation_must_have_the_same_classes(tmp_path: Path) -> None:
+def test_validation_may_lack_a_class_and_has_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_folder(tmp_path, classes=3, images=1)
     make_folder(tmp_path, classes=2, images=1, split="val")
-    with pytest.raises(DataError, match="hold different classes: class_2 in one only"):
+    val = opened(tmp_path).val
+    assert val is not None
+    assert (len(val.classes), list(val.labels)) == (3, [0, 1])
+    assert "no folders of the classes class_2" in caplog.text
+    make_folder(tmp_path, classes=4, images=1, split="val")
+    with pytest.raises(DataError, match="not among the 3 classes: class_3"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "validated", "evaluated"),
+    [
+        (("train", "valid"), "valid", "valid"),
+        (("Train", "Val", "Test"), "Val", "Val"),
+        (("TRAINING", "Validation"), "Validation", "Validation"),
+        (("Training", "Testing"), "Training", "Testing"),
+    ],
+)
+def test_the_usual_names_of_splits_are_no_classes(
+    tmp_path: Path, folders: tuple[str, ...], validated: str, evaluated: str
+) -> None:
+    for folder in folders:
+        make_folder(tmp_path, images=5, split=folder)
+    splits = opened(tmp_path, val_fraction=0.2)
+    assert splits.val is not None
+    assert splits.train.classes == splits.val.classes == ("class_0", "class_1", "class_2")
+    assert {splits.val.name(index).split("/")[0] for index in range(len(splits.val))} == {validated}
+    assert {splits.train.name(index).split("/")[0] for index in range(len(splits.train))} == {folders[0]}
+    assert open_evaluation(str(tmp_path)).name(0).split("/")[0] == evaluated
+    assert len(open_evaluation(str(tmp_path), split="train")) == 15
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    for name in ("bus", "train", "val"):
+        (tmp_path / name).mkdir()
+        picture(0, 1).save(tmp_path / name / "1.png")
+    assert opened(tmp_path).train.classes == ("bus", "train", "val")
+    make_folder(tmp_path, split="train/freight")
+    (tmp_path / "train" / "1.png").unlink()
+    with pytest.raises(DataError, match="train is a split, with folders of classes in it, but val a class"):
+        opened(tmp_path)
+
+
+def test_what_is_no_image_or_hidden_is_left_out_and_counted(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, split="plain", classes=2, images=2)
+    for name in (".ipynb_checkpoints/1.png", "class_0/.ipynb_checkpoints/1.png", "class_0/._0.png", "list.csv"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"none")
+    (root / "class_0" / "1.heic").write_bytes(b"none")
+    for suffix in ("gif", "jfif", "tga"):
+        picture(1, 1).save(root / "class_1" / f"3.{suffix}", "JPEG" if suffix == "jfif" else None)
+    splits = opened(root)
+    assert splits.train.classes == ("class_0", "class_1")
+    assert list(splits.train.labels) == [0, 0, 1, 1, 1, 1, 1]
+    for text in ("2 hidden folders", "1 hidden images", "1 .heic", "1 beside the class folders"):
+        assert text in splits.left_out
+
+
+def test_a_class_written_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
+    for name in ("caf\u00e9", "cafe\u0301", "tee"):
+        (tmp_path / name).mkdir()
+        picture(0, 1).save(tmp_path / name / "1.png")
+    train = opened(tmp_path).train
+    assert (train.classes, list(train.labels)) == (("caf\u00e9", "tee"), [0, 0, 1])
+
+
+def test_damaged_images_are_named_before_training(tmp_path: Path) -> None:
+    root = make_folder(tmp_path)
+    (root / "class_1" / "3.png").write_bytes((root / "class_1" / "3.png").read_bytes()[:200])
+    with pytest.raises(ImageError, match=r"class_1/3\.png.*--skip-bad-images"):
+        opened(tmp_path)
+    splits = opened(tmp_path, skip_bad_images=True)
+    assert (len(splits.train), len(splits.bad)) == (23, 1)
+
+
+def test_the_output_may_not_lie_in_the_data(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, split="plain")
+    with pytest.raises(DataError, match="lies in"):
+        open_data(options(root, root / "runs" / "one"))
 
 
 def test_holding_out_splits_by_the_seed_alone(tmp_path: Path) -> None:
@@ -261,6 +339,15 @@ def test_each_augmentation_varies_and_keeps_the_shape(
         assert all(torch.equal(result, results[0]) for result in results) is same_everywhere
 
 
+def test_a_very_long_picture_is_cropped_before_it_is_resized() -> None:
+    thin = Image.frombytes("RGB", (2, 4000), bytes(value % 251 for value in range(24_000)))
+    transform = training_transform(options(Path("d"), Path("o"), crop="pad"), 32, MEAN, STD)
+    with seeded(1):
+        tensor = transform(thin)
+    with seeded(1):
+        assert torch.equal(tensor, transform(thin.crop((0, 1968, 2, 2032))))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_names_its_path_or_is_counted(source: ImageSource, tmp_path: Path, workers: int) -> None:
     broken = tmp_path / "data" / "train" / "class_0" / "3.png"
@@ -309,12 +396,11 @@ def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:
         (root / "class_2" / f"{index}.png").unlink()
 
     def kept(**changes: Any) -> list[str]:
-        splits = opened(root, **changes)
-        assert isinstance(splits.train, SubsetSource)
-        assert isinstance(splits.val, SubsetSource)
-        names = splits.val.names()
-        assert len(splits.train) + len(names) == 17
-        assert not set(splits.train.names()) & set(names)
+        splits = opened(root, **{"val_fraction": 0.2, **changes})
+        assert splits.val is not None
+        trained, names = ([part.name(index) for index in range(len(part))] for part in (splits.train, splits.val))
+        assert len(trained) + len(names) == 17
+        assert not set(trained) & set(names)
         return names
 
     names = kept(seed=1)
@@ -322,5 +408,5 @@ def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:
     assert kept(seed=1) == names != kept(seed=2)
     assert len(kept(val_fraction=0.5)) == 8
     assert opened(root, val_fraction=0.0).val is None
-    train(options(root, tmp_path / "run", epochs=1, seed=1))
+    train(options(root, tmp_path / "run", epochs=1, seed=1, val_fraction=0.2))
     assert (tmp_path / "run" / VALIDATION).read_text().splitlines() == names

@@ -19,6 +19,7 @@ import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import Outcome, TrainOptions, train
 from hardnet.training.checkpoint import CHECKPOINT, find_checkpoint
+from hardnet.training.data import FolderSource, Splits
 from hardnet.training.loop import BEST, FINAL, VALIDATION, Trainer
 from hardnet.training.metrics import read_metrics
 from hardnet.training.signals import StopRequest
@@ -313,15 +314,17 @@ def test_bad_images_are_skipped_counted_and_named_once(tmp_path: Path, caplog: p
     folder = make_folder(tmp_path / "data")
     for index in (1, 4):
         (folder / "class_1" / f"{index}.png").write_bytes(b"no image")
+    unchecked = Splits(FolderSource(folder), None)
     with pytest.raises(hardnet.ImageError, match=re.escape(str(folder / "class_1"))):
-        train(options(tmp_path / "data", tmp_path / "run", epochs=1))
-    train(options(tmp_path / "data", tmp_path / "run", epochs=2, skip_bad_images=True))
+        train(options(tmp_path / "data", tmp_path / "run", epochs=1), data=unchecked)
+    train(options(tmp_path / "data", tmp_path / "run", epochs=2, skip_bad_images=True), data=unchecked)
     assert [epoch["skipped_images"] for epoch in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 2]
     assert sorted(re.findall(r"skipped \S+/(\d)\.png", caplog.text)) == ["1", "4"]
     for path in folder.rglob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="none of the training images can be read"):
-        train(options(tmp_path / "data", tmp_path / "bad", skip_bad_images=True))
+    for opened, message in ((unchecked, "none of the training images can"), (None, "none of the images can be read")):
+        with pytest.raises(DataError, match=message):
+            train(options(tmp_path / "data", tmp_path / "bad", skip_bad_images=True), data=opened)
 
 
 def test_names_that_are_not_utf_8_are_trained_on(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def options(data: Path, output: Path, **changes: Any) -> TrainOptions:
         "lr_batch": 4,
         "device": "cpu",
         "seed": 5,
+        "val_fraction": 0.0,
     }
     return TrainOptions(data=str(data), output=str(output), **(defaults | changes))
 

@@ -28,10 +28,10 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded, in pixels: where Pillow begins to suspect a decompression bomb."""
@@ -135,13 +136,36 @@ def decode_image(
     Raises:
         ImageError: as for :func:`load_image`.
     """
+
+    def decode(image: Image.Image, name: str) -> tuple[Image.Image, Box | None]:
+        return _upright(image, name, nullcontext(), least_side, bits)
+
+    return _read(path_or_file, name, max_pixels, decode)
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the width and height that an image file states, in pixels, without decoding it or turning it upright.
+
+    Raises:
+        ImageError: as for :func:`load_image`, as far as the start of the file shows it.
+    """
+    return _read(path, None, MAX_PIXELS, lambda image, _: image.size)
+
+
+def _read(
+    path_or_file: str | os.PathLike[str] | IO[bytes],
+    name: str | None,
+    max_pixels: int,
+    use: Callable[[Image.Image, str], T],
+) -> T:
+    """Return what ``use`` makes of an open image and its name."""
     if not isinstance(path_or_file, (str, os.PathLike)):
         name = name or printable(str(getattr(path_or_file, "name", "the open file")))
-        return _read_open(path_or_file, name, max_pixels, least_side, bits)
+        return _read_open(path_or_file, name, max_pixels, use)
     name = name or printable(os.fspath(path_or_file))
     try:
         with open_regular(path_or_file) as file:
-            return _read_open(file, name, max_pixels, least_side, bits)
+            return _read_open(file, name, max_pixels, use)
     except ImageError:
         raise
     except FileNotFoundError:
@@ -407,16 +431,14 @@ def _grey_image(values: Tensor, size: tuple[int, int]) -> Image.Image:
     return Image.frombytes("L", size, bytes(pixels))
 
 
-def _read_open(
-    file: IO[bytes], name: str, max_pixels: int, least_side: int | None, bits: int | None
-) -> tuple[Image.Image, Box | None]:
+def _read_open(file: IO[bytes], name: str, max_pixels: int, use: Callable[[Image.Image, str], T]) -> T:
     try:
-        return _decode(file, name, max_pixels, least_side, bits)
+        return _decode(file, name, max_pixels, use)
     except ImageError:
         plain = _without_texts(file)
         if plain is None:
             raise
-    return _decode(plain, name, max_pixels, least_side, bits)
+    return _decode(plain, name, max_pixels, use)
 
 
 def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
@@ -435,15 +457,13 @@ def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
     return None
 
 
-def _decode(
-    file: IO[bytes], name: str, max_pixels: int, least_side: int | None, bits: int | None
-) -> tuple[Image.Image, Box | None]:
+def _decode(file: IO[bytes], name: str, max_pixels: int, use: Callable[[Image.Image, str], T]) -> T:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file, formats=_formats()) as image:
             if image.width * image.height <= max_pixels:
-                return _upright(image, name, nullcontext(), least_side, bits)
+                return use(image, name)
             why = f"is too large: {image.width} x {image.height} pixels, the limit is {max_pixels:,}"
     except ImageError:
         raise

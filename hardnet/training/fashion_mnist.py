@@ -35,15 +35,19 @@ class FashionMNISTSource:
     def __init__(self, images: Path, labels: Path) -> None:
         self.classes: Sequence[str] = tuple(RECORD.categories)
         shape, self._pixels = read_idx(images)
-        label_shape, self._labels = read_idx(labels)
+        label_shape, self.labels = read_idx(labels)
         if len(shape) != 3 or len(label_shape) != 1 or shape[0] != label_shape[0]:
             raise DataError(f"{images} holds {shape} values, {labels} {label_shape}: expected (N, H, W) and (N,)")
-        if max(self._labels, default=0) >= len(self.classes):
-            raise DataError(f"{labels}: class {max(self._labels)} is none of the {len(self.classes)} of Fashion-MNIST")
+        if max(self.labels, default=0) >= len(self.classes):
+            raise DataError(f"{labels}: class {max(self.labels)} is none of the {len(self.classes)} of Fashion-MNIST")
         self._count, self._height, self._width = shape
 
     def __len__(self) -> int:
         return self._count
+
+    def name(self, index: int) -> str:
+        """Return the number of an image."""
+        return f"image {index}"
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an RGB image, its three channels alike, and its class."""
@@ -51,7 +55,7 @@ class FashionMNISTSource:
 
         length = self._height * self._width
         pixels = self._pixels[index * length : (index + 1) * length]
-        return Image.frombytes("L", (self._width, self._height), pixels).convert("RGB"), self._labels[index]
+        return Image.frombytes("L", (self._width, self._height), pixels).convert("RGB"), self.labels[index]
 
 
 def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:

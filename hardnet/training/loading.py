@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..images.preprocess import limit_aspect_ratio
 from ..utils.devices import usable_processors
 from ..utils.errors import DataError, ImageError
 from .data import ImageSource
@@ -47,7 +48,7 @@ def training_transform(options: TrainOptions, size: int, mean: Sequence[float], 
     if options.crop == "resized":
         steps.append(T.RandomResizedCrop(size, scale=(options.min_scale, 1.0)))
     else:
-        steps += [T.Resize(size), T.RandomCrop(size, padding=round(size * options.pad) or None)]
+        steps += [limit_aspect_ratio, T.Resize(size), T.RandomCrop(size, padding=round(size * options.pad) or None)]
     if options.flip:
         steps.append(T.RandomHorizontalFlip(options.flip))
     if options.auto_augment == "rand":

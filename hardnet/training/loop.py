@@ -37,7 +37,7 @@ from .checkpoint import (
     save_atomically,
     save_checkpoint,
 )
-from .data import ImageSource, Splits, SubsetSource, open_data
+from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
 from .loading import Batch, load_batches, training_batches, training_transform
 from .metrics import Recorder, draw_curves
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 OPTIONS = "options.json"
 """Every option of the run; usable as a recipe."""
 VALIDATION = "validation_images.txt"
-"""The images of a folder that were kept for validation, a line each."""
+"""The images for validation, a line each."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -108,7 +108,7 @@ class Trainer:
         self._stop = stop or StopRequest()
         self._report = report
         self._folder = Path(options.output).expanduser()
-        self._data = data or open_data(options)
+        self._data = data or open_data(options, ranks)
         if options.save_pretrained:
             require_safetensors()  # not at the end of a long run
         classes = len(self._data.train.classes)
@@ -143,7 +143,9 @@ class Trainer:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self.ranks.first:
                 (self._folder / OPTIONS).write_text(json.dumps(self._facts.options, indent=1) + "\n", "utf-8")
-                if isinstance(self._data.val, SubsetSource) and (names := self._data.val.names()):
+                val = self._data.val
+                if val is not None:
+                    names = map(val.name, range(len(val)))
                     (self._folder / VALIDATION).write_bytes(b"".join(os.fsencode(name) + b"\n" for name in names))
         except OSError as error:
             raise TrainingError(f"the output folder {self._folder} cannot be written: {reason(error)}") from error

@@ -48,11 +48,9 @@ class TrainOptions:
     batch_size: int = _option("images per step and rank", 256, low=1, high=10**6)
     accumulate: int = _option("average the gradients of so many steps before each update", 1, low=1, high=10**6)
     seed: int = _option("seed of initial weights, order, augmentation and dropout", 0, low=0, high=2**62)
-    hold_out: int = _option(
-        "keep so many training images for validation instead of the folder val", 0, low=0, high=10**9
-    )
+    hold_out: int = _option("hold out N training images for validation instead of the folder val", 0, low=0, high=10**9)
     val_fraction: float = _option(
-        "share of each class kept for validation if DATA is a plain folder CLASS/image", 0.2, low=0, high=0.9
+        "share of each class held out for validation if DATA has no folder for it", 0.2, low=0, high=0.9
     )
     eval_every: int = _option("validate after every so many epochs", 1, low=1, high=10**6)
 
