@@ -135,7 +135,14 @@ def test_file_systems_of_pyarrow(sources: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("options", [["--on", "dask"], ["--on", "ray", "--resume"], ["--on", "ray=127.0.0.1:1"]])
+@pytest.mark.parametrize("options", [["--on", "dask"], ["--on", "ray", "--resume"]])
 def test_wrong_use_is_one_line(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(tmp_path), "--output", str(tmp_path / "out"), *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_address_without_a_cluster_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(ValueError, match=rf"cannot be reached at {address}: Connection refused"):
+            stages.start(address)

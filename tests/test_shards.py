@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hardnet import ray as stages
 from hardnet.images import shards
 from hardnet.images.shards import list_files, read_files
 
@@ -77,3 +78,16 @@ def test_columns_and_cells_of_parquet(
     found = rows(tmp_path / "t.parquet", column=column)
     assert error in "".join(found.values())
     assert ("0" in found) == error.startswith("1")
+
+
+def test_an_interrupted_job_says_what_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Interrupted:
+        def write_parquet(self, folder: str, **_: Any) -> None:
+            parquet.write_table(pa.table({"source": ["a", "b"]}), f"{folder}/0.parquet")
+            Path(folder, "1.parquet").write_bytes(Path(folder, "0.parquet").read_bytes()[:-9])
+            raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        stages.write(Interrupted(), str(tmp_path / "out"))
+    assert caplog.messages == [f"interrupted: {tmp_path / 'out'} holds 1 complete files with 2 images"]
