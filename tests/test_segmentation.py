@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, golden_input, golden_state
+from conftest import GOLDEN, golden_input, golden_state, same
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hardnet.engines import FORMATS, accelerate, export
 from hardnet.models.config import FCHARDNET70
 from hardnet.models.cost import measure_cost
 from hardnet.models.segmentation import FCHarDNet
@@ -99,3 +101,49 @@ def test_cost() -> None:
     assert cost.total.macs * 2 == counter.get_total_flops()
     assert 35.2e9 < cost.total.macs < 35.4e9
     assert cost.stages[-1].output_shape == (19, 1024, 2048)
+
+
+ENGINES = ["eager", "torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnxruntime", "openvino"))]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_equal_the_model(engine: str) -> None:
+    if engine in ("onnxruntime", "openvino"):
+        pytest.importorskip(engine)
+    model = golden_model()
+    fast = accelerate(model, engine=engine)
+    for shape in ((2, 3, 64, 96), (1, 3, 97, 131)):
+        x = golden_input(3, shape)
+        with torch.inference_mode():
+            want = model(x)
+        for _ in range(3):  # the torch engine compiles a shape that comes repeatedly
+            assert same(fast(x), want)
+    with pytest.raises(ValueError, match="at least 64 pixels"):
+        fast(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "precision", "least"),
+    [("torch", "bf16", 0.98), ("openvino", "bf16", 0.98), ("openvino", "int8", 0.9), ("onnxruntime", "int8", 0.9)],
+)
+def test_lower_precisions_keep_most_pixels(engine: str, precision: str, least: float) -> None:
+    calibration = [golden_input(seed, (2, 3, 64, 96)) for seed in range(4)]
+    model, x = golden_model(), golden_input(9, (1, 3, 128, 192))
+    try:
+        fast = accelerate(
+            model, engine=engine, precision=precision, calibration=calibration if precision == "int8" else None
+        )
+    except (ImportError, ValueError) as error:
+        pytest.skip(str(error))
+    with torch.inference_mode():
+        assert (fast(x).argmax(1) == model(x).argmax(1)).float().mean() > least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+def test_exports_are_compared_with_the_model(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{FORMATS[kind].suffix}"
+    assert export(golden_model(), path, format=kind, size=(64, 96)) == path
+    with pytest.raises(ValueError, match="64 pixels or more, got 32x32"):
+        export(golden_model(), path, format=kind, size=(32, 32))

@@ -1,4 +1,4 @@
-"""Export a classifier to a file for other programs: ONNX, OpenVINO, torch.export, TorchScript.
+"""Export a model to a file for other programs: ONNX, OpenVINO, torch.export, TorchScript.
 
 Each file is loaded and compared with the model before it is kept.
 """
@@ -21,6 +21,7 @@ from torch.export import Dim
 from ..images.preprocess import Preprocessing
 from ..images.read import MAX_PIXELS
 from ..models.network import MIN_INPUT_SIZE, HarDNet
+from ..models.segmentation import FCHarDNet
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
@@ -38,17 +39,17 @@ _PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
 
 
 def export(
-    model: HarDNet,
+    model: HarDNet | FCHarDNet,
     path: str | os.PathLike[str],
     *,
     format: str,
     size: tuple[int, int] | None = None,
     uint8_input: bool = False,
 ) -> Path:
-    """Write a classifier to a file that other programs can load, and return its path.
+    """Write a classifier or segmentation network to a file that other programs can load, and return its path.
 
-    The file takes float32 images (N, in_chans, H, W), prepared as for the model, and returns (N, classes) logits. N, H
-    and W are free ("torch-export" from 64 pixels). The file contains texts: ``model``, ``weights``, ``classes`` (a JSON
+    The file takes float32 images (N, in_chans, H, W), prepared as for the model, and returns its logits. N, H and W are
+    free ("torch-export" from 64 pixels). The file contains texts: ``model``, ``weights``, ``classes`` (a JSON
     list), ``preprocessing`` (JSON) and ``versions`` (JSON). It is loaded and compared with the model on random images
     and a photograph, in several shapes, before it replaces an existing file.
 
@@ -74,8 +75,9 @@ def export(
         raise ValueError(f"the file name for {format} must end in {kind.suffix}, got {str(target)!r}")
     preprocessing = model.weights_record.preprocessing if model.weights_record else Preprocessing()
     height, width = size or (preprocessing.crop, preprocessing.crop)
-    if min(height, width) < kind.least_size:
-        raise ValueError(f"the size for {format} must be {kind.least_size} pixels or more, got {height}x{width}")
+    least = max(kind.least_size, model.min_input_size)
+    if min(height, width) < least:
+        raise ValueError(f"the size for {format} must be {least} pixels or more, got {height}x{width}")
     if height * width > MAX_PIXELS:
         raise ValueError(f"the size may be {MAX_PIXELS:,} pixels at most, got {height}x{width}")
     if uint8_input and model.in_chans != 3:
@@ -88,14 +90,14 @@ def export(
         written = scratch / target.name
         with quiet_exporter():
             kind.write(folded, written, example, metadata(model, uint8_input))
-        sizes = [(height, width), (kind.least_size, kind.least_size), (kind.least_size + 1, 97)]
+        sizes = [(height, width), (least, least), (least + 1, 97)]
         _compare(kind.load(written), model, preprocessing, sizes, uint8_input)
         for file in sorted(scratch.iterdir(), key=lambda file: file == written):  # the .bin file before the .xml file
             file.replace(target.with_name(file.name))
     return target
 
 
-def metadata(model: HarDNet, uint8_input: bool = False) -> dict[str, str]:
+def metadata(model: HarDNet | FCHarDNet, uint8_input: bool = False) -> dict[str, str]:
     """Return the texts that are stored in a file."""
     record = model.weights_record
     classes = record.categories if record and record.num_classes == model.num_classes else None
@@ -125,13 +127,17 @@ class Uint8Input(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Uint8 RGB (N, 3, H, W) -> (N, classes) logits."""
+        """Uint8 RGB (N, 3, H, W) -> logits."""
         logits: Tensor = self.model((x.float() / 255 - self.mean) / self.std)
         return logits
 
 
 def _compare(
-    predict: Predict, model: HarDNet, preprocessing: Preprocessing, sizes: list[tuple[int, int]], uint8_input: bool
+    predict: Predict,
+    model: HarDNet | FCHarDNet,
+    preprocessing: Preprocessing,
+    sizes: list[tuple[int, int]],
+    uint8_input: bool,
 ) -> None:
     """Compare a loaded file with the model.
 
