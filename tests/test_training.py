@@ -120,6 +120,7 @@ def test_every_option_is_a_flag() -> None:
         ({"size_schedule": "16@0"}, "SIZE@EPOCH"),
         ({"size_schedule": "40@2,48@2"}, "must rise"),
         ({"freeze": True}, "give the weights to start from"),
+        ({"batch_size": 1, "size": 64, "size_schedule": "32@0"}, "--batch-size 2 or more, or --size 64 or more"),
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, Any], complaint: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,17 @@ from hardnet.images.preprocess import Preprocessing
 from hardnet.training import data, train
 from hardnet.training.data import FolderSource, ImageSource, Splits, hold_out, open_data, open_evaluation
 from hardnet.training.fashion_mnist import read_idx
-from hardnet.training.loading import Batch, evaluation_batches, load_batches, training_batches, training_transform
+from hardnet.training.loading import (
+    LabelledBatch,
+    evaluation_batches,
+    load_batches,
+    training_batches,
+    training_transform,
+    worker_failures,
+)
 from hardnet.training.loop import VALIDATION
 from hardnet.training.seeds import derive_seed, seeded
-from hardnet.utils.errors import DataError, ImageError
+from hardnet.utils.errors import DataError, ImageError, TrainingError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -354,7 +363,7 @@ def test_a_corrupt_image_names_its_path_or_is_counted(source: ImageSource, tmp_p
     broken.write_bytes(b"\x89PNG and no more")
     order = [[0, 1], [2, 3]]
 
-    def batches(skip: bool) -> list[Batch]:
+    def batches(skip: bool) -> list[LabelledBatch]:
         transform = Preprocessing(32, 32, MEAN, STD)
         return list(load_batches(source, transform, order, seed=(0, 0), workers=workers, skip_bad_images=skip))
 
@@ -368,11 +377,35 @@ def test_a_corrupt_image_names_its_path_or_is_counted(source: ImageSource, tmp_p
     assert torch.equal(found[1].images[1], expected)  # the next readable image stands in
 
 
+def test_batches_come_without_shared_memory(
+    source: ImageSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def batches() -> list[LabelledBatch]:
+        return list(load_batches(source, Preprocessing(32, 32), [[0, 9], [5]], workers=1))
+
+    def fail(_: torch.Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory")
+
+    expected = batches()
+    assert not caplog.text
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    for batch, other in zip(batches(), expected, strict=True):
+        assert torch.equal(batch.images, other.images)
+        assert torch.equal(batch.labels, other.labels)
+    assert "too little shared memory" in caplog.text
+
+
+def test_a_killed_data_worker_is_one_line(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "load", lambda index: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(TrainingError, match=r"a data worker was killed.*--workers"), worker_failures():
+        list(load_batches(source, Preprocessing(32, 32), [[0]], workers=1))
+
+
 def test_evaluation_deals_out_whole_batches_and_leaves_nothing_out(source: ImageSource, tmp_path: Path) -> None:
     (tmp_path / "data" / "train" / "class_2" / "7.png").write_bytes(b"broken")  # the last one: 23 are left
     transform = Preprocessing(32, 32)
 
-    def batches(ranks: int) -> list[list[Batch]]:
+    def batches(ranks: int) -> list[list[LabelledBatch]]:
         dealt = [evaluation_batches(source, 5, rank, ranks) for rank in range(ranks)]
         return [list(load_batches(source, transform, each, skip_bad_images=True)) for each in dealt]
 

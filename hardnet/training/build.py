@@ -45,11 +45,23 @@ def build_model(options: TrainOptions, num_classes: int, ranks: Ranks) -> tuple[
     model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     ema = None
     if options.ema:
-        average = get_ema_multi_avg_fn(options.ema)  # type: ignore[no-untyped-call,unused-ignore]
-        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        ema = AveragedModel(model, multi_avg_fn=_averaging(options.ema), use_buffers=True)
     if options.compile:
         model.compile()  # in place: the names of the parameters stay
     return model, ema
+
+
+def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return the running average of AveragedModel, over the last tenth of the run where ``decay`` would take more.
+
+    A short run would else end with weights that are mostly the initial ones. The rule is TensorFlow's and timm's.
+    """
+
+    def average(averaged: Any, current: Any, steps: Tensor) -> None:
+        count = int(steps)
+        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averaged, current, steps)  # type: ignore[no-untyped-call,unused-ignore]
+
+    return average
 
 
 def build_teachers(options: TrainOptions, facts: Facts, ranks: Ranks) -> list[HarDNet]:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..images.batches import Transform
 from ..utils.distributed import Ranks
 from ..utils.errors import TrainingError
 from ..utils.progress import progress_bar
 from .data import ImageSource
-from .loading import Transform, evaluation_batches, load_batches
+from .loading import evaluation_batches, load_batches, worker_failures
 
 TOP = 5
 _BINS = 15
@@ -56,6 +57,7 @@ class Evaluation:
         return [100 * row[index] / sum(row) if sum(row) else math.nan for index, row in enumerate(self.confusion)]
 
 
+@worker_failures()
 @torch.no_grad()
 def evaluate(
     predict: Callable[[Tensor], Tensor],

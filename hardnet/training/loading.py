@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import logging
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ..images.batches import Transform
 from ..images.preprocess import limit_aspect_ratio
 from ..utils.devices import usable_processors
-from ..utils.errors import DataError, ImageError
+from ..utils.errors import DataError, ImageError, TrainingError
+from ..utils.text import reason
 from .data import ImageSource
 from .options import TrainOptions
 from .seeds import permutation, seeded
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
-Transform = Callable[["Image.Image"], Tensor]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Images (N, 3, H, W) of float32, their classes (N,), and what was wrong with images that are not among them."""
+class LabelledBatch:
+    """Images (N, 3, H, W) of float32 and their classes (N,)."""
 
     images: Tensor
     labels: Tensor
     bad: list[str]
+    """Error messages of the images that are missing."""
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """A batch on its way from a data worker: its pixels in shared memory, or as an array if that is too small."""
+
+    pixels: Any
+    labels: list[int]
+    bad: list[str]
+
+    def pin_memory(self) -> _Samples:
+        """Return the batch in page-locked memory; called by DataLoader."""
+        return dataclasses.replace(self, pixels=self.pixels.pin_memory()) if isinstance(self.pixels, Tensor) else self
 
 
 @dataclass(frozen=True)
@@ -88,14 +108,44 @@ class _Images(Dataset[_Sample]):
         return _Sample(None, -1, bad)
 
 
-def _collate(samples: list[_Sample]) -> Batch:
+def _collate(samples: list[_Sample]) -> _Samples:
     images = [sample.image for sample in samples if sample.image is not None]
     labels = [sample.label for sample in samples if sample.image is not None]
-    return Batch(
-        torch.stack(images) if images else torch.empty(0),
-        torch.tensor(labels, dtype=torch.int64),
-        [message for sample in samples for message in sample.bad],
+    pixels: Any = torch.stack(images) if images else torch.empty(0)
+    if get_worker_info() is not None:
+        # Here, since an error in the thread that sends a batch would be printed only, and the batch be waited for.
+        try:
+            pixels.share_memory_()
+        except RuntimeError:
+            pixels = pixels.numpy()
+    return _Samples(pixels, labels, [message for sample in samples for message in sample.bad])
+
+
+@functools.cache
+def _warn_of_copies(megabytes: int) -> None:
+    logger.warning(
+        "too little shared memory for batches of %d MB: data workers send copies, which takes longer. A smaller "
+        "--batch-size helps, in a container docker run --shm-size 2g",
+        megabytes,
     )
+
+
+@contextmanager
+def worker_failures() -> Iterator[None]:
+    """Turn torch's error about a killed data worker, which may arise anywhere in the main thread, into one line.
+
+    Raises:
+        TrainingError: a data worker has been killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            "a data worker was killed, as systems do when memory runs out: use fewer --workers or a smaller "
+            f"--batch-size; a training run goes on with --resume auto ({reason(error)})"
+        ) from None
 
 
 def training_batches(
@@ -132,7 +182,7 @@ def load_batches(
     workers: int = 0,
     skip_bad_images: bool = False,
     pin_memory: bool = False,
-) -> Generator[Batch, None, None]:
+) -> Generator[LabelledBatch, None, None]:
     """Yield images by their indices. Close the generator (``contextlib.closing``) to end its worker processes.
 
     Args:
@@ -160,7 +210,12 @@ def load_batches(
     )
     loaded: Any = iter(loader)
     try:
-        for batch in loaded:
+        for samples in loaded:
+            pixels = samples.pixels
+            if not isinstance(pixels, Tensor):
+                _warn_of_copies(pixels.nbytes >> 20)
+                pixels = torch.from_numpy(pixels)
+            batch = LabelledBatch(pixels, torch.tensor(samples.labels, dtype=torch.int64), samples.bad)
             if batch.bad and not skip_bad_images:
                 raise ImageError(f"{batch.bad[0]} (--skip-bad-images leaves such files out)")
             if seed is not None and not len(batch.labels):  # nothing could take their place

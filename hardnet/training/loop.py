@@ -39,7 +39,7 @@ from .checkpoint import (
 )
 from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
-from .loading import Batch, load_batches, training_batches, training_transform
+from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
 from .package import write_pretrained
@@ -86,7 +86,7 @@ def train(options: TrainOptions, report: Report | None = None, data: Splits | No
         WeightsError: the initial weights could not be loaded.
         ValueError: options that exclude each other, or no such device.
     """
-    with StopRequest() as stop, connect(options.device) as ranks:
+    with StopRequest() as stop, worker_failures(), connect(options.device) as ranks:
         devices = [ranks.device] if ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             return Trainer(options, ranks, stop, report, data).run()
@@ -186,7 +186,7 @@ class Trainer:
                     return False
         return True
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    def _batches(self) -> Generator[LabelledBatch, None, None]:
         options, epoch, ranks = self.options, self.position.epoch, self.ranks
         self._size = options.size_at(epoch)
         mean, std = self._facts.preprocessing.mean, self._facts.preprocessing.std
@@ -200,7 +200,7 @@ class Trainer:
             pin_memory=ranks.device.type == "cuda",
         )
 
-    def _train_step(self, batches: list[Batch]) -> bool:
+    def _train_step(self, batches: list[LabelledBatch]) -> bool:
         """Do one step of the optimiser; return whether a signal has asked to stop."""
         position = self.position
         torch.manual_seed(derive_seed(self.options.seed, "step", position.epoch, position.step, self.ranks.rank))

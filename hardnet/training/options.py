@@ -104,7 +104,9 @@ class TrainOptions:
     weight_decay: float = _option("L2 penalty (sgd), decoupled decay (adamw)", 6e-5, low=0, high=10**6)
     norm_decay: bool = _option("apply weight decay to normalisation and biases as well", True)
     clip: float = _option("maximum norm of the gradient, 0 for no clipping", 0.0, low=0, high=10**9)
-    ema: float = _option("decay per step of the averaged weights, 0 for none", 0.0, low=0, high=1)
+    ema: float = _option(
+        "decay per step of the averaged weights, less at the start of a run; 0 for none", 0.0, low=0, high=1
+    )
 
     amp: str = _option("mixed precision", "none", choices=("none", "bf16", "fp16"))
     compile: bool = _option("compile the model with torch.compile", False)
@@ -134,7 +136,12 @@ class TrainOptions:
                 raise ValueError(f"{name} takes three numbers, one per colour (std: positive ones), got {value!r}")
         if self.freeze and self.weights is None:
             raise ValueError("freeze keeps the backbone as it is: give the weights to start from as well")
-        parse_size_schedule(self.size_schedule)
+        sizes = [self.size, *(size for size, _ in parse_size_schedule(self.size_schedule))]
+        if self.batch_size == 1 and min(sizes) < 64 and not (self.freeze or self.freeze_bn):
+            raise ValueError(
+                f"BatchNorm cannot normalise a single picture of {min(sizes)} pixels, which the network reduces to one "
+                "value per channel: --batch-size 2 or more, or --size 64 or more"
+            )
 
     def size_at(self, epoch: int) -> int:
         """Return the size of the training images in an epoch, counted from 0."""

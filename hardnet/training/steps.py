@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..utils.distributed import Ranks
 from .build import build_teachers, make_mix
 from .checkpoint import Facts, Parts
-from .loading import Batch
+from .loading import LabelledBatch
 from .options import TrainOptions
 from .signals import StopRequest
 
@@ -50,7 +50,7 @@ class Stepper:
         self._mix = make_mix(options, len(facts.classes))
         self._teachers = build_teachers(options, facts, ranks)
 
-    def take(self, batches: Sequence[Batch], stop: StopRequest) -> StepResult:
+    def take(self, batches: Sequence[LabelledBatch], stop: StopRequest) -> StepResult:
         """Do one step with the average gradient over the batches; on every rank at the same time."""
         self._parts.optimizer.zero_grad(set_to_none=True)
         loss_sum, bad = 0.0, [message for batch in batches for message in batch.bad]
@@ -70,7 +70,7 @@ class Stepper:
         self._update()
         return result
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: LabelledBatch) -> Tensor:
         device, options = self._ranks.device, self._options
         images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
