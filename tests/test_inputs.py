@@ -241,3 +241,14 @@ def test_raw_values_are_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     monkeypatch.setattr(log, "LOGGED", set())
     list(colour_classifier().stream([torch.randn(3, 32, 32), *(torch.full((3, 32, 32), 255.0) for _ in range(2))]))
     assert [message.split(",")[0] for message in caplog.messages] == ["<tensor 1>: its values go up to 255"]
+
+
+def test_a_forked_process_is_told_to_spawn(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    classifier = colour_classifier()
+    classifier.predict(plain())
+    assert not caplog.messages
+    monkeypatch.setattr(log, "LOGGED", set())
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # what the child of a fork would see
+    classifier.predict(plain())
+    assert len(caplog.messages) == 1
+    assert "'spawn'" in caplog.messages[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import os
@@ -11,7 +12,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, Union, cast, get_args
 
 import torch
@@ -125,10 +125,17 @@ def _decode_ahead(
     items: Iterable[Item], transform: Transform, model: torch.nn.Module, window: int, decode: Decode
 ) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
     check_decode(decode, transform)
+    if os.getpid() != _first_process():
+        warn_once(
+            logger,
+            "fork",
+            "this process was forked from one that had classified images, and torch may wait for ever in it: start "
+            "processes by 'spawn', as multiprocessing.get_context('spawn') does",
+        )
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hardnet-decode")
     pending: deque[tuple[Item, Future[Tensor]]] = deque()
     load = _Load()
-    decode_item = partial(prepare, raw=True, decode=decode, report=load.add if decode == "exact" else None)
+    decode_item = functools.partial(prepare, raw=True, decode=decode, report=load.add if decode == "exact" else None)
 
     def outcome(future: Future[Tensor]) -> Tensor | ImageError:
         begin = time.perf_counter()
@@ -150,6 +157,12 @@ def _decode_ahead(
             yield first, outcome(future)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@functools.cache
+def _first_process() -> int:
+    """The process that was the first to prepare images, also in those that are forked from it."""
+    return os.getpid()
 
 
 class _Load:
