@@ -22,8 +22,10 @@ import hardnet
 from hardnet import cli
 from hardnet.demo import guard
 from hardnet.demo import page as demo
+from hardnet.demo.choices import list_choices, sample_images, validation_pictures
 from hardnet.demo.markup import Row, to_csv
-from hardnet.demo.view import look, sample_images
+from hardnet.demo.texts import translate
+from hardnet.demo.view import look
 from hardnet.inference.gradcam import explain
 
 REPO = Path(__file__).parent.parent
@@ -42,7 +44,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        app = demo.build_app(hosts=["example.org"], max_bytes=200_000, max_stored=3_000_000)
+        choices = list_choices()
+        app = demo.build_app(choices, hosts=["example.org"], max_bytes=200_000, max_stored=3_000_000)
         with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             yield client
 
@@ -71,10 +74,33 @@ def test_a_view_has_the_picture_the_classes_and_a_map_of_each(classifier: hardne
 
 
 def test_samples_are_one_garment_per_class_and_each_photograph_once() -> None:
-    names = list(sample_images())
-    classes = {name.rsplit("-", 1)[0] for name in names if name.endswith(".png")}
-    assert len(classes) == 10
-    assert sorted(names[10:]) == ["camera.jpg", "cat.jpg", "coffee.jpg", "rocket.jpg"]
+    garments, photographs = sample_images()
+    assert len({name.rsplit("-", 1)[0] for name in garments}) == len(garments) == 10
+    assert sorted(photographs) == ["camera.jpg", "cat.jpg", "coffee.jpg", "rocket.jpg"]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_examples_of_a_run_are_validation_pictures_of_every_class(listed: bool, tmp_path: Path) -> None:
+    names = [f"{label}/{number}.png" for label in ("cat", "dog") for number in range(9)]
+    for folder in ("train",) if listed else ("train", "Valid"):
+        for name in names[:-1] if folder == "Valid" else names:
+            (tmp_path / "data" / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / folder / name)
+    (tmp_path / "options.json").write_text(json.dumps({"data": str(tmp_path / "data")}))
+    if listed:
+        (tmp_path / "validation_images.txt").write_text("".join(f"{name}\n" for name in names[1:]))
+    examples = validation_pictures(tmp_path)
+    assert sorted(examples) == names[listed : 5 + listed] + names[9:14]
+    assert {path.parts[-3] for path in examples.values()} == {"train" if listed else "Valid"}
+    assert validation_pictures(tmp_path / "data") == {}
+
+
+def test_all_texts_of_the_catalogue_are_translated() -> None:
+    for record in hardnet.weights.catalog.CATALOG.values():
+        for text in (record.evaluated_on, record.reported_by):
+            assert translate("ko", text)
+    for label in hardnet.get_weights(*PACKAGED).categories:
+        assert not translate("ko", label).isascii()
 
 
 def test_the_table_as_csv(classifier: hardnet.Classifier) -> None:
@@ -128,16 +154,17 @@ def test_several_pictures_make_a_table(client: Any) -> None:
     [path] = upload(client, SNEAKER.name, SNEAKER.read_bytes()).json()
     shown = run(client, [path, "<b>.png", ""], ["", "big.png", "large"], language="ko")
     assert "&lt;b&gt;.png" in shown
-    assert "<td lang='en'>Sneaker</td>" in shown
+    assert "<td>운동화</td>" in shown
     assert "파일이 0 MiB보다 큽니다" in shown
+    assert "파일 2개 중 1개를" in shown
     assert not Path(path).exists()
 
 
 @pytest.mark.parametrize(
     ("name", "tag", "words"),
     [
-        ("notes.png", "FASHION_MNIST", "notes.png: is not an image"),
-        ("coat-00006.png", "IMAGENET1K_V1", "HarDNet-39DS IMAGENET1K_V1 could not be loaded"),
+        ("notes.png", "FASHION_MNIST", "This file is not a picture that can be read here"),
+        ("coat-00006.png", "IMAGENET1K_V1", "This server does not reach the internet."),
     ],
 )
 def test_errors_are_told_in_words(client: Any, name: str, tag: str, words: str) -> None:
@@ -338,9 +365,10 @@ def test_only_this_machine_is_served_unless_told_otherwise(monkeypatch: pytest.M
             monkeypatch.setenv(name, value)
         assert cli.main(["demo"]) == 2
     assert asked == [("127.0.0.1", 7860), ("0.0.0.0", 7000)]  # noqa: S104
-    monkeypatch.setattr(demo, "serve", lambda *arguments: asked.extend(arguments))
-    assert cli.main(["demo", "--port", "1", "--allow-host", "a.example", "--allow-host", "b.example"]) == 0
-    assert asked[2:] == [None, 1, ["a.example", "b.example"]]
+    monkeypatch.setattr(demo, "serve", lambda *arguments, **options: asked.extend([*arguments, options]))
+    options = ["--port", "1", "--allow-host", "a.example", "--allow-host", "b.example", "--weights", "runs/mine"]
+    assert cli.main(["demo", *options]) == 0
+    assert asked[2:] == [None, 1, ["a.example", "b.example"], {"weights": "runs/mine", "model": None}]
 
 
 HOLD = """

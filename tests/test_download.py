@@ -63,6 +63,23 @@ def test_a_file_is_downloaded_once_and_checked_on_each_load(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("step", "cause"), [(serve(b"", status=404), "host"), (serve(OTHER), "damaged"), (None, "network")]
+)
+def test_a_failed_download_has_a_cause(
+    step: Step | None, cause: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookup(*arguments: object, **options: object) -> object:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    record = record_of(server.on("/w.pth", step or serve(GOOD)))
+    if step is None:
+        monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with pytest.raises(WeightsError) as caught:
+        fetch(record, policy=POLICY)
+    assert caught.value.cause == cause
+
+
 CUT = f"closed after {HALF} of {len(GOOD)} bytes"
 
 

@@ -11,6 +11,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from hardnet.inference.results import ImageResult, Prediction, Results
+
 PATH = Path(__file__).parent.parent / "notebooks" / "quickstart.ipynb"
 RERUN = "run: jupyter nbconvert --to notebook --execute --inplace notebooks/quickstart.ipynb"
 MACHINE_PATH = re.compile(r"""(?<![\w.])/(?:home|root|tmp|work|opt|usr|var|mnt|Users)\b|\b[A-Z]:\\|site-packages""")
@@ -69,3 +71,17 @@ def test_it_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert {name: new[name] for name in new if name not in DIFFERS} == {
         name: committed[name] for name in committed if name not in DIFFERS
     }, RERUN
+
+
+def test_a_list_of_results_shows_pictures_classes_and_errors() -> None:
+    path = str(PATH.parent.parent / "images" / "cat.jpg")
+    cat = ImageResult(path, (Prediction("a <cat>", 0, 0.75, path), Prediction("dog", 1, 0.25, path)))
+    results = Results([cat, ImageResult("gone.png", (), "gone.png: no such file"), *[cat] * 50])
+    html = results._repr_html_()
+    assert html.count("<img ") == 39
+    assert "a &lt;cat&gt; 75.0%" in html
+    assert "width:75.0%" in html
+    assert "gone.png: no such file" in html
+    assert "dog" not in html
+    assert "and 12 more" in html
+    assert len(html) < 1_000_000

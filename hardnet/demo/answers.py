@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,10 +14,10 @@ from ..images.read import decode_image
 from ..inference.classifier import Classifier
 from ..utils.errors import ImageError, WeightsError
 from ..utils.text import printable
-from ..weights.catalog import WeightsRecord, get_weights
-from .markup import Row, display_name, render, table
+from .choices import Choice
+from .markup import Row, render, table
 from .texts import LANGUAGES, translate
-from .view import load, look, sample_images
+from .view import load, look
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,26 +49,29 @@ class Order:
     """What a visitor wants to be classified."""
 
     language: str
-    record: WeightsRecord
+    choice: Choice
     files: tuple[_File, ...]
     is_example: bool
+    opened: bool
+    """Whether the picture was opened from a table."""
 
     @classmethod
-    def parse(cls, data: Any) -> Order:
+    def parse(cls, data: Any, choices: Mapping[str, Choice]) -> Order:
         """Check what a browser sent.
 
         Raises:
             ValueError: it is not an order, or names a file that was not uploaded here.
         """
         try:
-            model, _, tag = data["choice"].partition("/")
+            choice = choices[data["choice"]]
             language = data["language"] if data["language"] in LANGUAGES else LANGUAGES[0]
-            if data.get("example"):
-                example = sample_images()[data["example"]]
-                files = [_File(example.name, example)]
+            name = data.get("example")
+            if name:
+                examples = {name: path for other in choices.values() for name, path in other.examples.items()}
+                files = [_File(examples[name].name, examples[name])]
             else:
-                files = [_upload(*each) for each in data["files"][:MAX_COUNT]]
-            return cls(language, get_weights(model, tag), tuple(files), bool(data.get("example")))
+                files = [_upload(*file) for file in data["files"][:MAX_COUNT]]
+            return cls(language, choice, tuple(files), bool(name), bool(data.get("opened")))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the order is malformed: {error!r}") from None
 
@@ -83,18 +86,18 @@ def _upload(path: Any, name: Any, failure: Any) -> _File:
     return _File(str(name), place)
 
 
-def answer(data: Any, max_bytes: int) -> Iterator[Update]:
+def answer(data: Any, choices: Mapping[str, Choice], max_bytes: int) -> Iterator[Update]:
     """Yield the states of the page on the way to the result; the last one is the result or an error."""
     language = LANGUAGES[0]
     order = None
     try:
-        order = Order.parse(data)
+        order = Order.parse(data, choices)
         language = order.language
         if order.files:
             yield from _answer(order, max_bytes)
     except Exception:  # a visitor gets words, the log the reason
         logger.exception("an order failed")
-        yield _problem(language, translate(language, "fault"), translate(language, "log"), again=True)
+        yield _problem(language, "fault", translate(language, "log"), again=True)
     finally:
         for file in order.files if order and not order.is_example else ():
             if file.path is not None:
@@ -104,44 +107,46 @@ def answer(data: Any, max_bytes: int) -> Iterator[Update]:
 
 
 def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
-    language, record, count = order.language, order.record, len(order.files)
+    language, choice, count = order.language, order.choice, len(order.files)
 
     def read(file: _File) -> tuple[Image.Image | None, str]:
+        """Return the picture, or the key of why there is none."""
         try:
             if file.path is None:
-                return None, translate(language, file.failure, size=max_bytes // 2**20)
+                return None, file.failure
             with file.path.open("rb") as opened:
                 return decode_image(opened, printable(file.name))[0], ""
         except ImageError as error:
-            return None, str(error)
+            logger.info("%s", error)
+            return None, "unreadable"
         except OSError:
-            return None, translate(language, "gone")
+            return None, "gone"
 
     picture = None
     preview = render("preview_many", language, count=count)
     if count == 1:
         picture, error = read(order.files[0])
         if picture is None:
-            yield _problem(language, translate(language, "unreadable"), error, preview="")
+            yield _problem(language, error, order.files[0].name, preview="", size=max_bytes // 2**20)
             return
         preview = render("preview", language, picture=picture, name=order.files[0].name)
-    yield Update(preview, "", render("loading", language, model=record.model, done=0, total=None))
-    loading = load(record.model, record.tag)
+    yield Update(preview, "", render("loading", language, choice=choice, done=0, total=None))
+    loading = load(choice)
     try:
         while True:
             done, total = next(loading)
-            yield Update(None, "", render("loading", language, model=record.model, done=done, total=total))
+            yield Update(None, "", render("loading", language, choice=choice, done=done, total=total))
     except StopIteration as stop:
         classifier: Classifier = stop.value
     except WeightsError as caught:
         logger.warning("%s", caught)
-        title = translate(language, "no_weights", model=f"{display_name(record.model)} {record.tag}")
-        yield _problem(language, title, translate(language, "log"), again=True)
+        why = translate(language, caught.cause or "log")
+        yield _problem(language, "no_weights", why, again=True, packaged=True, model=choice.name)
         return
     if picture is not None:
         view = look(classifier, picture)
-        status = f"{view.result.top.label} {view.result.top.probability:.1%}"
-        yield Update(None, status, render("result", language, view=view, record=record, is_example=order.is_example))
+        status = render("heading", language, choice=choice, top=view.result.top)
+        yield Update(None, status, render("result", language, view=view, choice=choice, order=order))
         return
     rows = []
     for done, file in enumerate(order.files):
@@ -150,9 +155,15 @@ def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
         view_or_none = None if picture is None else look(classifier, picture, explain=False)
         if picture is not None:
             picture.thumbnail((96, 96))  # as the table shows it
-        rows.append(Row(file.name, picture, view_or_none, error))
-    yield Update(None, translate(language, "pictures", count=count), table(language, rows, record))
+        why = translate(language, error, size=max_bytes // 2**20) if error else ""
+        rows.append(Row(file.name, picture, view_or_none, why))
+    yield Update(None, translate(language, "pictures", count=count), table(language, rows, choice))
 
 
-def _problem(language: str, title: str, detail: str, *, again: bool = False, preview: str | None = None) -> Update:
-    return Update(preview, title, render("problem", language, title=title, detail=detail, again=again))
+def _problem(
+    language: str, key: str, detail: str, *, again: bool = False, packaged: bool = False, preview: str | None = None,
+    **values: object,
+) -> Update:  # fmt: skip
+    title = translate(language, key, **values)
+    card = render("problem", language, title=title, detail=detail, again=again, packaged=packaged)
+    return Update(preview, title, card)

@@ -6,17 +6,18 @@ import base64
 import csv
 import functools
 import io
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import torch
 
 from ..inference.gradcam import heat_map
-from ..weights.catalog import PACKAGE, WeightsRecord, get_weights, list_models, list_weights
+from ..weights.catalog import get_weights
+from .choices import OWN, PACKAGED, Choice
 from .texts import translate
-from .view import ENGINE, PRECISION, View, sample_images
+from .view import ENGINE, PRECISION, View
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -40,19 +41,17 @@ def render(part: str, language: str, **values: Any) -> str:
     return str(getattr(_page(), part)(functools.partial(translate, language), **values))
 
 
-def options(language: str) -> str:
+def options(choices: Mapping[str, Choice], language: str) -> str:
     """Return the examples and the choice of model and weights."""
-    records = [get_weights(model, tag) for model in list_models() for tag in list_weights(model)]
-    groups = {
-        "garments": [record for record in records if _is_packaged(record)],
-        "things": [record for record in records if not _is_packaged(record)],
-    }
-    return render("options", language, examples=_examples(), groups=groups)
+    groups = {choice.group: choice.examples for choice in choices.values()}
+    examples = [(group, name, path) for group, paths in groups.items() for name, path in paths.items()]
+    default = OWN if OWN in choices else PACKAGED
+    return render("options", language, examples=examples, choices=choices, groups=list(groups), default=default)
 
 
-def table(language: str, rows: Sequence[Row], record: WeightsRecord) -> str:
+def table(language: str, rows: Sequence[Row], choice: Choice) -> str:
     """Return the results of several pictures, with a link that saves them as CSV."""
-    return render("table", language, rows=rows, record=record, csv=quote(to_csv(rows)))
+    return render("table", language, rows=rows, choice=choice, csv=quote(to_csv(rows)))
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -62,14 +61,10 @@ def to_csv(rows: Sequence[Row]) -> str:
     names = [f"{key}_{rank}" for rank in range(1, 6) for key in ("class", "probability")]
     writer.writerow(["file", *names, "error"])
     for row in rows:
-        found = [x for p in row.view.result.predictions for x in (p.label, f"{p.probability:.6f}")] if row.view else []
-        writer.writerow([row.name, *found, *[""] * (len(names) - len(found)), row.error])
+        predictions = row.view.result.predictions if row.view else ()
+        cells = [cell for p in predictions for cell in (p.label, f"{p.probability:.6f}")]
+        writer.writerow([row.name, *cells, *[""] * (len(names) - len(cells)), row.error])
     return text.getvalue()
-
-
-def display_name(model: str) -> str:
-    """Return the name of a model as the paper writes it."""
-    return model.replace("hardnet", "HarDNet-").replace("ds", "DS")
 
 
 @functools.cache
@@ -81,19 +76,29 @@ def _page() -> Any:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = "{:.1%}".format
-    environment.globals |= {"image": _image, "heat_map": heat_map, "colours": _colours, "display_name": display_name}
-    environment.globals |= {"is_packaged": _is_packaged, "engine": ENGINE, "precision": PRECISION}
+    environment.globals |= {"image": _image, "heat_map": heat_map, "colours": _colours, "thumbnail": _thumbnail}
+    environment.globals |= {"engine": ENGINE, "precision": PRECISION, "PACKAGED": PACKAGED}
+    environment.globals["example_label"] = _example_label
     return environment.get_template("page.html").module
 
 
-def _examples() -> Iterator[tuple[str, str, str, Image.Image]]:
-    """The name, label, kind and picture of each example."""
+def _example_label(say: Callable[[str], str], group: str, name: str) -> str:
+    """Return what an example shows, which its folder or its file's name says."""
+    if group == OWN:
+        return name.partition("/")[0]
+    garments = {
+        label.lower().replace(" ", "-").replace("/", "-"): label
+        for label in get_weights(*PACKAGED.split("/")).categories
+    }
+    stem = PurePath(name).stem.rstrip("0123456789-")
+    return say(garments.get(stem, stem))
+
+
+def _thumbnail(path: Path, label: str) -> Markup:
     from PIL import Image
 
-    for name, path in sample_images().items():
-        label = path.stem.rstrip("0123456789-").replace("-", " ")
-        with Image.open(path) as file:
-            yield name, label, "garments" if path.suffix == ".png" else "things", file.convert("RGB")
+    with Image.open(path) as file:
+        return _image(file.convert("RGB"), label, limit=192)
 
 
 def _colours() -> Image.Image:
@@ -116,7 +121,3 @@ def _image(picture: Image.Image, alt: str, *, limit: int = 0, number: int | None
     content = base64.b64encode(stored.getvalue()).decode()
     image = "<img alt='{}' class='{}' data-map='{}' src='data:image/{};base64,{}'>"
     return Markup(image).format(alt, name, "" if number is None else number, kind, content)  # noqa: S704
-
-
-def _is_packaged(record: WeightsRecord) -> bool:
-    return any(source.url.startswith(PACKAGE) for source in record.sources)

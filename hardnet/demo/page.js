@@ -1,7 +1,8 @@
 // The demo page: turn drops, pastes, clicks and choices into orders for the server. Runs once, in the drop field.
 const language = navigator.language.toLowerCase().startsWith("ko") ? "ko" : "en";
 document.documentElement.lang = language;
-let wanted = null; // {example: its name} or {files: [File]}
+let current = null; // what is classified: {example: its name} or {files: [File], opened: from a table}
+let table = null; // what a picture was opened from: {files, preview, card: its element}
 
 const choice = () => document.querySelector("#choice");
 
@@ -10,9 +11,9 @@ function tellAbout() {
 }
 
 async function submit(next) {
-  wanted = next;
-  const order = { language, choice: choice().value, example: wanted.example || "", files: [] };
-  const files = wanted.files || [];
+  current = next;
+  const order = { language, choice: choice().value, example: current.example || "", opened: !!current.opened, files: [] };
+  const files = current.files || [];
   for (const [index, file] of files.entries()) {
     props.status = `${props.uploading[language]} ${index + 1} / ${files.length}`;
     if (file.size > props.limit) {
@@ -27,7 +28,7 @@ async function submit(next) {
     } catch {
       order.files.push(["", file.name, "refused"]);
     }
-    if (wanted !== next) return;
+    if (current !== next) return;
   }
   props.value = order;
   trigger("submit");
@@ -50,17 +51,26 @@ document.addEventListener("paste", (event) => {
 document.addEventListener("change", (event) => {
   if (event.target !== choice()) return;
   tellAbout();
-  if (wanted) submit(wanted);
+  if (current) submit(current.opened ? { files: table.files } : current);
 });
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-example], [data-choose], [data-again]");
+  const button = event.target.closest("[data-example], [data-choose], [data-again], [data-open], [data-back]");
   if (!button) return;
-  if (button.dataset.example) submit({ example: button.dataset.example });
-  else if (button.dataset.choose) {
-    choice().value = button.dataset.choose;
+  const { example, choose, open, again, back } = button.dataset;
+  if (example) submit({ example });
+  else if (choose) {
+    choice().value = choose;
     choice().dispatchEvent(new Event("change", { bubbles: true }));
-  } else if (wanted) submit(wanted);
+  } else if (open) {
+    table = { files: current.files, preview: props.preview, card: button.closest(".card").cloneNode(true), open };
+    submit({ files: [table.files[open]], opened: true });
+  } else if (back !== undefined) {
+    current = { files: table.files };
+    props.preview = table.preview;
+    button.closest(".card").replaceWith(table.card);
+    document.querySelector(`[data-open="${table.open}"]`).focus();
+  } else if (current) submit(current);
 });
 
 (function wait() {

@@ -14,18 +14,21 @@ import sys
 import tempfile
 from abc import ABCMeta
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..inference.classifier import Classifier
 from ..utils.files import scratch_folder
 from ..utils.optional import require
 from .answers import MAX_COUNT, TEMPORARY, answer
+from .choices import Choice, list_choices
 from .guard import Guard, is_address
 from .markup import options, render
 from .texts import LANGUAGES, translate
+from .view import ENGINE, warm_up
 
 HOST, PORT = "127.0.0.1", 7860
 MAX_BYTES = 20 * 2**20
@@ -40,7 +43,14 @@ SESSIONS = 1000
 """How many visitors are remembered, so that what they no longer want is not shown to them."""
 
 
-def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequence[str] = ()) -> None:
+def serve(
+    host: str | None = None,
+    port: int | None = None,
+    allow_hosts: Sequence[str] = (),
+    *,
+    weights: str | None = None,
+    model: str | None = None,
+) -> None:
     """Serve the page until interrupted, and print its address.
 
     Args:
@@ -49,16 +59,26 @@ def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequenc
         port: None takes ``GRADIO_SERVER_PORT`` or 7860; 0 takes a free one.
         allow_hosts: further names that browsers may reach the server by. IP addresses, ``localhost``, ``host`` and
             ``SPACE_HOST``, which a Hugging Face Space sets, are always allowed.
+        weights: of one's own model, which the page offers first: a file, the folder of a training run, whose
+            validation pictures become the examples, a saved folder, or ``hf-hub:owner/name``.
+        model: the name of its architecture, if the weights do not say it.
 
     Raises:
         ImportError: gradio is not installed.
         ValueError: it is not possible to listen there.
+        WeightsError: the weights cannot be loaded.
     """
+    _gradio()
     host = host or os.environ.get("GRADIO_SERVER_NAME") or HOST
     port = int(os.environ.get("GRADIO_SERVER_PORT") or PORT) if port is None else port
+    classifier = None
+    if weights is not None:
+        classifier = Classifier(model or weights, weights=weights if model else None, engine=ENGINE)
+        warm_up(classifier)
+    choices = list_choices(classifier, weights or "")
     with _listen(host, port) as listener, _own_folder():
         names = [] if is_address(host) or host == "localhost" else [host]
-        app = build_app(hosts=[*names, os.environ.get("SPACE_HOST", ""), *allow_hosts])
+        app = build_app(choices, hosts=[*names, os.environ.get("SPACE_HOST", ""), *allow_hosts])
         import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
         shown = f"[{host}]" if ":" in host else host
@@ -66,10 +86,17 @@ def serve(host: str | None = None, port: int | None = None, allow_hosts: Sequenc
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
 
 
-def build_app(*, hosts: Sequence[str] = (), max_bytes: int = MAX_BYTES, max_stored: int = MAX_STORED) -> Any:
+def build_app(
+    choices: Mapping[str, Choice],
+    *,
+    hosts: Sequence[str] = (),
+    max_bytes: int = MAX_BYTES,
+    max_stored: int = MAX_STORED,
+) -> Any:
     """Return the page as an ASGI application.
 
     Args:
+        choices: the models, of :func:`list_choices`.
         hosts: names that the server is reached by, in addition to ``localhost`` and IP addresses.
         max_bytes: larger files are refused.
         max_stored: uploads are refused when they would bring the bytes on disk above this.
@@ -84,7 +111,7 @@ def build_app(*, hosts: Sequence[str] = (), max_bytes: int = MAX_BYTES, max_stor
     app.add_middleware(Guard, hosts=hosts, max_request=max_bytes + 2**16, max_stored=max_stored)
     return gr.mount_gradio_app(
         app,
-        _build_page(gr, max_bytes),
+        _build_page(gr, choices, max_bytes),
         path="/",
         theme=gr.themes.Base(
             primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]
@@ -106,17 +133,17 @@ _DROP = """<label class="drop ${preview ? 'full' : ''}">
 </label><p class="spoken" role="status">${status}</p>"""
 
 
-def _build_page(gr: Any, max_bytes: int) -> Any:
+def _build_page(gr: Any, choices: Mapping[str, Choice], max_bytes: int) -> Any:
     latest: OrderedDict[str | None, int] = OrderedDict()  # the number of each session's last order
     number = itertools.count()
 
     def show(order: Any, request: Any) -> Iterator[tuple[Any, Any]]:
-        own = latest[request.session_hash] = next(number)
+        order_number = latest[request.session_hash] = next(number)
         while len(latest) > SESSIONS:
             latest.popitem(last=False)
-        for update in answer(order, max_bytes):
-            if latest.get(request.session_hash) != own:
-                yield gr.skip(), gr.skip()  # something else is wanted by now; Gradio sends the last update twice
+        for update in answer(order, choices, max_bytes):
+            if latest.get(request.session_hash) != order_number:
+                yield gr.skip(), gr.skip()  # there is a later order; Gradio sends the last update twice
                 return
             changed = {} if update.preview is None else {"preview": update.preview}
             yield gr.update(status=update.status, **changed), update.result
@@ -146,7 +173,7 @@ def _build_page(gr: Any, max_bytes: int) -> Any:
                 uploading={language: translate(language, "uploading") for language in LANGUAGES},
             )
             result = local(partial(render, "empty"), "result", "${value || local}")
-            local(options, "options")
+            local(partial(options, choices), "options")
         drop.submit(
             show,
             drop,

@@ -1,4 +1,4 @@
-"""Compute what the demo page shows of a picture: preview, input crop, classes and their Grad-CAM maps, times."""
+"""Compute what the demo page shows of a picture: the classes, their Grad-CAM maps on the picture, and times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Generator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
@@ -18,11 +17,13 @@ from ..inference.classifier import Classifier
 from ..inference.gradcam import activation_level, class_activations
 from ..inference.results import ImageResult
 from ..models.network import HarDNet
-from ..weights.catalog import WeightsRecord, get_weights
+from ..weights.catalog import WeightsRecord
 from ..weights.download import fetch
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from .choices import Choice
 
 ENGINE, PRECISION = "eager", "fp32"
 MAX_SIDE = 640
@@ -55,12 +56,11 @@ class View:
     device: str
 
 
-def load(model: str, tag: str) -> Generator[tuple[int, int | None], None, Classifier]:
-    """Load weights; while they are downloaded, yield the bytes that came and that will come (None if unknown).
+def load(choice: Choice) -> Generator[tuple[int, int | None], None, Classifier]:
+    """Load a model; while its weights are downloaded, yield the bytes received and in total (None if unknown).
 
     Raises:
         WeightsError: the weights cannot be loaded.
-        ValueError: there is no such model, or it has no such weights.
     """
     state: tuple[int, int | None] = (0, None)
     future: Future[Classifier] = Future()
@@ -71,11 +71,10 @@ def load(model: str, tag: str) -> Generator[tuple[int, int | None], None, Classi
 
     def work() -> None:
         try:
-            record = get_weights(model, tag)
-            if record not in _fetched:
-                fetch(record, progress=watch)
-                _fetched.add(record)
-            future.set_result(_classifier(model, tag))
+            if choice.record is not None and choice.record not in _fetched:
+                fetch(choice.record, progress=watch)
+                _fetched.add(choice.record)
+            future.set_result(choice.classifier or _classifier(choice.record))
         except BaseException as error:
             future.set_exception(error)
 
@@ -112,23 +111,19 @@ def look(classifier: Classifier, picture: Image.Image, *, explain: bool = True) 
     )
 
 
-def sample_images() -> dict[str, Path]:
-    """Return the example pictures by name: one garment of each class, then photographs.
+def warm_up(classifier: Classifier) -> Classifier:
+    """Classify twice, since what is imported and set up at first is not the model's time.
 
-    A wheel has them inside the package, a checkout in its ``images``; {} if they are missing.
+    Raises:
+        TypeError, ValueError: the page cannot show this model.
     """
-    package = Path(__file__).parents[1]
-    garments = next(package.glob("samples/fashion_mnist"), package.parent / "images" / "fashion_mnist")
-    first = {path.stem.rsplit("-", 1)[0]: path for path in sorted(garments.glob("*.png"), reverse=True)}
-    photographs = [path for path in sorted(garments.parent.glob("*.jpg")) if "rotated" not in path.stem]
-    return {path.name: path for path in (*sorted(first.values()), *photographs)}
+    from PIL import Image
+
+    for _ in range(2):
+        look(classifier, Image.new("RGB", (64, 64)))
+    return classifier
 
 
 @lru_cache(maxsize=2)
-def _classifier(model: str, tag: str) -> Classifier:
-    from PIL import Image
-
-    classifier = Classifier(model, weights=get_weights(model, tag), engine=ENGINE, precision=PRECISION)
-    for _ in range(2):  # what is imported and set up at first is not the model's time
-        classifier.predict(Image.new("RGB", (64, 64)))
-    return classifier
+def _classifier(record: WeightsRecord) -> Classifier:
+    return warm_up(Classifier(record.model, weights=record, engine=ENGINE, precision=PRECISION))

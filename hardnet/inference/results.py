@@ -20,8 +20,10 @@ from ..utils.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-_SHOWN = 160
+_SIDE = 160
 """Pixels of the longer side of a picture in a notebook."""
+_MAX_CARDS = 40
+"""Number of images that a list of results shows in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Prediction:
     label: str
     """The name of the class."""
     index: int
-    """Of the class, among the logits."""
+    """Index of the class in the logits."""
     probability: float
-    """From 0 to 1: the softmax over all classes."""
+    """Softmax over all classes, from 0 to 1."""
     source: str
     """The image: its path as given, or ``<image 3>``, ``<tensor 3>`` by its position among the results."""
 
@@ -45,7 +47,7 @@ class ImageResult:
     source: str
     """As in :class:`Prediction`."""
     predictions: tuple[Prediction, ...]
-    """Of falling probability; empty where there is an error."""
+    """Most probable first; empty if ``error`` is set."""
     error: str | None = None
     """Why there are no predictions; it names the source."""
 
@@ -68,15 +70,26 @@ class ImageResult:
         return {"source": self.source, "predictions": predictions}
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{p.label} {p.probability:.1%}" for p in self.predictions)
-        return f"ImageResult({self.source!r}: {self.error or found})"
+        classes = ", ".join(f"{p.label} {p.probability:.1%}" for p in self.predictions)
+        return f"ImageResult({self.source!r}: {self.error or classes})"
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks: the picture, if the source is a file, and a bar per class."""
-        try:
-            return result_html(self, [load_image(self.source)])
-        except ImageError:
-            return result_html(self, [])
+        return result_html(self, _pictures(self))
+
+
+class Results(list[ImageResult]):
+    """Results of several images: a list that shows their pictures and classes in a notebook."""
+
+    def _repr_html_(self) -> str:
+        """Return the picture and the most probable class of each image, of the first 40."""
+        cards = "".join(
+            f"<figure style='margin:0;width:{_SIDE}px'>{''.join(map(_img, _pictures(result)))}<figcaption title="
+            f"'{html.escape(result.source)}'>{_caption(result)}</figcaption></figure>"
+            for result in self[:_MAX_CARDS]
+        )
+        rest = f"<p>... and {len(self) - _MAX_CARDS} more</p>" if len(self) > _MAX_CARDS else ""
+        return f"<div style='display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end'>{cards}</div>{rest}"
 
 
 def data_frame(results: Iterable[ImageResult]) -> Any:
@@ -100,8 +113,8 @@ def data_frame(results: Iterable[ImageResult]) -> Any:
 def result_html(result: ImageResult, pictures: Iterable[Image.Image], caption: str = "") -> str:
     """Return a row of pictures above a table of the predictions with bars, for notebooks."""
     rows = "".join(
-        f"<tr><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td><td style='width:12em'>"
-        f"<div style='background:#4c78a8;height:0.8em;width:{100 * p.probability:.1f}%'></div></td></tr>"
+        f"<tr><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td>"
+        f"<td style='width:12em'>{_bar(p.probability)}</td></tr>"
         for p in result.predictions
     )
     text = html.escape(caption or result.error or result.source)
@@ -137,11 +150,33 @@ def arrow_schema(value: str) -> Any:
     return pa.schema([("source", pa.string()), (value, pa.list_(element)), ("error", pa.string())])
 
 
+def _caption(result: ImageResult) -> str:
+    if not result.predictions:
+        return html.escape(result.error or "")
+    top = result.predictions[0]
+    return f"{html.escape(top.label)} {top.probability:.1%}{_bar(top.probability)}"
+
+
+def _bar(probability: float) -> str:
+    return f"<div style='background:#4c78a8;height:0.8em;width:{100 * probability:.1f}%'></div>"
+
+
+def _pictures(result: ImageResult) -> list[Image.Image]:
+    """Return the picture of a result, if its source is a file."""
+    try:
+        return [load_image(result.source, least_side=2 * _SIDE)]
+    except ImageError:
+        return []
+
+
 def _img(picture: Image.Image) -> str:
     stored = io.BytesIO()
-    width = round(_SHOWN * picture.width / max(picture.size))
-    shown = picture.copy()
-    shown.thumbnail((2 * _SHOWN, 2 * _SHOWN))  # for screens of high density
-    shown.save(stored, "PNG")
+    width = round(_SIDE * picture.width / max(picture.size))
+    small = picture.copy()
+    small.thumbnail((2 * _SIDE, 2 * _SIDE))  # for screens of high density
+    form = "PNG" if max(small.size) <= _SIDE else "JPEG"
+    small.save(stored, form)
     data = base64.b64encode(stored.getvalue()).decode()
-    return f"<img width='{width}' style='display:inline;margin:2px' src='data:image/png;base64,{data}'>"
+    return (
+        f"<img alt='' width='{width}' style='display:inline;margin:2px' src='data:image/{form.lower()};base64,{data}'>"
+    )

@@ -1,8 +1,15 @@
 """The exceptions of the library, in addition to ``ValueError`` and ``TypeError``."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 
 class WeightsError(RuntimeError):
     """Weights could not be loaded: no source has them, they fail a check, or they do not fit the model."""
+
+    cause: Literal["network", "host", "damaged"] | None = None
+    """Why a download failed: no network, no answer from the host, or a damaged file; None if it was something else."""
 
 
 class ImageError(ValueError):

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, open_regular, write_atomically
@@ -151,22 +151,27 @@ def _lock(path: Path, timeout: float) -> Iterator[None]:
 def _fetch_first(
     record: WeightsRecord, places: list[_Place], offline: bool, progress: Progress, policy: Policy
 ) -> VerifiedFile:
-    failures = []
+    failures, causes = [], set[str | None]()
     for number, (source, place) in enumerate(places, start=1):
         name = redact(place) if isinstance(place, str) else str(place)
         if offline and isinstance(place, str):
             failures.append(f"{name}: not tried, offline mode is on")
+            causes.add("network")
             continue
         try:
             return _fetch_from(record, source, place, progress, policy)
         except TransferError as error:
             failures.append(f"{name}: {error}")
+            causes.add(error.cause)
             following = ", trying the next source" if number < len(places) else ""
             # A mirror folder needs only one of the files.
             missing = isinstance(place, Path) and not place.exists()
             level = logging.INFO if missing else logging.WARNING
             logger.log(level, "%s cannot be loaded from %s: %s%s", record, name, error, following)
-    raise WeightsError(_report(record, failures, offline))
+    failure = WeightsError(_report(record, failures, offline))
+    order: tuple[Literal["damaged", "host", "network"], ...] = ("damaged", "host", "network")
+    failure.cause = next((cause for cause in order if cause in causes), None)
+    raise failure
 
 
 def _report(record: WeightsRecord, failures: list[str], offline: bool) -> str:
@@ -229,7 +234,7 @@ def _read_file(path: Path, source: Source, policy: Policy) -> bytes:
         with open_regular(path) as file:
             content = file.read(policy.max_bytes + 1)
     except OSError as error:
-        raise TransferError(f"the file cannot be read: {error.strerror}") from error
+        raise TransferError(f"the file cannot be read: {error.strerror}", cause=None) from error
     return _checked(content, source, policy)
 
 
@@ -242,9 +247,9 @@ def _checked(content: bytes, source: Source, policy: Policy) -> bytes:
         try:
             content = unpack_archive(content, max_bytes=policy.max_bytes)
         except WeightsError as error:
-            raise TransferError(f"{error}; got {served}") from error
+            raise TransferError(f"{error}; got {served}", cause="damaged") from error
     if not source.digest.matches(content):
-        raise TransferError(f"not the file with the digest {source.digest}; got {served}")
+        raise TransferError(f"not the file with the digest {source.digest}; got {served}", cause="damaged")
     return content
 
 

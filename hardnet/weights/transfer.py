@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import http.client
 import io
 import logging
@@ -17,6 +18,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user
@@ -26,6 +28,7 @@ from .files import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 
+Cause: TypeAlias = Literal["network", "host", "damaged"] | None
 _CHUNK = 256 * 1024
 _PROGRESS = 1024 * 1024  # bytes; an attempt that gets this much further than any earlier one resets the attempt counter
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/")
@@ -58,9 +61,9 @@ class Policy:
 class TransferError(Exception):
     """A source did not give the file. ``retry``: another attempt may succeed; ``wait``: the server's Retry-After."""
 
-    def __init__(self, message: str, *, retry: bool = False, wait: float = 0.0) -> None:
+    def __init__(self, message: str, *, retry: bool = False, wait: float = 0.0, cause: Cause = "host") -> None:
         super().__init__(printable(message[:1000]))  # a server's text may be long
-        self.retry, self.wait = retry, wait
+        self.retry, self.wait, self.cause = retry, wait, cause
 
 
 def redact(url: str) -> str:
@@ -114,7 +117,7 @@ class Transfer:
                 if not error.retry:
                     raise
                 if failures >= self.policy.attempts:
-                    raise TransferError(f"{error} (tried {failures} times)") from error
+                    raise TransferError(f"{error} (tried {failures} times)", cause=error.cause) from error
                 wait = max(self.policy.backoff * 2 ** (failures - 1), min(error.wait, self.policy.retry_after_cap))
                 logger.info("%s: %s; trying again in %.1f seconds", redact(self.url), error, wait)
                 time.sleep(wait)
@@ -242,4 +245,6 @@ def _as_transfer_error(error: Exception, policy: Policy) -> TransferError:
     if isinstance(error, (http.client.InvalidURL, ValueError)):
         return TransferError("the address, or that of a proxy, is not valid")  # the error's text may hold a password
     retry = not (isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME)
-    return TransferError(f"the connection failed: {reason or type(error).__name__}", retry=retry)
+    offline = isinstance(reason, socket.gaierror) or getattr(reason, "errno", None) == errno.ENETUNREACH
+    cause: Cause = "network" if offline else "host"
+    return TransferError(f"the connection failed: {reason or type(error).__name__}", retry=retry, cause=cause)

@@ -1,0 +1,100 @@
+"""What visitors of the demo page choose from: the models, and the example pictures of each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from ..images.read import find_images
+from ..inference.classifier import Classifier
+from ..models.network import HarDNet
+from ..weights.catalog import PACKAGE, WeightsRecord, get_weights, list_models, list_weights
+
+OWN, PACKAGED = "own", "hardnet39ds/FASHION_MNIST"
+MAX_EXAMPLES = 10
+_VALIDATION_FOLDERS = ("val", "valid", "validation", "test", "testing")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model with its weights."""
+
+    name: str
+    """Name on the page."""
+    group: Literal["own", "garments", "things"]
+    """Kind of its classes: decides which examples go with it, and the language of the class names."""
+    record: WeightsRecord | None = None
+    """Weights of the catalogue; None for one's own model."""
+    classifier: Classifier | None = None
+    """One's own model; None for those of the catalogue, which are loaded when they are chosen."""
+    examples: dict[str, Path] = field(default_factory=dict)
+    """Example pictures by name."""
+
+
+def list_choices(classifier: Classifier | None = None, source: str = "") -> dict[str, Choice]:
+    """Return what can be chosen, by key: one's own model first, if there is one, then the catalogue.
+
+    Args:
+        classifier: one's own model.
+        source: where it comes from; the folder of a training run gives the examples.
+    """
+    choices = {}
+    if classifier is not None:
+        path = Path(source)
+        name = f"{display_name(cast(HarDNet, classifier.model).config.name)} {path.name}"
+        examples = validation_pictures(path.parent if path.is_file() else path)
+        choices[OWN] = Choice(name, "own", classifier=classifier, examples=examples)
+    garments, photographs = sample_images()
+    for model in list_models():
+        for tag in list_weights(model):
+            record = get_weights(model, tag)
+            packaged = any(place.url.startswith(PACKAGE) for place in record.sources)
+            choices[f"{model}/{tag}"] = Choice(
+                f"{display_name(model)} {tag}",
+                "garments" if packaged else "things",
+                record,
+                examples=garments if packaged else photographs,
+            )
+    return choices
+
+
+def display_name(model: str) -> str:
+    """Return the name of a model as the paper writes it."""
+    return model.replace("hardnet", "HarDNet-").replace("ds", "DS")
+
+
+def sample_images() -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the example pictures by name: one garment of each class, and photographs.
+
+    A wheel has them inside the package, a checkout in its ``images``; {} if they are missing.
+    """
+    package = Path(__file__).parents[1]
+    folder = next(package.glob("samples/fashion_mnist"), package.parent / "images" / "fashion_mnist")
+    by_class = {path.stem.rsplit("-", 1)[0]: path for path in sorted(folder.glob("*.png"), reverse=True)}
+    photographs = [path for path in sorted(folder.parent.glob("*.jpg")) if "rotated" not in path.stem]
+    return {path.name: path for path in sorted(by_class.values())}, {path.name: path for path in photographs}
+
+
+def validation_pictures(run: Path) -> dict[str, Path]:
+    """Return some validation pictures of a training run by name, of as many classes as possible; {} without any."""
+    try:
+        data = Path(json.loads((run / "options.json").read_bytes())["data"]).expanduser()
+        folders = [data, *sorted(path for path in data.iterdir() if path.is_dir())]
+        if (run / "validation_images.txt").exists():
+            names = os.fsdecode((run / "validation_images.txt").read_bytes()).split("\n")[:-1]
+            folder = next(folder for folder in folders if (folder / names[0]).is_file())
+        else:
+            folder = next(folder for folder in folders if folder.name.lower() in _VALIDATION_FOLDERS)
+            names = [path.relative_to(folder).as_posix() for path, error in find_images(folder) if error is None]
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        return {}
+    counts, ranked = Counter[str](), []
+    for name in names:
+        label = name.partition("/")[0]
+        ranked.append((counts[label], name))
+        counts[label] += 1
+    return {name: folder / name for _, name in sorted(ranked)[:MAX_EXAMPLES]}
