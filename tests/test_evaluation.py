@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from hardnet.images.preprocess import Preprocessing
 from hardnet.training.comparison import EvaluateOptions, choose
 from hardnet.training.confusion import draw_confusion
 from hardnet.training.data import FolderSource
-from hardnet.training.evaluation import evaluate
+from hardnet.training.evaluation import Evaluation, evaluate
 from hardnet.training.loop import FINAL
 from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.utils.distributed import Ranks
@@ -154,9 +155,21 @@ def test_the_errors_are_counted_as_they_are_defined(tmp_path: Path) -> None:
     source = FolderSource(tmp_path / "train")
     scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])  # class 0 first, classes 0 to 4 among the first five
     ranks = Ranks(0, 1, torch.device("cpu"))
-    result = evaluate(
-        lambda x: scores.expand(len(x), 7), source, lambda image: torch.zeros(3, 2, 2), ranks, batch_size=3
-    )
+
+    def measure(details: bool) -> Evaluation:
+        return evaluate(
+            lambda x: scores.expand(len(x), 7),
+            source,
+            lambda image: torch.zeros(3, 2, 2),
+            ranks,
+            batch_size=3,
+            details=details,
+        )
+
+    result = measure(details=True)
+    assert measure(details=False) == dataclasses.replace(result, confusion=[], mistakes=[])
+    assert [(mistake.image, mistake.answer) for mistake in result.mistakes] == [(image, 0) for image in range(3, 15)]
+    assert result.mistakes[0].probability == pytest.approx(float(scores.softmax(0)[0]))
     assert (result.images, result.top1, result.top5) == (15, 3, 11)
     assert result.top1_error == pytest.approx(100 * 12 / 15)
     assert result.top5_error == pytest.approx(100 * 4 / 15)

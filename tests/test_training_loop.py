@@ -19,7 +19,7 @@ import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import Outcome, TrainOptions, train
 from hardnet.training.checkpoint import CHECKPOINT, find_checkpoint
-from hardnet.training.data import FolderSource, Splits
+from hardnet.training.data import FolderSource, ImageSource, Splits
 from hardnet.training.loop import BEST, FINAL, VALIDATION, Trainer
 from hardnet.training.metrics import read_metrics
 from hardnet.training.signals import StopRequest
@@ -111,8 +111,8 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
     assert (final["architecture"], final["metrics"]) == ("hardnet39ds", seen[-1])
     assert final["options"]["seed"] == wanted.seed
     assert final["versions"]["torch"] == torch.__version__
-    best = min(numbers["val_top1_error"] for numbers in seen)
-    assert read(tmp_path / "run" / BEST)["metrics"]["val_top1_error"] == best
+    best = min(seen, key=lambda numbers: (numbers["val_top1_error"], -numbers["epoch"]))  # of several, the last one
+    assert read(tmp_path / "run" / BEST)["metrics"] == best
     for name in (FINAL, CHECKPOINT):
         model = hardnet.create_model("hardnet39ds", weights=str(tmp_path / "run" / name))
         assert model.num_classes == 3
@@ -123,6 +123,19 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
     assert train(wanted) == Outcome(tmp_path / "run", 5, True, None)  # nothing is left to do
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_ends_when_no_epoch_gets_better(tmp_path: Path, data: Path) -> None:
+    wanted = options(data, tmp_path / "run", epochs=9, patience=2, lr=0.0, hold_out=4, freeze_bn=True, resume="auto")
+    errors = iter([50.0, 25.0, 25.0, 75.0, 50.0])
+
+    class Scripted(Trainer):
+        def _validate(self, source: ImageSource) -> dict[str, Any]:
+            return {"val_top1_error": next(errors)}
+
+    assert Scripted(wanted, ONE).run().epochs == 5
+    assert [read(tmp_path / "run" / name)["metrics"]["epoch"] for name in (BEST, FINAL)] == [3, 5]
+    assert train(wanted) == Outcome(tmp_path / "run", 5, True, None)  # nothing is left to do
 
 
 @pytest.mark.slow

@@ -58,6 +58,17 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, smal
     assert not torch.equal(parameters(Trainer(options(small_data, tmp_path, **changes), ONE)), parameters(whole))
 
 
+def test_rare_classes_weigh_more(tmp_path: Path) -> None:
+    make_folder(tmp_path, classes=2, images=2)
+    make_folder(tmp_path, classes=1, images=8)
+    trainer = Trainer(options(tmp_path, tmp_path / "run", class_weights="balanced", batch_size=10), ONE)
+    batch = next(trainer._batches())
+    trainer.parts.model.eval()
+    losses = torch.nn.functional.cross_entropy(trainer.parts.model(batch.images), batch.labels, reduction="none")
+    expected = (losses[batch.labels == 0].mean() + losses[batch.labels == 1].mean()) / 2
+    torch.testing.assert_close(trainer._stepper._loss(batch), expected)
+
+
 def test_the_gradient_is_clipped(tmp_path: Path, small_data: Path) -> None:
     def norm(clip: float) -> float:
         trainer = one_step(options(small_data, tmp_path, clip=clip))

@@ -94,6 +94,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from ..utils.distributed import connect
 
     check_calibration(arguments, required=False)
+    arguments.details = arguments.per_class or arguments.confusion is not None
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
     source = open_evaluation(arguments.data, arguments.split)
@@ -157,7 +158,7 @@ def _class_table(measured: Evaluation, classes: Sequence[str]) -> str:
 def _as_table(rows: Sequence[Row]) -> str:
     """Return a table of measured and reported errors."""
     lines = []
-    with_top5 = len(rows[0].measured.confusion) > TOP  # with five classes or fewer it is always 0
+    with_top5 = len(rows[0].measured.class_images) > TOP  # with five classes or fewer it is always 0
     for row in rows:
         measured, record = row.measured, row.reported
         reported = ("", "") if record is None else (_errors(record, with_top5), record.reported_by)
@@ -186,7 +187,7 @@ def _as_json(rows: Sequence[Row], classes: Sequence[str]) -> str:
             "reported_top1_error": None if record is None else record.top1_error,
             "reported_top5_error": None if record is None else record.top5_error,
         }
-        if len(measured.confusion) > TOP:
+        if len(measured.class_images) > TOP:
             content |= {"top5_correct": measured.top5, "top5_error": measured.top5_error}
         if classes:
             accuracies = [None if math.isnan(value) else value for value in measured.class_accuracies]

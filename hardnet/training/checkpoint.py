@@ -31,7 +31,7 @@ FORMAT = 2
 # Options that may change when a run is resumed. The parts of the batch are compared as the global batch.
 _FREE = {
     "data", "output", "workers", "resume", "save_every", "device", "batch_size", "accumulate", "eval_every",
-    "compile", "save_pretrained", "tensorboard",
+    "compile", "save_pretrained", "tensorboard", "patience",
 }  # fmt: skip
 
 
@@ -48,7 +48,9 @@ class Position:
     seconds: float = 0.0
     skipped: int = 0
     best: float | None = None
-    """The lowest top-1 error of a validation so far, in per cent."""
+    """Lowest top-1 error of a validation so far, in per cent."""
+    best_epoch: int = 0
+    """Epoch of that validation, from 1; the last of several."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class EvaluateOptions:
     """As in :func:`hardnet.accelerate`; "eager" is the model itself."""
     precision: str = "fp32"
     skip_bad_images: bool = False
+    details: bool = False
+    """Whether to count the confusion matrix and list the mistakes."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -149,6 +151,7 @@ def compare(
             batch_size=options.batch_size,
             workers=options.workers,
             skip_bad_images=options.skip_bad_images,
+            details=options.details,
         )
         reported = record if isinstance(record, WeightsRecord) and record.sources else None
         yield Row(name, title, preprocessing, measured, reported)

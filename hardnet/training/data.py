@@ -266,8 +266,6 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
         statistics = RECORD.preprocessing.mean, RECORD.preprocessing.std
         return Splits(*_hold_out(_open_fashion_mnist(options.data, "train"), options), *statistics)
     root = _existing_folder(options.data)
-    if Path(options.output).expanduser().resolve().is_relative_to(root.resolve()):
-        raise DataError(f"the output folder {options.output} lies in {options.data}, where its files would be data")
     splits = find_splits(root)
     if splits and "train" not in splits:
         raise DataError(f"{options.data} holds {_text(*splits)}, but no folder train")
@@ -278,6 +276,8 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
             logger.warning("%s: no folders of the classes %s", splits["val"], _text(*folders[1].missing))
     parts, bad = [], []
     for folder in folders:
+        if Path(options.output).expanduser().resolve().is_relative_to(folder.root.resolve()):
+            raise DataError(f"the output folder {options.output} lies in {_text(folder.root)}, among the classes")
         defects = find_defects(folder, ranks)
         bad += list(defects.values())
         parts.append(SubsetSource(folder, [index for index in range(len(folder)) if index not in defects]))

@@ -36,6 +36,8 @@ class LabelledBatch:
 
     images: Tensor
     labels: Tensor
+    indices: list[int]
+    """Their numbers in the source."""
     bad: list[str]
     """Error messages of the images that are missing."""
 
@@ -46,6 +48,7 @@ class _Samples:
 
     pixels: Any
     labels: list[int]
+    indices: list[int]
     bad: list[str]
 
     def pin_memory(self) -> _Samples:
@@ -57,6 +60,7 @@ class _Samples:
 class _Sample:
     image: Tensor | None
     label: int
+    index: int
     bad: list[str]
 
 
@@ -102,15 +106,15 @@ class _Images(Dataset[_Sample]):
                 bad.append(str(error))
                 continue
             if self.seed is None:
-                return _Sample(self.transform(image), label, bad)
+                return _Sample(self.transform(image), label, candidate, bad)
             with seeded(*self.seed, "image", index):
-                return _Sample(self.transform(image), label, bad)
-        return _Sample(None, -1, bad)
+                return _Sample(self.transform(image), label, candidate, bad)
+        return _Sample(None, -1, -1, bad)
 
 
 def _collate(samples: list[_Sample]) -> _Samples:
+    read = [sample for sample in samples if sample.image is not None]
     images = [sample.image for sample in samples if sample.image is not None]
-    labels = [sample.label for sample in samples if sample.image is not None]
     pixels: Any = torch.stack(images) if images else torch.empty(0)
     if get_worker_info() is not None:
         # Here, since an error in the thread that sends a batch would be printed only, and the batch be waited for.
@@ -118,7 +122,8 @@ def _collate(samples: list[_Sample]) -> _Samples:
             pixels.share_memory_()
         except RuntimeError:
             pixels = pixels.numpy()
-    return _Samples(pixels, labels, [message for sample in samples for message in sample.bad])
+    labels, indices = [sample.label for sample in read], [sample.index for sample in read]
+    return _Samples(pixels, labels, indices, [message for sample in samples for message in sample.bad])
 
 
 @functools.cache
@@ -215,7 +220,8 @@ def load_batches(
             if not isinstance(pixels, Tensor):
                 _warn_of_copies(pixels.nbytes >> 20)
                 pixels = torch.from_numpy(pixels)
-            batch = LabelledBatch(pixels, torch.tensor(samples.labels, dtype=torch.int64), samples.bad)
+            labels = torch.tensor(samples.labels, dtype=torch.int64)
+            batch = LabelledBatch(pixels, labels, samples.indices, samples.bad)
             if batch.bad and not skip_bad_images:
                 raise ImageError(f"{batch.bad[0]} (--skip-bad-images leaves such files out)")
             if seed is not None and not len(batch.labels):  # nothing could take their place

@@ -135,7 +135,7 @@ class Trainer:
         if found is not None:
             self.position = restore(found, self.parts, self._facts)
             logger.info("going on from %s: epoch %d, step %d", found, self.position.epoch + 1, self.position.step)
-        self._stepper = Stepper(self.parts, options, ranks, self._facts)
+        self._stepper = Stepper(self.parts, options, ranks, self._facts, self._data.train.labels)
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal stops the run."""
@@ -153,7 +153,7 @@ class Trainer:
         if self.ranks.first:
             recorder = Recorder(self._folder, self.position.epoch, tensorboard=self.options.tensorboard)
         try:
-            while self.position.epoch < self.options.epochs:
+            while self.position.epoch < self.options.epochs and not self._stagnates(self.position.epoch):
                 if not self._train_epoch():
                     return Outcome(self._folder, self.position.epoch, False, metrics)
                 metrics = self._finish_epoch(recorder)
@@ -247,9 +247,14 @@ class Trainer:
             if self._report is not None:
                 self._report(numbers)
         self._keep_weights(numbers, last)
-        self.position = Position(epoch=position.epoch + 1, best=position.best)
+        self.position = Position(epoch=position.epoch + 1, best=position.best, best_epoch=position.best_epoch)
         self._save()
         return numbers
+
+    def _stagnates(self, epochs: int) -> bool:
+        """Return whether the best epoch lies further back than the options allow."""
+        best, patience = self.position.best_epoch, self.options.patience
+        return bool(best and patience) and epochs - best >= patience
 
     def _validate(self, source: ImageSource) -> dict[str, Any]:
         models: dict[str, nn.Module] = {"": self.parts.model}
@@ -275,9 +280,10 @@ class Trainer:
 
     def _keep_weights(self, numbers: dict[str, Any], last: bool) -> None:
         error = numbers.get("ema_val_top1_error", numbers.get("val_top1_error"))
-        best = error is not None and (self.position.best is None or error < self.position.best)
+        best = error is not None and (self.position.best is None or error <= self.position.best)
         if best:
-            self.position.best = error
+            self.position.best, self.position.best_epoch = error, numbers["epoch"]
+        last = last or self._stagnates(numbers["epoch"])
         if not self.ranks.first or not (last or best):
             return
         content = final_content(self.parts, self._facts, numbers)

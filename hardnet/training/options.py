@@ -45,6 +45,10 @@ class TrainOptions:
     freeze_bn: bool = _option("keep the BatchNorm statistics and normalise by them", False)
 
     epochs: int = _option("number of epochs", 150, low=1, high=10**6)
+    patience: int = _option(
+        "stop after N epochs without a better one, 0 for never; the best epoch is the result in any case",
+        0, low=0, high=10**6,
+    )  # fmt: skip
     batch_size: int = _option("images per step and rank", 256, low=1, high=10**6)
     accumulate: int = _option("average the gradients of so many steps before each update", 1, low=1, high=10**6)
     seed: int = _option("seed of initial weights, order, augmentation and dropout", 0, low=0, high=2**62)
@@ -71,6 +75,10 @@ class TrainOptions:
         "alpha of MixUp, 0 for none; with --cutmix each batch takes one of the two", 0.0, low=0, high=100
     )
     cutmix: float = _option("alpha of CutMix, 0 for none", 0.0, low=0, high=100)
+    class_weights: str = _option(
+        "balanced: weigh the loss of each class by the inverse of its number of images", "none",
+        choices=("none", "balanced"),
+    )  # fmt: skip
     label_smoothing: float = _option("share of the target spread over all classes", 0.0, low=0, high=0.999)
     teacher: str | None = _option(
         "distil from a trained model: MODEL, MODEL:TAG, MODEL:FILE, or a run's model.pt; several, separated by commas, "

@@ -38,7 +38,9 @@ class StepResult(NamedTuple):
 class Stepper:
     """Takes steps with the parts of a run."""
 
-    def __init__(self, parts: Parts, options: TrainOptions, ranks: Ranks, facts: Facts) -> None:
+    def __init__(
+        self, parts: Parts, options: TrainOptions, ranks: Ranks, facts: Facts, labels: Sequence[int] = ()
+    ) -> None:
         self._parts = parts
         self._options = options
         self._ranks = ranks
@@ -46,7 +48,11 @@ class Stepper:
         if ranks.size > 1:  # averages the gradients over the ranks
             devices = [ranks.device.index] if ranks.device.type == "cuda" else None
             self._forward = DistributedDataParallel(parts.model, device_ids=devices, gradient_as_bucket_view=True)
-        self._criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
+        weights = None
+        if options.class_weights == "balanced":
+            counts = torch.bincount(torch.tensor(labels), minlength=len(facts.classes)).clamp(min=1)
+            weights = (len(labels) / len(facts.classes) / counts).to(ranks.device)
+        self._criterion = nn.CrossEntropyLoss(weights, label_smoothing=options.label_smoothing)
         self._mix = make_mix(options, len(facts.classes))
         self._teachers = build_teachers(options, facts, ranks)
 
