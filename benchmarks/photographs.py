@@ -11,56 +11,37 @@ from PIL import Image
 from torch import Tensor
 
 from hardnet.images.preprocess import Preprocessing
-from hardnet.images.read import list_images, load_image
+from hardnet.images.read import load_image
 
-CHECKOUT = Path(__file__).parents[1] / "images"
-
-
-def find_photographs(folder: Path | None) -> list[Path]:
-    """Return the photographs of a folder; None is ``images/`` of the checkout, without its subfolders.
-
-    Raises:
-        ValueError: there are none.
-        ImageError: there is no such folder.
-    """
-    paths = sorted(CHECKOUT.glob("*.jpg")) if folder is None else list(list_images(folder))
-    if not paths:
-        raise ValueError("there are no photographs: name a folder of photographs with --photographs")
-    return paths
+PHOTOGRAPHS = sorted((Path(__file__).parents[1] / "images").glob("*.jpg"))
 
 
-def calibration_images(folder: Path | None) -> list[Tensor]:
+def calibration_images() -> list[Tensor]:
     """Return 64 random parts of the photographs as float tensors (8, 3, 224, 224), normalised as for ImageNet."""
-    from torchvision.transforms import functional  # a second to import
-
-    prepared = Preprocessing()
-    parts = _random_parts(find_photographs(folder), random.Random(0))  # noqa: S311
-    tensors = []
-    for _ in range(64):
-        tensor = functional.to_tensor(next(parts).resize((224, 224)))
-        tensors.append(functional.normalize(tensor, list(prepared.mean), list(prepared.std)))
-    return list(torch.split(torch.stack(tensors), 8))
+    transform, parts = Preprocessing(resize=224), _random_parts(random.Random(0))  # noqa: S311
+    return list(torch.split(torch.stack([transform(next(parts).resize((224, 224))) for _ in range(64)]), 8))
 
 
-def write_jpegs(folder: Path, number: int, photographs: list[Path]) -> list[Path]:
-    """Write JPEG files of about 500 x 375 pixels, cut from the photographs at random places; return their paths.
+def write_jpegs(folder: Path, number: int, pixels: tuple[int, int] | None) -> list[Path]:
+    """Write JPEG files, cut from the photographs at random places; return their paths. A third of them are upright.
 
-    The same arguments give the same files. A third of them are upright, and the sides vary by a fifth.
+    The same arguments give the same files. Without ``pixels``, the longer and the shorter side, they have about
+    500 x 375, and the sides vary by a fifth.
     """
     chance = random.Random(0)  # noqa: S311
-    parts = _random_parts(photographs, chance)
+    parts = _random_parts(chance)
     paths = []
     for index in range(number):
         scale = chance.uniform(0.8, 1.2)
-        long, short = (round(side * scale * chance.uniform(0.95, 1.05)) for side in (500, 375))
+        long, short = pixels or (round(side * scale * chance.uniform(0.95, 1.05)) for side in (500, 375))
         paths.append(folder / f"{index:05}.jpg")
         next(parts).resize((short, long) if index % 3 == 0 else (long, short)).save(paths[-1], quality=90)
     return paths
 
 
-def _random_parts(photographs: list[Path], chance: random.Random) -> Iterator[Image.Image]:
+def _random_parts(chance: random.Random) -> Iterator[Image.Image]:
     """Yield random parts of the photographs in turn, some mirrored, without end."""
-    pictures = [load_image(path) for path in photographs]
+    pictures = [load_image(path) for path in PHOTOGRAPHS]
     while True:
         for picture in pictures:
             share = chance.uniform(0.5, 1.0)

@@ -1,9 +1,6 @@
-"""Draw the pictures of the documentation from the library's own functions and the logs of training.
+"""Draw the pictures of the documentation: python -m tools.pictures [NAME ...], all into docs/pictures by default.
 
-python -m tools.pictures            # all of them, into docs/pictures
-python -m tools.pictures networks.svg  # only this one
-
-Those of the measurements come from ``python -m benchmarks pictures``.
+They show the library's own functions, the logs of training and the committed results of the benchmarks.
 """
 
 from __future__ import annotations
@@ -15,18 +12,36 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.ticker import EngFormatter
 
-from benchmarks.pictures import BLUE, FOLDER, GREEN, GREY, INK, ORANGE, PURPLE, save
+from benchmarks.tables import RESULTS, engine_name
 from hardnet.models.config import CONFIGS, harmonic_links, kept_layers, layer_width
 from hardnet.models.cost import measure_cost
 from hardnet.training.confusion import draw_confusion
 
-REPO = Path(__file__).parent.parent
-TRAINING = REPO / "docs" / "training"
+DOCS = Path(__file__).parent.parent / "docs"
+FOLDER, TRAINING = DOCS / "pictures", DOCS / "training"
+BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#6e7781", "#1f2328"
+STYLE: dict[Any, Any] = {
+    "figure.facecolor": "white",  # opaque, so that dark text stays readable on a dark page
+    "font.size": 10,
+    "text.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "hardnet",  # the same file from the same figures
+}
+LABELS = {
+    "hardnet39ds": "39DS", "hardnet68ds": "68DS", "hardnet68": "68", "hardnet85": "85", "resnet50": "ResNet-50",
+    "mobilenet_v2": "MobileNetV2", "mobilenet_v3_large": "MobileNetV3", "densenet121": "DenseNet-121",
+    "efficientnet_b0": "EfficientNet-B0", "ese_vovnet39b": "VoVNet-39",
+}  # fmt: skip
+PLACES = {"mobilenet_v2": (0, 9), "mobilenet_v3_large": (0, -12)}
+"""Offsets of labels that would cover our line, in points; all others are on the right."""
 
 
 def harmonic_links_of_a_block() -> Figure:
@@ -40,22 +55,20 @@ def harmonic_links_of_a_block() -> Figure:
     for layer in range(layers + 1):
         width = layer_width(layer, growth, config.growth_multiplier) if layer else config.stem_channels[1]
         colour = GREEN if layer in kept else GREY
-        axes.add_patch(
-            FancyBboxPatch((layer - 0.22, -0.22), 0.44, 0.44, "round,pad=0.04", fc=colour, ec="none", alpha=0.3)
-        )
+        style = {"fc": colour, "ec": "none", "alpha": 0.3}
+        axes.add_patch(FancyBboxPatch((layer - 0.22, -0.22), 0.44, 0.44, "round,pad=0.04", **style))
         axes.text(layer, 0, str(layer) if layer else "input", ha="center", va="center", fontsize=11 if layer else 8.5)
         axes.bar(layer, -width / 110, 0.3, -0.4, color=colour, alpha=0.5)
         axes.text(layer, -0.48 - width / 110, str(width), ha="center", va="top", fontsize=9)
         for source in harmonic_links(layer) if layer else ():
             aside = 0.31 - 0.085 * (layer - source).bit_length()  # leave on the right, arrive on the left, long inside
-            arrow = FancyArrowPatch(
+            axes.add_patch(FancyArrowPatch(
                 (source + aside, 0.27), (layer - aside, 0.27), arrowstyle="-|>", mutation_scale=11, lw=1.6,
-                connectionstyle="arc3,rad=-0.62", color=colours[layer - source], gid=f"link-{source}-{layer}",
-            )  # fmt: skip
-            axes.add_patch(arrow)
-    key = [Line2D([], [], color=c, lw=2, marker=">", label=f"n - {n}, if {n} divides n") for n, c in colours.items()]
+                connectionstyle="arc3,rad=-0.62", color=colours[layer - source],
+            ))  # fmt: skip
+    lines = [Line2D([], [], color=c, lw=2, marker=">", label=f"n - {n}, if {n} divides n") for n, c in colours.items()]
     axes.legend(
-        handles=key, loc="upper left", bbox_to_anchor=(-0.08, 1), frameon=False, title="Layer n reads layer",
+        handles=lines, loc="upper left", bbox_to_anchor=(-0.08, 1), frameon=False, title="Layer n reads layer",
         alignment="left",
     )  # fmt: skip
     axes.get_legend().set_in_layout(False)  # it takes no space from the blocks
@@ -70,13 +83,14 @@ def harmonic_links_of_a_block() -> Figure:
 def networks() -> Figure:
     """The four networks as rows of stages: output, parameters and multiply-accumulates of each at 224 x 224."""
     costs = [measure_cost(config) for config in CONFIGS.values()]
+    short = EngFormatter(places=1)
     colours = {56: BLUE, 28: ORANGE, 14: GREEN, 7: PURPLE}
     columns = max(len(cost.stages) for cost in costs)
     figure = Figure(figsize=(1.6 * columns, 7.6), layout="constrained")
     axes = _canvas(figure, (-0.05, columns), (-0.1, len(costs) + 0.05))
     for row, cost in enumerate(costs):
         top, config = len(costs) - row, CONFIGS[cost.model]
-        facts = f"{_short(cost.total.params)} parameters, {_short(cost.total.macs)} MACs, {_short(cost.total.cio)} CIO"
+        facts = f"{short(cost.total.params)} parameters, {short(cost.total.macs)} MACs, {short(cost.total.cio)} CIO"
         axes.text(0, top - 0.08, f"{cost.model}: {facts}", fontsize=12, weight="bold")
         for column, stage in enumerate(cost.stages):
             side = stage.output_shape[-1] if len(stage.output_shape) == 3 else 0
@@ -84,31 +98,22 @@ def networks() -> Figure:
             corner, style = (column + 0.03, top - 0.86), {"fc": colour, "ec": colour, "alpha": 0.22}
             axes.add_patch(FancyBboxPatch(corner, 0.86, 0.68, "round,pad=0.02", **style))
             shape = " x ".join(map(str, stage.output_shape))
-            lines = [shape, f"{_short(stage.params)} parameters", f"{_short(stage.macs)} MACs"]
+            lines = [shape, f"{short(stage.params)} parameters", f"{short(stage.macs)} MACs"]
             if side and column:
                 lines.insert(0, f"{config.block_layers[column - 1]} layers, k = {config.growth_rates[column - 1]}")
             axes.text(column + 0.46, top - 0.24, stage.name, ha="center", va="top", weight="bold")
             axes.text(column + 0.46, top - 0.39, "\n".join(lines), ha="center", va="top", fontsize=9, linespacing=1.45)
-    key = [Patch(fc=colour, alpha=0.3, label=f"{side} x {side}") for side, colour in colours.items()]
-    key.append(Patch(fc=GREY, alpha=0.3, label="classes"))
-    title = (
-        "Pixels of the output of a stage, for one image of 224 x 224. MACs: multiply-accumulates. CIO: memory traffic"
-    )
-    axes.legend(handles=key, loc="lower center", bbox_to_anchor=(0.5, -0.05), ncols=5, frameon=False, title=title)
+    patches = [Patch(fc=colour, alpha=0.3, label=f"{side} x {side}") for side, colour in colours.items()]
+    patches.append(Patch(fc=GREY, alpha=0.3, label="classes"))
+    title = "Pixels of a stage's output, for one image of 224 x 224. MACs: multiply-accumulates. CIO: memory traffic"
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, -0.05), ncols=5, frameon=False, title=title)
     return figure
-
-
-def _short(number: float) -> str:
-    """Round to two or three digits: 17.6 M, 4.3 G, 450 k."""
-    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= factor:
-            return f"{number / factor:.1f}{unit}" if number < 99.5 * factor else f"{number / factor:.0f}{unit}"
-    return f"{number:.0f}"
 
 
 def training_curves() -> Figure:
     """Loss and held-out error over the epochs of the runs that made the shipped checkpoint."""
-    runs = [_lines(TRAINING / f"fashion-mnist-{number}.jsonl") for number in (1, 2, 3)]
+    texts = [(TRAINING / f"fashion-mnist-{number}.jsonl").read_text(encoding="utf-8") for number in (1, 2, 3)]
+    runs = [[json.loads(line) for line in text.splitlines()] for text in texts]
     starts = [0, *accumulate(map(len, runs))][: len(runs)]
     epochs = [line | {"epoch": line["epoch"] + start} for run, start in zip(runs, starts, strict=True) for line in run]
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
@@ -118,8 +123,8 @@ def training_curves() -> Figure:
         (right, "val_top1_error", "last weights", BLUE),
         (right, "ema_val_top1_error", "averaged weights", ORANGE),
     ):
-        known = [(line["epoch"], line[name]) for line in epochs if line.get(name) is not None]
-        axes.plot(*zip(*known, strict=True), marker=".", color=colour, label=label)
+        points = [(line["epoch"], line[name]) for line in epochs if line.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), marker=".", color=colour, label=label)
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
@@ -141,12 +146,69 @@ def confusions() -> Figure:
     return draw_confusion(f"{row['model']} {row['weights']}", row["classes"], row["confusion"])
 
 
-PICTURES: dict[str, Callable[[], Figure]] = {
-    "harmonic_links.png": harmonic_links_of_a_block,
-    "networks.svg": networks,
-    "fashion_mnist_curves.svg": training_curves,
-    "fashion_mnist_confusions.svg": confusions,
-}
+def speed() -> Figure:
+    """Reported error over measured latency in four engines, over memory and over multiply-accumulates."""
+    results = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
+    rows = [row for row in results["rows"] if (row["batch_size"], row["height"]) == (1, 224)]
+    rows = [row for row in rows if row["source"] != "pytorchcv"]
+
+    def figures(engine: str, precision: str) -> list[dict[str, Any]]:
+        return [row for row in rows if (row["engine"], row["precision"]) == (engine, precision)]
+
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    *panels, memory, macs = figure.subplots(2, 3, sharey=True).flatten()
+    for axes, engine in zip(
+        panels, (("eager", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")), strict=True
+    ):
+        latencies = {row["model"]: row["milliseconds"]["median"] for row in figures(*engine)}
+        _scatter(axes, engine_name(*engine), results["networks"], latencies)
+        _log_axis(axes, "milliseconds per image", (1, 2, 5, 10, 20, 50, 100), (0.6, 150))
+    megabytes = {row["model"]: row["running_memory_mb"] for row in figures("openvino", "fp32")}
+    _scatter(memory, "Memory in OpenVINO", results["networks"], megabytes)
+    _log_axis(memory, "MB", (100, 200, 300, 500), (75, 700))
+    billions = {model: facts["macs"] / 1e9 for model, facts in results["networks"].items()}
+    _scatter(macs, "Multiply-accumulates", results["networks"], billions)
+    _log_axis(macs, "10\u2079 per image", (0.2, 0.5, 1, 2, 5, 10), (0.11, 22))
+    for axes in (panels[0], panels[3]):
+        axes.set_ylabel("reported top-1 error (%)")
+    lines = [
+        Line2D([], [], marker="o", color=BLUE, linestyle="", label="HarDNet, this library"),
+        Line2D([], [], marker="s", color=ORANGE, linestyle="", label="other families"),
+        Line2D(
+            [], [], marker="o", mfc="white", color=GREY, linestyle="", label="first published weights; filled: the best"
+        ),
+    ]
+    machine = results["machine"]
+    title = (
+        f"One image of 224 x 224 pixels, median. {machine['processor']}, {machine['cores']} cores, {results['date']}."
+    )
+    figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False, title=title)
+    return figure
+
+
+def _scatter(axes: Axes, title: str, networks: dict[str, Any], costs: dict[str, float]) -> None:
+    """Draw the errors of the first weights and of the best ones over the cost of each network."""
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.set_ylim(18.5, 29)
+    for marker, colour, style, ours in (("o", BLUE, "-", True), ("s", ORANGE, "", False)):
+        points = []
+        for model in (model for model in costs if (model in CONFIGS) == ours):
+            first, lowest = (networks[model][key] for key in ("reported_top1_error", "lowest_reported_top1_error"))
+            axes.plot([costs[model]] * 2, [lowest, first], color=colour, lw=0.8)
+            axes.plot([costs[model]], [first], marker=marker, mfc="white", color=colour, markersize=5)
+            place = {"xytext": PLACES.get(model, (6, 3)), "ha": "center" if model in PLACES else "left"}
+            axes.annotate(LABELS[model], (costs[model], lowest), textcoords="offset points", fontsize=8, **place)
+            points.append((costs[model], lowest))
+        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, linestyle=style, lw=1)
+
+
+def _log_axis(axes: Axes, label: str, marks: tuple[float, ...], ends: tuple[float, float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(*ends)
+    axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    axes.minorticks_off()
+    axes.set_xlabel(label)
 
 
 def _canvas(figure: Figure, across: tuple[float, float], upwards: tuple[float, float], equal: bool = False) -> Axes:
@@ -156,15 +218,15 @@ def _canvas(figure: Figure, across: tuple[float, float], upwards: tuple[float, f
     return axes
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def main() -> None:
-    """Draw the pictures named on the command line, or all."""
-    for name in sys.argv[1:] or PICTURES:
-        save(PICTURES[name], FOLDER / name)
-
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "harmonic_links.png": harmonic_links_of_a_block,
+    "networks.svg": networks,
+    "fashion_mnist_curves.svg": training_curves,
+    "fashion_mnist_confusions.svg": confusions,
+    "speed.png": speed,
+}
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or PICTURES:
+        with mpl.rc_context(STYLE):
+            PICTURES[name]().savefig(FOLDER / name, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
