@@ -50,7 +50,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             yield client
 
 
-# What is shown.
+# Results.
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +60,14 @@ def classifier() -> hardnet.Classifier:
 
 def test_a_view_has_the_picture_the_classes_and_a_map_of_each(classifier: hardnet.Classifier) -> None:
     view = look(classifier, hardnet.load_image(SNEAKER))
-    [wanted] = classifier.predict(SNEAKER)
-    found = [(p.label, p.probability) for p in view.result.predictions]
-    assert found == [(p.label, p.probability) for p in wanted.predictions]
-    assert found[0][0] == "Sneaker"
+    [expected] = classifier.predict(SNEAKER)
+    predictions = [(p.label, p.probability) for p in view.result.predictions]
+    assert predictions == [(p.label, p.probability) for p in expected.predictions]
+    assert predictions[0][0] == "Sneaker"
     assert view.picture.tobytes() == hardnet.load_image(SNEAKER).tobytes()
     assert (view.box, view.side, view.cells) == ((0, 0, 1, 1), 64, 8)
     assert look(classifier, Image.new("RGB", (2000, 1000))).box == (0.25, 0, 0.5, 1)
-    for prediction, activation in zip(wanted.predictions, view.maps, strict=True):
+    for prediction, activation in zip(expected.predictions, view.maps, strict=True):
         assert torch.equal(activation, explain(classifier, SNEAKER, label=prediction.label).activation)
     assert view.network > 0
     assert view.prepared > 0
@@ -114,7 +114,7 @@ def test_the_table_as_csv(classifier: hardnet.Classifier) -> None:
     assert (bad[0], bad[-1], len(bad), len(good)) == ("c.png", "is not an image", len(head), len(head))
 
 
-# What is refused, in words.
+# Refusals in words.
 
 
 def upload(client: Any, name: str, content: bytes) -> Any:
@@ -131,7 +131,7 @@ def run(client: Any, *files: object, **more: object) -> str:
 
 def call(client: Any, data: list[object]) -> dict[str, Any]:
     functions = client.get("/config").json()["dependencies"]
-    number = next(each["id"] for each in functions if any(name == "submit" for _, name in each["targets"]))
+    number = next(f["id"] for f in functions if any(name == "submit" for _, name in f["targets"]))
     order = {"data": data, "fn_index": number, "session_hash": "test"}
     joined = client.post("/gradio_api/queue/join", json=order)
     assert joined.status_code == 200, joined.text
@@ -142,9 +142,9 @@ def call(client: Any, data: list[object]) -> dict[str, Any]:
 
 def test_an_uploaded_picture_is_classified_and_deleted(client: Any) -> None:
     [path] = upload(client, SNEAKER.name, SNEAKER.read_bytes()).json()
-    shown = run(client, [path, "<b>.png", ""])
-    assert "Sneaker</span> 99" in shown
-    assert "These weights know ten garments only" in shown
+    content = run(client, [path, "<b>.png", ""])
+    assert "Sneaker</span> 99" in content
+    assert "These weights know ten garments only" in content
     assert not Path(path).exists()
     assert "These weights" not in run(client, example="sneaker-00009.png")
     assert "no longer on the server" in run(client, [path, "<b>.png", ""])
@@ -152,11 +152,11 @@ def test_an_uploaded_picture_is_classified_and_deleted(client: Any) -> None:
 
 def test_several_pictures_make_a_table(client: Any) -> None:
     [path] = upload(client, SNEAKER.name, SNEAKER.read_bytes()).json()
-    shown = run(client, [path, "<b>.png", ""], ["", "big.png", "large"], language="ko")
-    assert "&lt;b&gt;.png" in shown
-    assert "<td>운동화</td>" in shown
-    assert "파일이 0 MiB보다 큽니다" in shown
-    assert "파일 2개 중 1개를" in shown
+    content = run(client, [path, "<b>.png", ""], ["", "big.png", "large"], language="ko")
+    assert "&lt;b&gt;.png" in content
+    assert "<td>운동화</td>" in content
+    assert "파일이 0 MiB보다 큽니다" in content
+    assert "파일 2개 중 1개를" in content
     assert not Path(path).exists()
 
 
@@ -167,15 +167,15 @@ def test_several_pictures_make_a_table(client: Any) -> None:
         ("coat-00006.png", "IMAGENET1K_V1", "This server does not reach the internet."),
     ],
 )
-def test_errors_are_told_in_words(client: Any, name: str, tag: str, words: str) -> None:
-    found = next((REPO / "images").rglob(name), None)
-    [path] = upload(client, name, found.read_bytes() if found else b"no picture").json()
-    shown = run(client, [path, name, ""], choice=f"hardnet39ds/{tag}")
-    assert "class='card problem'" in shown
-    assert words in shown
+def test_errors_are_in_visitors_words(client: Any, name: str, tag: str, words: str) -> None:
+    file = next((REPO / "images").rglob(name), None)
+    [path] = upload(client, name, file.read_bytes() if file else b"no picture").json()
+    content = run(client, [path, name, ""], choice=f"hardnet39ds/{tag}")
+    assert "class='card problem'" in content
+    assert words in content
     assert not Path(path).exists()
     for secret in (str(Path(path).parent), "HARDNET_", "TORCH_HOME", "://", "Traceback"):
-        assert secret not in shown
+        assert secret not in content
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def test_errors_are_told_in_words(client: Any, name: str, tag: str, words: str) 
         {"files": [["\0", "a.png", ""]]},
     ],
 )
-def test_malformed_orders_are_told_in_words(client: Any, more: dict[str, object]) -> None:
+def test_malformed_orders_get_an_error(client: Any, more: dict[str, object]) -> None:
     assert "The server failed" in run(client, **more)
 
 
-# Requests that are refused.
+# Requests.
 
 
 def test_large_requests_are_refused(client: Any) -> None:
@@ -290,7 +290,7 @@ def test_errors_of_the_server_give_nothing_away(client: Any) -> None:
     assert (response.status_code, response.text) == (500, "Internal Server Error")
 
 
-# What stays inside.
+# Files of the server.
 
 SECRET = ["/etc/passwd", str(REPO / "README.md"), "README.md", "pyproject.toml", str(Path(demo.__file__)), str(SNEAKER)]
 
@@ -339,13 +339,15 @@ def test_every_answer_keeps_the_browser_at_home(client: Any) -> None:
 # The command.
 
 
-def test_a_missing_gradio_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_names_the_missing_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo", "--port", "0"]) == 2
     assert 'pip install "gradio>=' in capsys.readouterr().err
 
 
-def test_a_taken_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert cli.main(["demo", "--port", str(port)]) == 2

@@ -105,9 +105,9 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[str, Path]]:
         ) as process:
             try:
                 line = process.stdout.readline() if process.stdout else ""
-                found = re.fullmatch(r"hardnet: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends\)\n", line)
-                assert found, line
-                yield found[1], watched
+                match = re.fullmatch(r"hardnet: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends\)\n", line)
+                assert match, line
+                yield match[1], watched
             finally:
                 process.send_signal(signal.SIGTERM)
                 process.wait(PATIENCE)
@@ -196,8 +196,8 @@ def choose(driver: Any, value: str) -> None:
 
 
 def shown_map(driver: Any) -> str:
-    [shown] = [each for each in elements(driver, ".map") if each.is_displayed()]
-    return str(shown.get_attribute("alt"))
+    [image] = [image for image in elements(driver, ".map") if image.is_displayed()]
+    return str(image.get_attribute("alt"))
 
 
 def check_nothing_left(driver: Any, address: str, watched: Path) -> None:
@@ -258,8 +258,8 @@ def test_a_visit(page: Any, tmp_path: Path) -> None:
 
     (tmp_path / "broken.png").write_bytes((GARMENTS / "bag-00018.png").read_bytes()[:300])
     upload(page, tmp_path / "broken.png")
-    told = wait(page, lambda: text(page, ".problem"))
-    assert told == "This file is not a picture that can be read here\nbroken.png"
+    message = wait(page, lambda: text(page, ".problem"))
+    assert message == "This file is not a picture that can be read here\nbroken.png"
     assert not elements(page, "#page img:not(.examples img)")  # no empty boxes
     check_layout(page)
 
@@ -300,8 +300,8 @@ def test_weights_that_are_downloaded_and_some_that_cannot_be(page: Any) -> None:
     choose(page, "hardnet85/IMAGENET1K_V1")
     wait(page, lambda: "10.0 of 20.0 MB downloaded" in text(page, ".waiting"))
     arrive.set()
-    told = wait(page, lambda: text(page, ".problem"))
-    assert told.startswith("HarDNet-85 IMAGENET1K_V1 could not be loaded\nThe file that was received is damaged.\n")
+    message = wait(page, lambda: text(page, ".problem"))
+    assert message.startswith("HarDNet-85 IMAGENET1K_V1 could not be loaded\nThe file that was received is damaged.\n")
     check_layout(page)
     assert [e.get_attribute("data-example") for e in elements(page, "[data-example]") if e.is_displayed()] == [
         "camera.jpg", "cat.jpg", "coffee.jpg", "rocket.jpg"

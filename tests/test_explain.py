@@ -30,11 +30,11 @@ def test_the_map_is_grad_cam(frozen: bool) -> None:
         [features] = model.forward_features(image[None])
         coarse = torch.einsum("c,chw->hw", model.get_classifier().weight[4], features).relu()
     expected = torch.nn.functional.interpolate(coarse[None, None], size=(256, 288), mode="bilinear")[0, 0]
-    [found] = class_activations(model, image, [4])
-    assert found.shape == (256, 288)
-    assert found.min() >= 0
-    assert found.max() == 1
-    torch.testing.assert_close(found, expected / expected.max(), atol=1e-4, rtol=1e-3)
+    [activation] = class_activations(model, image, [4])
+    assert activation.shape == (256, 288)
+    assert activation.min() >= 0
+    assert activation.max() == 1
+    torch.testing.assert_close(activation, expected / expected.max(), atol=1e-4, rtol=1e-3)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert [parameter.requires_grad for parameter in model.parameters()] == [not frozen] * len(list(model.parameters()))
 

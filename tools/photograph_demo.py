@@ -21,7 +21,7 @@ if __name__ == "__main__":
     ):
         emulate(driver, *SIZES["desk"], "light")
         visit(driver, address)
-        elements(driver, "[data-example^=sandal]")[0].click()
+        elements(driver, "[data-example^=bag]")[0].click()
         wait(driver, lambda: elements(driver, ".result"))
         driver.execute_async_script("setTimeout(arguments[0], 500)")  # until what fades has faded
         picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")

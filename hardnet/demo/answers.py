@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 TEMPORARY = "GRADIO_TEMP_DIR"
 MAX_COUNT = 100
-"""How many pictures may be classified at once."""
+"""Largest number of pictures in one order."""
 
 
 class Update(NamedTuple):
-    """What changes on the page; None leaves a part as it is."""
+    """New content of parts of the page; None leaves a part as it is."""
 
     preview: str | None
     status: str
@@ -41,19 +41,19 @@ class _File(NamedTuple):
     name: str
     path: Path | None
     failure: str = ""
-    """Why the browser could not upload it: "large" or "refused"."""
+    """Reason that the browser could not upload it: "large" or "refused"."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a visitor wants to be classified."""
+    """Pictures that a visitor sends, and the model to classify them with."""
 
     language: str
     choice: Choice
     files: tuple[_File, ...]
     is_example: bool
     opened: bool
-    """Whether the picture was opened from a table."""
+    """True if the picture was opened from a table."""
 
     @classmethod
     def parse(cls, data: Any, choices: Mapping[str, Choice]) -> Order:

@@ -1,4 +1,4 @@
-"""What visitors of the demo page choose from: the models, and the example pictures of each."""
+"""List the models that visitors of the demo page can choose, with example pictures."""
 
 from __future__ import annotations
 

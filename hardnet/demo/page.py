@@ -34,13 +34,13 @@ HOST, PORT = "127.0.0.1", 7860
 MAX_BYTES = 20 * 2**20
 """The largest file that may be uploaded; a request may have 64 KiB more."""
 MAX_STORED = 2**30
-"""How many bytes of pictures may be on disk."""
-KEPT_SECONDS = 3600
-"""How long uploaded and drawn pictures stay on disk while the server runs."""
+"""Largest size of all pictures on disk, in bytes."""
+MAX_AGE = 3600
+"""Age at which uploaded pictures are deleted while the server runs."""
 
 _HERE = Path(__file__).parent
 SESSIONS = 1000
-"""How many visitors are remembered, so that what they no longer want is not shown to them."""
+"""Number of visitors whose last order is remembered: results of earlier ones are not sent."""
 
 
 def serve(
@@ -71,18 +71,18 @@ def serve(
     _gradio()
     host = host or os.environ.get("GRADIO_SERVER_NAME") or HOST
     port = int(os.environ.get("GRADIO_SERVER_PORT") or PORT) if port is None else port
-    classifier = None
-    if weights is not None:
-        classifier = Classifier(model or weights, weights=weights if model else None, engine=ENGINE)
-        warm_up(classifier)
-    choices = list_choices(classifier, weights or "")
     with _listen(host, port) as listener, _own_folder():
+        classifier = None
+        if weights is not None:
+            classifier = Classifier(model or weights, weights=weights if model else None, engine=ENGINE)
+            warm_up(classifier)
+        choices = list_choices(classifier, weights or "")
         names = [] if is_address(host) or host == "localhost" else [host]
         app = build_app(choices, hosts=[*names, os.environ.get("SPACE_HOST", ""), *allow_hosts])
         import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
-        shown = f"[{host}]" if ":" in host else host
-        print(f"hardnet: http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends)", flush=True)
+        name = f"[{host}]" if ":" in host else host
+        print(f"hardnet: http://{name}:{listener.getsockname()[1]} (Ctrl-C ends)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
 
 
@@ -157,7 +157,7 @@ def _build_page(gr: Any, choices: Mapping[str, Choice], max_bytes: int) -> Any:
         texts = {language: build(language) for language in LANGUAGES}
         return kind(html_template=template.replace("local", _LOCAL), elem_id=place, **texts, **more)
 
-    with gr.Blocks(title="HarDNet", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
+    with gr.Blocks(title="HarDNet", analytics_enabled=False, delete_cache=(MAX_AGE // 6, MAX_AGE)) as page:
         local(partial(render, "header"), "header")
         with gr.Column(elem_id="page"):
             drop = local(

@@ -1,4 +1,4 @@
-"""What the demo page says, in English and in Korean."""
+"""Texts of the demo page in English and in Korean."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _TEXTS = {
     ),
     "about": (
         "Top-1 error {error:.2f} % on {data}, reported by {who}.",
-        "{data} 1순위 오류율 {error:.2f} % ({who} 보고).",
+        "{data} 1순위 오류율 {error:.2f} %. 보고: {who}.",
     ),
     "ImageNet-1k validation": ("ImageNet-1k validation", "ImageNet-1k 검증 세트"),
     "Fashion-MNIST test": ("Fashion-MNIST test", "Fashion-MNIST 시험 세트"),
     "the HarDNet authors (PyTorch Hub page)": (
         "the HarDNet authors (PyTorch Hub page)",
-        "HarDNet 저자, PyTorch Hub 페이지",
+        "HarDNet 저자(PyTorch Hub 페이지)",
     ),
-    "osmr (imgclsmob)": ("osmr (imgclsmob)", "osmr, imgclsmob"),
-    "this project (measured)": ("this project (measured)", "이 프로젝트에서 측정"),
+    "osmr (imgclsmob)": ("osmr (imgclsmob)", "osmr(imgclsmob)"),
+    "this project (measured)": ("this project (measured)", "이 프로젝트(직접 측정)"),
     "classes_known": ("{count} classes: {names}.", "분류 {count}개: {names}."),
     "examples": ("Examples", "예제"),
     "empty": ("The result appears here", "결과가 여기에 나타납니다"),
@@ -86,7 +86,8 @@ _TEXTS = {
     ),
     "table": (
         "{count} pictures classified by {model}; network {network:.1f} ms each ({engine}, {precision}, {device}, warm)",
-        "{model}의 사진 {count}장 분류; 신경망 장당 {network:.1f} ms ({engine}, {precision}, {device}, 워밍업 후)",
+        "{model}로 사진 {count}장을 분류했습니다. 신경망 장당 {network:.1f} ms "
+        "({engine}, {precision}, {device}, 워밍업 후)",
     ),
     "csv": ("Save as CSV", "CSV로 저장"),
     "picture": ("Picture", "사진"),

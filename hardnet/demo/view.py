@@ -35,7 +35,7 @@ _fetched: set[WeightsRecord] = set()  # weights that are in the cache folder
 
 @dataclass(frozen=True)
 class View:
-    """What the page shows of one picture."""
+    """Content of the page for one picture."""
 
     result: ImageResult
     """The five most probable classes."""

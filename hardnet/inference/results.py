@@ -49,7 +49,7 @@ class ImageResult:
     predictions: tuple[Prediction, ...]
     """Most probable first; empty if ``error`` is set."""
     error: str | None = None
-    """Why there are no predictions; it names the source."""
+    """Reason that there are no predictions; it names the source."""
 
     @property
     def top(self) -> Prediction:
@@ -130,7 +130,7 @@ class Embedding:
     vector: Tensor | None
     """(num_features,) in float32, on the CPU."""
     error: str | None = None
-    """Why there is no vector; it names the source."""
+    """Reason that there is no vector; it names the source."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result for JSON: ``source`` and either ``embedding``, a list of numbers, or ``error``.
