@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from hardnet.images.batches import Item, prepare, prepare_batches
+from hardnet.images.batches import Item, expand, prepare, prepare_batches
 from hardnet.images.preprocess import MAX_ASPECT_RATIO, Preprocessing
 from hardnet.images.read import load_image
 from hardnet.utils.errors import ImageError
@@ -187,3 +187,18 @@ def test_fast_decoding_requires_the_preprocessing_of_the_library() -> None:
     for decode, transform in (("fast", transforms.ToTensor()), ("quick", Preprocessing())):
         with pytest.raises(ValueError, match="decode"):
             next(prepare_batches([], transform, torch.nn.Identity(), 1, decode))
+
+
+@pytest.mark.parametrize(
+    ("size", "decode", "hints"), [((1640, 1300), "exact", 1), ((1640, 1300), "fast", 0), ((8, 8), "exact", 0)]
+)
+def test_fast_decoding_is_suggested_once_where_large_pictures_take_the_time(
+    size: tuple[int, int], decode: str, hints: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = io.BytesIO()
+    Image.new("L", size).save(stored, "PNG")
+    items = expand([stored.getvalue()] * 33)
+    assert (
+        sum(len(batch.items) for batch in prepare_batches(items, Preprocessing(), torch.nn.Identity(), 8, decode)) == 33
+    )
+    assert [message.count("decode='fast'") for message in caplog.messages] == [1] * hints

@@ -73,16 +73,6 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # scaled picture must be larger: of 4:2:2, libjpeg scales the colours down twice as far. Others are not scaled.
 _SIDE_FACTORS = {0: 1, 1: 2, 2: 1}
 _ORIENTATION_TAG = 0x0112
-# What turns a picture with this value of the tag upright, as a member of PIL.Image.Transpose; 1 is upright already.
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
 # Pillow's lazy loading and its store of EXIF data are not made for threads that share an image object.
 _shared_image_lock = threading.Lock()
 
@@ -195,7 +185,7 @@ def _upright(
     least_side: int | None = None,
     bits: int | None = None,
 ) -> tuple[Image.Image, Box | None]:
-    from PIL import Image
+    from PIL import ImageOps
 
     try:
         with lock:
@@ -209,8 +199,11 @@ def _upright(
         raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
     if size is not None:
         _replace_padding(rgb, *size)
-    upright = rgb.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else rgb
-    return upright, None if size is None else _turned_box(rgb.size, size, orientation)
+    box = None if size is None else _turned_box(rgb.size, size, orientation)
+    if orientation != 1:
+        rgb.getexif()[_ORIENTATION_TAG] = orientation
+        ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb, box
 
 
 def _scale_down(image: Image.Image, least_side: int) -> tuple[float, float] | None:
