@@ -65,9 +65,8 @@ def main(argv: list[str] | None = None) -> tuple[float, float]:
         data = {part: ImageFolder(folder / part) for part in ("train", "test")}
         classes = data["train"].classes
         model = hardnet.create_model("hardnet39ds", weights=arguments.weights, num_classes=len(classes))
-        record = model.weights_record
         for part in data.values():  # weights of the catalogue bring their preprocessing
-            part.transform = record.transforms() if record else Preprocessing()
+            part.transform = model.preprocessing or Preprocessing()
         train_data = DataLoader(data["train"], batch_size=16, shuffle=True, drop_last=True)
         test_data = DataLoader(data["test"], batch_size=16)
         head = model.eval().requires_grad_(False).get_classifier().requires_grad_(True)

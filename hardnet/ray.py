@@ -23,6 +23,7 @@ from .inference.results import Embedding, ImageResult, arrow_schema
 from .utils.errors import ImageError
 from .utils.optional import require
 from .utils.text import printable, reason
+from .weights.catalog import DEFAULT
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,9 @@ def _table(rows: list[Row]) -> Any:
 
 def predict(
     dataset: Any,
-    model: str,
+    model: str | None = None,
     *,
-    weights: str | None = None,
+    weights: str | None = DEFAULT,
     labels: Sequence[str] | None = None,
     topk: int = 5,
     threshold: float = 0.0,
@@ -104,8 +105,9 @@ def predict(
 
     Args:
         dataset: a ``ray.data.Dataset``, of :func:`read` or of Ray's own readers.
-        model: the name of a model.
-        weights: a tag or a file. Each actor loads and verifies them once; a file must be on every machine.
+        model: as for :class:`hardnet.Classifier`: a name, or a source of weights.
+        weights: as for :class:`hardnet.Classifier`. Each actor loads and verifies them once; a file or folder must be
+            on every machine.
         labels: as for :class:`hardnet.Classifier`.
         topk: the number of predictions per image.
         threshold: the least probability of a prediction.
@@ -125,9 +127,9 @@ def predict(
 
 def embed(
     dataset: Any,
-    model: str,
+    model: str | None = None,
     *,
-    weights: str | None = None,
+    weights: str | None = DEFAULT,
     batch_size: int = 32,
     column: str = "bytes",
     actors: int | None = None,
@@ -140,7 +142,13 @@ class _Stage:
     """An actor: a model that turns a block of images into a block of results."""
 
     def __init__(
-        self, column: str, value: str, model: str, options: dict[str, Any], call: dict[str, Any], threshold: float
+        self,
+        column: str,
+        value: str,
+        model: str | None,
+        options: dict[str, Any],
+        call: dict[str, Any],
+        threshold: float,
     ) -> None:
         from .inference.classifier import Classifier, Extractor
 
@@ -168,7 +176,7 @@ class _Stage:
             value = content.as_py()
             if error is None and value is None:
                 error = f"{name}: there is no image"
-            yield Item(str(name), value if error is None else ImageError(error), alone=False)
+            yield Item(str(name), value if error is None else ImageError(error))
 
     def _cell(self, result: ImageResult | Embedding) -> Any:
         if result.error is not None:

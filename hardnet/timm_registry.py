@@ -9,22 +9,20 @@ catalogue in lower case (``hardnet85.imagenet1k_v2``), and ``pretrained_cfg_over
 
 # Annotations must not be strings here: torch.jit.script cannot read them in a graph of torch.fx.
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .factory import WeightsLike, create_model
 from .models.config import CONFIGS, HarDNetConfig, feature_levels, head_index
 from .models.features import OUTPUT_STRIDES, checked_indices
 from .models.network import HarDNet, body
 from .utils.optional import refuse_foreign, require
 from .weights.catalog import CATALOG, WeightsRecord
+from .weights.load import Source, fill, load_weights
 
 LOWEST_TIMM = "1.0.3"
 
@@ -162,7 +160,7 @@ def _pretrained_cfg(record: WeightsRecord) -> Any:
         min_input_size=(3, 32, 32),
         pool_size=(wanted.crop // 32, wanted.crop // 32),
         crop_pct=wanted.crop / wanted.resize,
-        interpolation="bilinear",
+        interpolation=wanted.interpolation,
         mean=wanted.mean,
         std=wanted.std,
         num_classes=record.num_classes,
@@ -187,23 +185,18 @@ def _build(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) -
         config = replace(config, block_activation=record.block_activation)
     if not pretrained:
         return TimmHarDNet(config, **keywords)
-    own = {key: value for key, value in keywords.items() if key in ("num_classes", "in_chans", "drop_rate")}
-    source = create_model(config.name, weights=_weights(config.name, cfg, record), **own)
-    model = TimmHarDNet(source.config, **keywords)
-    model.load_state_dict(source.state_dict())
-    model.weights_record = source.weights_record
+    loaded = load_weights(_weights(config.name, cfg, record), model=config.name)
+    model = TimmHarDNet(loaded.config, **keywords)
+    fill(model, loaded)
+    if model.num_classes == cfg.num_classes:  # the weights' own head
+        model.categories = loaded.categories
     return model
 
 
-def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> WeightsLike:
-    """Return what ``pretrained=True`` means: a file, the file in a folder of ``save_for_hf``, or the tag's record."""
+def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> Source:
+    """Return what ``pretrained=True`` means: a repository, a folder, a file, or the tag's record."""
     if cfg.source == "hf-hub" and cfg.hf_hub_id:
         return f"hf-hub:{cfg.hf_hub_id}"
-    if cfg.source == "local-dir":
-        folder = Path(cfg.file)
-        if "hardnet" in json.loads((folder / "config.json").read_text("utf-8")):
-            return folder  # of HarDNet.save_pretrained: with its classes and preprocessing
-        return folder / ("model.safetensors" if (folder / "model.safetensors").exists() else "pytorch_model.bin")
     if cfg.file:
         return str(cfg.file)
     if cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME) or record is None:

@@ -3,8 +3,8 @@
 >>> import torchvision, hardnet.torchvision_registry
 >>> model = torchvision.models.get_model("hardnet68", weights=None, num_classes=10)
 
-Weights come through this library's verified loader. Of a model's weights, ``DEFAULT`` means those for ImageNet
-with the lowest reported top-1 error, as everywhere in torchvision.
+Weights come through this library's verified loader. Of a model's weights, ``DEFAULT`` means ``IMAGENET1K_V1``, as
+everywhere in this library.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,8 @@ from .models.features import HarDNetFeatures
 from .models.network import MIN_INPUT_SIZE
 from .utils.optional import refuse_foreign, require
 from .utils.text import known_names
-from .weights.catalog import CATALOG, IMAGENET, WeightsRecord
+from .weights.catalog import CATALOG, DEFAULT, DEFAULT_TAG, IMAGENET, WeightsRecord
+from .weights.load import load_weights
 
 LOWEST_TORCHVISION = "0.21"
 
@@ -61,7 +62,7 @@ class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has
         """
         if not check_hash:
             raise ValueError("check_hash=False: the weights of hardnet are never loaded unverified")
-        return create_model(self.record.model, weights=self.record, progress=progress).state_dict()
+        return load_weights(self.record, progress=progress).state
 
 
 def return_layers(features: HarDNetFeatures) -> dict[str, str]:
@@ -83,11 +84,9 @@ def _weights_enum(name: str) -> Any:
         sizes = {"crop_size": record.preprocessing.crop, "resize_size": record.preprocessing.resize}
         preset = partial(ImageClassification, **sizes, mean=record.preprocessing.mean, std=record.preprocessing.std)
         members[tag] = _api.Weights(record.sources[0].url, preset, _meta(record))
-    comparable = [tag for tag, record in records.items() if record.evaluated_on == IMAGENET]
-    best = min(comparable, key=lambda tag: records[tag].top1_error)
     title = f"HarDNet{name.removeprefix('hardnet').upper()}_Weights"
     # Two names of one value: the second is an alias.
-    return HarDNetWeights(title, {**members, "DEFAULT": members[best]}, module=__name__)
+    return HarDNetWeights(title, {**members, DEFAULT: members[DEFAULT_TAG]}, module=__name__)
 
 
 def _meta(record: WeightsRecord) -> dict[str, Any]:

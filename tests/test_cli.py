@@ -202,7 +202,7 @@ def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     content[1000] ^= 1
     path.write_bytes(content)
     status, [line] = verify()
-    assert (status, "damaged" in line) == (1, True)
+    assert (status, line.startswith(f"{path}: ")) == (1, True)
     archive = tmp_path / "release.pth.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.write(file, "tiny.pth")
@@ -211,7 +211,7 @@ def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     archive.write_bytes(archive.read_bytes()[:100])
     status, [good, cut, absent, device] = verify(file, archive, tmp_path / "absent.pth", os.devnull)
     assert (status, good.startswith(f"{file}: {record}, sha256:"), cut.startswith(f"{archive}: ")) == (1, True, True)
-    assert absent.endswith("cannot be read: No such file or directory")
+    assert absent.endswith("no such file")
     assert device == f"{os.devnull}: cannot be read: Not a regular file"
 
 

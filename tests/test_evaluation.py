@@ -80,32 +80,34 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
     (tmp_path / "other" / "val" / "class_2").rename(tmp_path / "other" / "val" / "more")
     with pytest.raises(DataError, match="was trained on other classes: 'class_2', the data set has 'more'"):
         run_verb("evaluate", tmp_path / "other", *chosen)
-    with pytest.raises(ValueError, match="name the one model"):
-        run_verb("evaluate", small_data, "--weights", final)
+    assert run_verb("evaluate", small_data, "--weights", final, tmp_path / "run", "--device", "cpu") == 0  # two rows
 
 
 def test_measured_stands_beside_reported_and_expect_fails_on_a_difference(
     small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_verb("evaluate", small_data, "--device", "cpu", "--expect", 0.01) == 0
+    assert run_verb("evaluate", small_data, "--weights", "THREE", "--device", "cpu", "--expect", 0.01) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.split() == "hardnet39ds THREE 9 66.67 24.28 66.67 the tests".split()  # noqa: SIM905
     for name, value in (("top1_error", 66.47), ("top5_error", 0.2)):
         changed = WeightsRecord(**{**vars(record), name: value})
         monkeypatch.setitem(CATALOG, (record.model, record.tag), changed)
-        assert run_verb("evaluate", small_data, "--device", "cpu", "--expect") == 1
+        assert run_verb("evaluate", small_data, "--weights", "THREE", "--device", "cpu", "--expect") == 1
         assert "hardnet39ds THREE differs from what is reported by more than 0.1" in capsys.readouterr().err
-        assert run_verb("evaluate", small_data, "--device", "cpu", "--expect", 0.3) == 0
+        assert run_verb("evaluate", small_data, "--weights", "THREE", "--device", "cpu", "--expect", 0.3) == 0
 
 
 def test_every_class_is_reported_with_what_it_is_taken_for(
     small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_verb("evaluate", small_data, "--device", "cpu", "--per-class") == 0
+    assert run_verb("evaluate", small_data, "--weights", "THREE", "--device", "cpu", "--per-class") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["class_0", "3", "100.00", "3", "0", "0"] in lines
     assert ["class_2", "3", "0.00", "3", "0", "0"] in lines
-    assert run_verb("evaluate", small_data, "--device", "cpu", "--per-class", "--format", "json") == 0
+    assert (
+        run_verb("evaluate", small_data, "--weights", "THREE", "--device", "cpu", "--per-class", "--format", "json")
+        == 0
+    )
     (row,) = json.loads(capsys.readouterr().out)
     assert row["confusion"] == [[3, 0, 0]] * 3
 
@@ -113,7 +115,7 @@ def test_every_class_is_reported_with_what_it_is_taken_for(
 def test_the_confusion_matrix_is_drawn(
     tmp_path: Path, small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("--device", "cpu", "--format", "json", "--per-class", "--confusion")
+    arguments = ("--weights", "THREE", "--device", "cpu", "--format", "json", "--per-class", "--confusion")
     assert run_verb("evaluate", small_data, *arguments, tmp_path / "x.png") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert "top5_error" not in row  # of three classes
@@ -137,16 +139,11 @@ def test_the_sizes_of_the_test_can_be_chosen() -> None:
         EvaluateOptions(crop_ratio=0.0).preprocessing(base)
 
 
-def test_what_is_evaluated_follows_from_the_classes(record: WeightsRecord) -> None:
-    assert choose([], None, 3) == [("hardnet39ds", record)]
-    everything = choose([], None, 1000)
-    assert len(everything) == sum(known.num_classes == 1000 for known in CATALOG.values())
-    assert [name for name, _ in choose(["hardnet85"], None, 1000)] == ["hardnet85", "hardnet85"]
-    assert choose(["hardnet85"], "IMAGENET1K_V2", 1000) == [("hardnet85", CATALOG["hardnet85", "IMAGENET1K_V2"])]
-    with pytest.raises(ValueError, match=r"no weights for the 7 classes .*hardnet68 IMAGENET1K_V1.*1000 classes"):
-        choose(["hardnet68"], None, 7)
-    with pytest.raises(ValueError, match="'IMAGENET' is neither a file nor the tag"):
-        choose(["hardnet68"], "IMAGENET", 1000)
+def test_models_and_weights_are_combined() -> None:
+    assert choose([], []) == [(None, "DEFAULT")]
+    assert choose(["hardnet85"], []) == [("hardnet85", "DEFAULT")]
+    assert choose([], ["a", "b"]) == [(None, "a"), (None, "b")]
+    assert choose(["hardnet68", "hardnet85"], ["V1"]) == [("hardnet68", "V1"), ("hardnet85", "V1")]
 
 
 def test_the_errors_are_counted_as_they_are_defined(tmp_path: Path) -> None:

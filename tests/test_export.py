@@ -72,8 +72,7 @@ def test_files_stand_alone(model: HarDNet, name: str, tmp_path: Path, uint8: boo
     """Export, load in a process without this library, compare logits and texts."""
     path = export(model, tmp_path / f"m{FORMATS[name].suffix}", format=name, uint8_input=uint8)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    assert model.weights_record is not None
-    wanted = model.weights_record.preprocessing
+    wanted = model.preprocessing
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std))
     images = (pixels / 255 - mean) / std
     torch.save(pixels if uint8 else images, tmp_path / "images.pt")

@@ -24,8 +24,7 @@ def model() -> HarDNet:
 
 def batches(model: HarDNet, split: str, step: int) -> list[Tensor]:
     """Every ``step``-th image of a split as the model takes it, 250 at a time."""
-    assert model.weights_record is not None
-    transform = model.weights_record.transforms()
+    transform = model.preprocessing
     source = open_evaluation("fashion-mnist", split=split)
     images = [transform(source.load(index)[0]) for index in range(0, len(source), step)]
     return [torch.stack(images[start : start + 250]) for start in range(0, len(images), 250)]

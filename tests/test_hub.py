@@ -92,7 +92,7 @@ def test_the_github_form_from_a_filled_cache(hub: Path, tmp_path: Path) -> None:
     assert (same, model) == ("True True", "HarDNet 2 10")
     assert refusal.startswith("hardnet39ds() got an unexpected keyword argument 'num_class'")
     assert "did you mean 'num_classes'?" in refusal
-    for word in ("pretrained", "num_classes", "in_chans", "drop_rate", "IMAGENET1K_V2", "(N, num_classes)", "ICCV"):
+    for word in ("pretrained", "num_classes", "in_chans", "drop_rate", "DEFAULT", "HarDNet-85"):
         assert word in "\n".join(help_text)
 
 

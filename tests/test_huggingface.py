@@ -125,7 +125,7 @@ for name in sys.argv[1:]:
             model = timm.create_model(name[5:], pretrained=True)
         else:
             model = hardnet.from_pretrained(name)
-        print(name, model.num_classes, *model.weights_record.categories)
+        print(name, model.num_classes, *model.categories)
     except WeightsError as error:
         print(error)
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
-import hardnet.inference.classifier
 from hardnet import Classifier, HarDNet
 from hardnet.images.batches import WORKERS
 from hardnet.images.preprocess import Preprocessing
@@ -169,23 +167,15 @@ def test_results_become_a_data_frame(tmp_path: Path) -> None:
     assert data_frame([]).empty
 
 
-def test_labels_by_default(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="hardnet")
-
-    def labels(model: nn.Module) -> tuple[str, ...]:
-        classifier = Classifier(model, device="cpu")
+def test_labels_by_default() -> None:
+    """The names that the model carries; the number of classes tells nothing."""
+    model = HarDNet(CONFIGS["hardnet39ds"], num_classes=2)
+    model.categories = ("cat", "dog")
+    assert Classifier(model, device="cpu").labels == ("cat", "dog")
+    for classes in (4, 1000):
+        classifier = Classifier(ConstantLogits(classes), device="cpu")
         classifier.predict(torch.zeros(3, 32, 32))
-        assert classifier.labels is not None
-        return classifier.labels
-
-    assert labels(ConstantLogits(4)) == ("class 0", "class 1", "class 2", "class 3")
-    for classes, first in ((1000, "tench"), (12, "class 0")):  # the record's, unless the head is another
-        model = HarDNet(CONFIGS["hardnet39ds"], num_classes=classes)
-        model.weights_record = CATALOG["hardnet39ds", "IMAGENET1K_V1"]
-        assert labels(model)[0] == first
-    assert caplog.text == ""
-    assert labels(ConstantLogits(1000)) == read_categories("imagenet_classes.txt")
-    assert "no labels were given" in caplog.text
+        assert classifier.labels == tuple(f"class {index}" for index in range(classes))
 
 
 def test_labels_of_the_caller_come_first(tmp_path: Path) -> None:
@@ -205,11 +195,11 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are 1 labels, but the model has 3 classes"):
         classifier.predict(plain())
     (tmp_path / "labels.txt").write_text("a\n\nb\n")
-    with pytest.raises(ValueError, match="labels are names, got '' for class 1"):
+    with pytest.raises(ValueError, match="labels must be a list of names, got '' for class 1"):
         Classifier(model, device="cpu", labels=tmp_path / "labels.txt")
     with pytest.raises(ValueError, match=r"the labels cannot be read from .*gone.txt"):
         Classifier(model, device="cpu", labels=tmp_path / "gone.txt")
-    with pytest.raises(ValueError, match="labels are names, got 7 for class 1"):
+    with pytest.raises(ValueError, match="labels must be a list of names, got 7 for class 1"):
         Classifier(model, device="cpu", labels=["a", 7])
 
 
@@ -238,7 +228,7 @@ def test_models_of_other_precision(dtype: torch.dtype, device: str) -> None:
     classifier = Classifier(model, device=device, labels=list(COLOURS), transform=small_transform)
     results = classifier.predict([plain("green"), torch.eye(3)[2].view(3, 1, 1).expand(3, 32, 32)])
     assert tops(results) == ["green", "blue"]
-    assert set(model.dtypes) == {dtype}
+    assert set(classifier.model.dtypes) == {dtype}
     expected = torch.tensor([0.0, 0.0, 1.0]).softmax(0)[2].item()
     assert results[1].top.probability == pytest.approx(expected, rel=1e-6)  # the softmax itself is not taken in half
 
@@ -266,25 +256,12 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         assert usable_device("auto").type == kind
 
 
-def test_a_name_takes_the_authors_weights_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
-
-    def create_model(name: str, *, weights: object) -> nn.Module:
-        asked.append((name, weights))
-        return MainColour()
-
-    monkeypatch.setattr(hardnet.inference.classifier, "create_model", create_model)
-    Classifier("hardnet68", device="cpu")
-    Classifier("hardnet85", weights=tmp_path / "own.pth", device="cpu")
-    assert asked == [("hardnet68", "IMAGENET1K_V1"), ("hardnet85", tmp_path / "own.pth")]
-
-
 def test_wrong_models() -> None:
     with pytest.raises(ValueError, match="hardnet68"):
         Classifier("hardnet86", device="cpu")
     with pytest.raises(ValueError, match="weights= goes with the name of a model"):
         Classifier(MainColour(), weights="IMAGENET1K_V1")
-    with pytest.raises(TypeError, match=r"expected the name of a model or a Module, got type"):
+    with pytest.raises(TypeError, match=r"expected the name of a model, weights or a Module, got type"):
         Classifier(MainColour)
     with pytest.raises(TypeError):
         Classifier(MainColour(), topk=3)
@@ -307,7 +284,8 @@ def vectors(results: object) -> list[Tensor | None]:
 def test_embeddings_are_the_pooled_features(model: HarDNet, device: str) -> None:
     extractor = Extractor(model, device=device, transform=small_transform)
     assert extractor.num_features == WIDTH
-    assert not model.training
+    assert model.training  # the caller's model keeps its mode
+    model.eval().to(device)
     images = [plain("red"), plain("green"), plain("blue")]
     batch = torch.stack([small_transform(image) for image in images]).to(device)
     with torch.inference_mode():
@@ -330,7 +308,7 @@ def test_an_engine_gives_the_same_embeddings(model: HarDNet) -> None:
 
 
 def test_the_extractor_takes_pictures_and_networks_that_give_numbers(model: HarDNet) -> None:
-    with pytest.raises(TypeError, match="name of a model or a HarDNet, got Linear"):
+    with pytest.raises(TypeError, match="name of a model, weights or a HarDNet, got Linear"):
         Extractor(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
         Extractor(model, device="cpu").stream(plain(), 0)

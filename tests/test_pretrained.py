@@ -63,9 +63,8 @@ def test_a_folder_gives_the_model_with_its_labels(model: HarDNet, saved: Path) -
         hardnet.hardnet39ds(weights=str(saved)),
     ):
         assert type(loaded) is HarDNet
-        assert loaded.weights_record is not None
-        assert loaded.weights_record.categories == LABELS
-        assert loaded.weights_record.preprocessing == PREPROCESSING
+        assert loaded.categories == LABELS
+        assert loaded.preprocessing == PREPROCESSING
         assert_same(loaded, model)
     classifier = Classifier(NAME, weights=saved, device="cpu")
     assert (classifier.labels, classifier.transform) == (LABELS, PREPROCESSING)
@@ -90,7 +89,7 @@ def test_what_a_model_has_of_its_own_is_kept(tmp_path: Path, saved: Path) -> Non
     assert torch.equal(loaded(x), grey(x))
     assert Classifier(loaded, device="cpu").labels == ("class 0", "class 1", "class 2")
     hardnet.from_pretrained(saved).save_pretrained(tmp_path / "again")  # labels travel on
-    assert hardnet.from_pretrained(tmp_path / "again").weights_record.categories == LABELS  # type: ignore[union-attr]
+    assert hardnet.from_pretrained(tmp_path / "again").categories == LABELS
     shipped = create_model(NAME, weights="FASHION_MNIST", num_classes=3)
     shipped.save_pretrained(tmp_path / "new head")  # no names are made up for it
     assert "label_names" not in json.loads((tmp_path / "new head" / "config.json").read_text())
@@ -134,7 +133,7 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
         (change(num_classes=0), "num_classes must be an integer >= 1, got 0"),
         (change(num_classes=3, label_names=None), "has 3 classes, model.safetensors 2"),
         (change(label_names=["cat"]), "label_names must be a list of 2 names"),
-        (change(label_names=["cat", 3]), '"classes" must be a list of names'),
+        (change(label_names=["cat", 3]), "must be a list of names"),
         (change(hardnet={"block_activation": "gelu"}), "block_activation must be relu or relu6"),
         (change(hardnet={"preprocessing": {"resize": 10**9}}), '"preprocessing" is not valid'),
         (change(hardnet=[]), "block_activation must be"),
@@ -142,8 +141,8 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
         (replaced("config.json", b"{"), "is not valid JSON"),
         (replaced("config.json", b"[" * 100_000), "is not valid JSON"),
         (replaced("config.json", b"\xff\xfe\xff"), "is not valid JSON"),
-        (replaced("model.safetensors", b"\x80\x02."), "is not a readable safetensors file"),
-        (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
+        (replaced("model.safetensors", b"\x80\x02."), "belongs to other weights"),
+        (lambda folder: [file.unlink() for file in folder.iterdir()], "a folder without config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: no such file"),
     ],
 )
@@ -259,4 +258,4 @@ def test_with_the_mixin_of_huggingface_hub(saved: Path, model: HarDNet, tmp_path
     assert type(loaded) is Network
     assert_same(loaded, model)
     loaded.save_pretrained(tmp_path / "x")
-    assert hardnet.from_pretrained(tmp_path / "x").weights_record.categories == LABELS  # type: ignore[union-attr]
+    assert hardnet.from_pretrained(tmp_path / "x").categories == LABELS

@@ -116,9 +116,8 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
     for name in (FINAL, CHECKPOINT):
         model = hardnet.create_model("hardnet39ds", weights=str(tmp_path / "run" / name))
         assert model.num_classes == 3
-        assert model.weights_record is not None
-        assert model.weights_record.categories == ("class_0", "class_1", "class_2")
-        assert model.weights_record.preprocessing == Preprocessing(32, 32)
+        assert model.categories == ("class_0", "class_1", "class_2")
+        assert model.preprocessing == Preprocessing(32, 32)
         assert_same(dict(model.state_dict()), dict(final["model"]))
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
     assert train(wanted) == Outcome(tmp_path / "run", 5, True, None)  # nothing is left to do

@@ -9,11 +9,16 @@ import sys
 from typing import TypeAlias
 
 from ..utils.validation import positive
-from ..weights.catalog import DEFAULT_TAG, list_models
-from ..weights.folder import is_pretrained, read_pretrained
+from ..weights.catalog import DEFAULT, DEFAULT_MODEL, DEFAULT_TAG, get_weights, list_models
+from ..weights.load import Loaded, load_weights
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+WEIGHTS_HELP = (
+    "a tag, a file, the folder of a run or of a saved model, or hf-hub:OWNER/NAME (default: "
+    f"{DEFAULT_TAG} with a model; "
+    f"with neither, the packaged {DEFAULT_MODEL} for garments, without a download)"
+)
 SOME_FAILED, WRONG_USE, NO_WEIGHTS, NO_OUTPUT, INTERRUPTED = 1, 2, 3, 4, 130
 
 
@@ -29,32 +34,35 @@ def status_of_images(failed: int, total: int) -> int:
     return 0 if not failed else SOME_FAILED if failed < total else WRONG_USE
 
 
-PACKAGED_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
-"""The defaults of `predict` and `explain`: they need no download."""
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model`` and ``--weights``."""
+    parser.add_argument("--model", choices=list_models(), help="architecture (default: that of the weights)")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights``."""
+    parser.add_argument("--weights", metavar="SOURCE", help=WEIGHTS_HELP)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, ``--weights``, ``--labels`` and ``--device``."""
-    parser.add_argument(
-        "--model", choices=list_models(), help=f"default: that of a folder of weights, else {PACKAGED_MODEL}"
-    )
-    parser.add_argument(
-        "--weights",
-        help=f"a tag, file or folder; default: {DEFAULT_TAG} with --model, else {PACKAGED_TAG} (no download)",
-    )
+    add_weights_arguments(parser)
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: a GPU if available)")
 
 
-def chosen_model(arguments: argparse.Namespace) -> tuple[str, str]:
-    """Return the name and the weights; print on standard error if these are the packaged defaults."""
+def load_model(arguments: argparse.Namespace) -> Loaded:
+    """Read the weights that ``--model`` and ``--weights`` name; say so if these are the packaged defaults."""
     if arguments.model is None and arguments.weights is None:
         note = "ten kinds of garments; for photographs of other things"
-        say(f"{PACKAGED_MODEL} {PACKAGED_TAG}, {note}: --weights {DEFAULT_TAG} (a download)")
-        return PACKAGED_MODEL, PACKAGED_TAG
-    if arguments.model is None and is_pretrained(arguments.weights):
-        return read_pretrained(arguments.weights).config.name, arguments.weights
-    return arguments.model or PACKAGED_MODEL, arguments.weights or DEFAULT_TAG
+        say(f"{get_weights()}, {note}: --weights {DEFAULT_TAG} (a download)")
+    return load_weights(arguments.weights or DEFAULT, model=arguments.model)
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from ..utils.text import table
 from ..utils.validation import positive
 from .arguments import (
     SOME_FAILED,
+    WEIGHTS_HELP,
     Verbs,
     add_engine_arguments,
     add_threads,
@@ -46,8 +47,8 @@ def add_verb(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "evaluate",
         help="measure top-1 and top-5 errors",
-        description="Measure top-1 and top-5 errors and show them next to the reported ones. Default: all weights of "
-        "the catalogue with as many classes as the data set. Under torchrun the ranks share the images.",
+        description="Measure top-1 and top-5 errors and show them next to the reported ones. Under torchrun the ranks "
+        "share the images.",
     )
     parser.add_argument(
         "data",
@@ -56,7 +57,7 @@ def add_verb(verbs: Verbs) -> None:
     )
     parser.add_argument("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
     parser.add_argument("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
-    parser.add_argument("--weights", help="a tag of the catalogue, a file or a folder (default: all of the catalogue)")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="SOURCE", help=WEIGHTS_HELP)
     parser.add_argument("--size", type=positive, help="side of the centre crop in pixels (default: the weights' own)")
     parser.add_argument("--crop-ratio", type=float, help="crop over resized side (default: the weights' own)")
     parser.add_argument("--batch-size", type=positive, default=64, help="images at once (default: %(default)s)")
@@ -98,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
     source = open_evaluation(arguments.data, arguments.split)
-    chosen = choose(arguments.model, arguments.weights, len(source.classes))
+    chosen = choose(arguments.model, arguments.weights)
     if arguments.confusion is not None:
         require("matplotlib", "3.8", extra="train")
         if arguments.confusion.suffix not in _PICTURES or len(chosen) != 1:

@@ -11,7 +11,7 @@ from ..images.batches import expand
 from ..utils.errors import ImageError
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
-from .arguments import Verbs, add_model_arguments, chosen_model, say, status_of_images
+from .arguments import Verbs, add_model_arguments, load_model, say, status_of_images
 from .rows import add_path_arguments, list_paths
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     if single and Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{printable(str(output))}: Pillow writes no pictures with the extension {output.suffix!r}")
     jobs = [(item, output) for item in expand(paths)] if single else list(_targets(paths, output))
-    model, weights = chosen_model(arguments)
-    classifier = Classifier(model, weights=weights, device=arguments.device, labels=arguments.labels)
+    classifier = Classifier(load_model(arguments), device=arguments.device, labels=arguments.labels)
     failed = 0
     for item, target in jobs:
         try:

@@ -8,15 +8,15 @@ from ..engines import FORMATS, export
 from ..factory import create_model
 from ..utils.files import writing
 from ..utils.validation import image_size
-from ..weights.catalog import DEFAULT_TAG, list_models
-from .arguments import Verbs
+from ..weights.catalog import list_models
+from .arguments import Verbs, add_weights, load_model
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("export", help="write a model to a file for other programs")
-    parser.add_argument("model", choices=list_models())
-    parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
+    parser.add_argument("model", nargs="?", choices=list_models(), help="architecture (default: that of the weights)")
+    add_weights(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: %(default)s")
     parser.add_argument("--output", metavar="FILE", help="default: the model's name and the format's suffix")
     parser.add_argument("--size", type=image_size, metavar="H[xW]", help="pixels (default: the weights' own crop)")
@@ -27,8 +27,9 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    path = arguments.output or arguments.model + FORMATS[arguments.format].suffix
-    model = create_model(arguments.model, weights=arguments.weights)
+    loaded = load_model(arguments)
+    model = create_model(loaded.config.name, weights=loaded)
+    path = arguments.output or loaded.config.name + FORMATS[arguments.format].suffix
     with writing(path):
         written = export(model, path, format=arguments.format, size=arguments.size, uint8_input=arguments.uint8_input)
     print(written)

@@ -7,8 +7,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..inference.jobs import Columns
-from ..weights.catalog import DEFAULT_TAG, list_models
-from .arguments import Verbs, add_calibration, add_engine_arguments, check_calibration
+from ..weights.catalog import DEFAULT
+from .arguments import (
+    Verbs,
+    add_calibration,
+    add_device,
+    add_engine_arguments,
+    add_weights_arguments,
+    check_calibration,
+    load_model,
+)
 from .jobs import Stream, add_job_arguments, write_on_ray, write_rows
 from .rows import add_path_arguments
 
@@ -23,9 +31,8 @@ def add_verb(verbs: Verbs) -> None:
     parser = verbs.add_parser("extract", help="write the embeddings of images to a file")
     add_path_arguments(parser)
     add_job_arguments(parser, ".jsonl, .csv, .parquet or .npz", required=True)
-    parser.add_argument("--model", choices=list_models(), default="hardnet39ds")
-    parser.add_argument("--weights", default=DEFAULT_TAG, help="a tag or a file (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, 0, 1, mps, ... (default: a GPU if available)")
+    add_weights_arguments(parser)
+    add_device(parser)
     add_engine_arguments(parser)
     add_calibration(parser)
     parser.set_defaults(run=_extract)
@@ -41,8 +48,8 @@ def _extract(arguments: argparse.Namespace) -> int:
     def start(device: torch.device) -> tuple[Stream, Columns]:
         from ..inference.classifier import Extractor
 
-        options = {name: getattr(arguments, name) for name in ("weights", "engine", "precision", "calibration")}
-        extractor = Extractor(arguments.model, device=device, **options)
+        options = {name: getattr(arguments, name) for name in ("engine", "precision", "calibration")}
+        extractor = Extractor(load_model(arguments), device=device, **options)
         width = extractor.num_features
         columns = Columns("embedding", tuple(range(width)), _cells, width)
         return partial(extractor.stream, batch_size=arguments.batch_size), columns
@@ -53,7 +60,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
     from ..ray import embed
 
-    return embed(images, arguments.model, weights=arguments.weights, batch_size=arguments.batch_size)
+    return embed(images, arguments.model, weights=arguments.weights or DEFAULT, batch_size=arguments.batch_size)
 
 
 def _cells(embedding: Embedding) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ..training.package import FOLDER
-from ..utils.errors import WeightsError
-from ..weights.catalog import DEFAULT_TAG
-from .arguments import PACKAGED_TAG, Verbs
+from ..weights.catalog import DEFAULT_TAG, PACKAGED_TAG
+from .arguments import Verbs
 from .train import add_train_arguments, run_train
 
 
@@ -18,19 +17,13 @@ def add_verb(verbs: Verbs) -> None:
     parser.description = (
         "Train pretrained weights on your own pictures: first the new head alone, then all layers, with smaller rates "
         f"for earlier ones. OUTPUT/{FOLDER} is a folder for predict --weights. The options are those of train; without "
-        f"--weights, {DEFAULT_TAG} is downloaded."
+        f"--weights, {DEFAULT_TAG} of --model is downloaded; without both, training starts from the packaged weights."
     )
     parser.set_defaults(run=run_finetune)
 
 
 def run_finetune(arguments: argparse.Namespace) -> int:
     """Fine-tune as the arguments say; return the exit status."""
-    chosen = "weights" in arguments
-    arguments.weights = arguments.weights if chosen else DEFAULT_TAG
-    try:
-        return run_train(arguments, stages=True)
-    except WeightsError as error:
-        if chosen:
-            raise
-        hint = f"Without a network, start from the packaged weights, of garments: --weights {PACKAGED_TAG}"
-        raise WeightsError(f"{error}\n{hint}") from error
+    if "weights" not in arguments:
+        arguments.weights = DEFAULT_TAG if "model" in arguments else PACKAGED_TAG
+    return run_train(arguments, stages=True)

@@ -9,7 +9,8 @@ from ..models.cost import StageCost, measure_cost
 from ..utils.text import table
 from ..utils.validation import image_size
 from ..weights.catalog import list_models
-from .arguments import Verbs
+from ..weights.load import load_weights
+from .arguments import Verbs, add_weights
 
 _COLUMNS = ("layers", "parameters", "MACs", "CIO", "MACs/CIO")
 
@@ -21,6 +22,7 @@ def add_verb(verbs: Verbs) -> None:
         "model", nargs="?", choices=[*list_models(), FCHARDNET70.name], help="one model, stage by stage (default: all)"
     )
     parser.add_argument("--size", type=image_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
+    add_weights(parser)
     parser.set_defaults(run=_info)
 
 
@@ -28,8 +30,13 @@ def _info(arguments: argparse.Namespace) -> int:
     height, width = arguments.size
     configs = {**CONFIGS, FCHARDNET70.name: FCHARDNET70}
     names = [arguments.model] if arguments.model else list_models()
-    costs = [measure_cost(configs[name], height=height, width=width) for name in names]
-    if arguments.model is None:
+    options: dict[str, int] = {}
+    if arguments.weights is not None:
+        loaded = load_weights(arguments.weights, model=arguments.model)
+        names = [loaded.config.name]
+        options = {"num_classes": loaded.num_classes or 0, "in_chans": loaded.in_chans}
+    costs = [measure_cost(configs[name], height=height, width=width, **options) for name in names]
+    if len(costs) > 1:
         print(table(("model", *_COLUMNS), [(cost.model, *_numbers(cost.total)) for cost in costs]))
         return 0
     [cost] = costs

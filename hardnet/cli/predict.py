@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from ..inference.jobs import Columns
 from ..utils.text import printable
 from ..utils.validation import positive
+from ..weights.catalog import DEFAULT
 from .arguments import (
     Verbs,
     add_calibration,
     add_engine_arguments,
     add_model_arguments,
     check_calibration,
-    chosen_model,
+    load_model,
     ranks_of_torchrun,
     status_of_images,
 )
@@ -87,17 +88,15 @@ def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
     if arguments.calibration:
         raise ValueError("--calibration does not go with --on")
     options = ("labels", "topk", "threshold", "engine", "precision", "batch_size")
-    model, weights = chosen_model(arguments)
-    return predict(images, model, weights=weights, **{name: getattr(arguments, name) for name in options})
+    weights = arguments.weights or DEFAULT
+    return predict(images, arguments.model, weights=weights, **{name: getattr(arguments, name) for name in options})
 
 
 def _stream(arguments: argparse.Namespace, device: str | torch.device) -> Callable[..., Iterator[ImageResult]]:
     from ..inference.classifier import Classifier
 
-    model, weights = chosen_model(arguments)
     classifier = Classifier(
-        model,
-        weights=weights,
+        load_model(arguments),
         device=device,
         labels=arguments.labels,
         engine=arguments.engine,

@@ -13,6 +13,7 @@ from .arguments import Verbs, add_threads, first_rank, prepare_process, ranks_of
 
 if TYPE_CHECKING:
     from ..training.data import Splits
+    from ..weights.load import Loaded
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -70,11 +71,11 @@ def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
 
     given = {name: value for name, value in vars(arguments).items() if name in FIELDS}
     prepare_process(arguments)
-    runs, data = _plan(given, arguments.recipe, stages)
+    runs, data, loaded = _plan(given, arguments.recipe, stages)
     for number, run in enumerate(runs, 1):
         if first_rank() and len(runs) > 1:
             print(f"stage {number} of {len(runs)}: {run.epochs} epochs", flush=True)
-        outcome = train(run, _print_epoch, data)
+        outcome = train(run, _print_epoch, data, loaded if number == 1 else None)
         if not outcome.finished:
             for signal_number in (signal.SIGTERM, signal.SIGINT):  # the process is about to end
                 signal.signal(signal_number, signal.SIG_IGN)
@@ -87,19 +88,24 @@ def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
     return 0
 
 
-def _plan(given: dict[str, Any], recipe: str | None, stages: bool) -> tuple[list[TrainOptions], Splits | None]:
-    """Return the runs that follow each other; without a recipe, suited to the data set, which is then open."""
+def _plan(
+    given: dict[str, Any], recipe: str | None, stages: bool
+) -> tuple[list[TrainOptions], Splits | None, Loaded | None]:
+    """Return the runs that follow each other; without a recipe, suited to data and weights, which are then open."""
     from ..training.data import open_data
     from ..training.derived_options import as_flags, chain, finetune_stages, suit_data, suit_weights
+    from ..weights.load import load_weights
 
     if recipe is not None:
-        return chain(read_recipe(recipe), given), None
+        return chain(read_recipe(recipe), given), None, None
     first = TrainOptions(**given)
     data = open_data(first)
     images = len(data.train)
     suited = suit_data(images, ranks_of_torchrun(), pretrained=first.weights is not None)
+    loaded = None
     if first.weights is not None:
-        suited |= suit_weights(first.model, first.weights)
+        loaded = load_weights(first.weights, model=given.get("model"), progress=first_rank())
+        suited |= suit_weights(loaded)
     suited = {name: value for name, value in suited.items() if name not in given}
     if first_rank():
         kept = 0 if data.val is None else len(data.val)
@@ -107,9 +113,9 @@ def _plan(given: dict[str, Any], recipe: str | None, stages: bool) -> tuple[list
         if suited:
             print(f"options for these data and weights: {as_flags(suited)}", flush=True)
     if not stages:
-        return chain([suited], given), data
+        return chain([suited], given), data, loaded
     plan = finetune_stages(given.pop("epochs", None) or suited.get("epochs", TrainOptions.epochs))
-    return chain([suited | stage for stage in plan], given), data
+    return chain([suited | stage for stage in plan], given), data, loaded
 
 
 def _print_epoch(numbers: dict[str, Any]) -> None:

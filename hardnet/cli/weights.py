@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..factory import from_pretrained
+from ..factory import create_model
 from ..utils.errors import WeightsError
 from ..utils.text import table
-from ..weights.catalog import CATALOG, DEFAULT_TAG, get_weights, identify, list_models, list_weights
-from ..weights.files import unpack_archive
+from ..weights.catalog import CATALOG, DEFAULT, get_weights, list_models, list_weights
+from ..weights.load import Loaded, load_weights
 from .arguments import SOME_FAILED, Verbs, say
 
 
@@ -20,6 +20,7 @@ def add_verb(verbs: Verbs) -> None:
 
     listing = actions.add_parser("list", help="list all weights, their errors, and whether they are cached")
     listing.add_argument("model", nargs="?", choices=list_models())
+    listing.add_argument("--sources", action="store_true", help="list the addresses of the files and their digests")
     listing.set_defaults(run=_weights_list)
 
     for name, run, what in (
@@ -28,12 +29,15 @@ def add_verb(verbs: Verbs) -> None:
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("model", choices=list_models())
-        action.add_argument("tag", nargs="?", default=DEFAULT_TAG, help="default: %(default)s")
+        action.add_argument("tag", nargs="?", default=DEFAULT, help="default: %(default)s")
         action.set_defaults(run=run)
 
     verify = actions.add_parser("verify", help="check the digests of the given files, or of the cache")
     verify.add_argument(
-        "files", nargs="*", metavar="FILE", help="a file, or a folder of save_pretrained; default: the cache"
+        "files",
+        nargs="*",
+        metavar="SOURCE",
+        help="a file, or the folder of a run or of a saved model; default: the cache",
     )
     verify.set_defaults(run=_weights_verify)
 
@@ -42,8 +46,14 @@ def _weights_list(arguments: argparse.Namespace) -> int:
     from ..weights.download import find_cached
 
     names = [arguments.model] if arguments.model else list_models()
+    records = [get_weights(name, tag) for name in names for tag in list_weights(name)]
+    if arguments.sources:
+        sources = [(record, source) for record in records for source in record.sources]
+        lines = [(record.model, record.tag, source.url, str(source.digest)) for record, source in sources]
+        print(table(("model", "tag", "address", "digest"), lines))
+        return 0
     rows = []
-    for record in (get_weights(name, tag) for name in names for tag in list_weights(name)):
+    for record in records:
         errors = f"{record.top1_error:.2f} / {record.top5_error:.2f}"
         rows.append((record.model, record.tag, errors, record.reported_by, "yes" if find_cached(record) else "no"))
     print(table(("model", "tag", "top-1 / top-5 error", "reported by", "cached"), rows))
@@ -61,47 +71,41 @@ def _weights_path(arguments: argparse.Namespace) -> int:
     from ..weights.download import find_cached
 
     record = get_weights(arguments.model, arguments.tag)
-    found = find_cached(record)
-    if found is None:
+    file = find_cached(record)
+    if file is None:
         say(f"{record} is not in the cache: hardnet weights download {record.model} {record.tag}")
         return SOME_FAILED
-    print(found.path)
+    print(file.path)
     return 0
 
 
 def _weights_verify(arguments: argparse.Namespace) -> int:
-    status = 0
-    for path in [Path(file) for file in arguments.files] or _cached_files():
+    paths = [Path(path) for path in arguments.files] or list(_cached_files())
+    failed = 0
+    for path in paths:
         try:
-            found = _identity(path)
-        except OSError as error:
-            found, status = f"cannot be read: {error.strerror}", SOME_FAILED
+            loaded = load_weights(path)
+            if not arguments.files and loaded.digest is None:
+                raise WeightsError(f"{path}: is damaged: it does not have the digest in its name")
+            print(f"{path}: {_description(loaded)}", flush=True)
         except WeightsError as error:
-            found, status = str(error), SOME_FAILED
-        print(f"{path}: {found}")
-    return status
+            print(error, flush=True)
+            failed += 1
+    say(f"{len(paths)} files or folders checked, {failed} damaged" if paths else "the cache has no weights to check")
+    return SOME_FAILED if failed else 0
 
 
-def _identity(path: Path) -> str:
-    """Return which weights are in a file or folder.
+def _description(loaded: Loaded) -> str:
+    """Return which weights have been read, and that they fit.
 
     Raises:
-        OSError: it cannot be read.
-        WeightsError: it is damaged or unknown.
+        WeightsError: they do not fit the model.
     """
-    from ..utils.files import open_regular
-
-    if path.is_dir():
-        model = from_pretrained(path)
-        names = "with" if model.weights_record and model.weights_record.categories else "without"
-        return f"{model.config.name}, {model.num_classes} classes {names} names"
-    with open_regular(path) as file:
-        content = file.read()
-    known = identify(unpack_archive(content) if path.suffix == ".zip" else content, CATALOG.values())
-    if known is None:
-        raise WeightsError("damaged, or not a file of the catalogue")
-    record, source = known
-    return f"{record}, {source.digest}{' (weak)' if source.digest.weak else ''}"
+    if loaded.digest is not None:
+        return f"{loaded.record}, {loaded.digest}{' (weak)' if loaded.digest.weak else ''}"
+    create_model(loaded.config.name, weights=loaded)
+    names = "with" if loaded.categories else "without"
+    return f"{loaded.config.name}, {loaded.num_classes} classes {names} names; not a file of the catalogue"
 
 
 def _cached_files() -> list[Path]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..images.preprocess import Preprocessing
 from ..models.features import FeatureInfo
-from ..models.network import ImageModule, WeightsInfo, check_images
+from ..models.network import ImageModule, check_images
 
 Output = Tensor | list[Tensor]
 Run = Callable[[Tensor], Output]
@@ -47,11 +47,13 @@ class Accelerated(nn.Module):
         threads: the number of CPU threads that it uses.
         num_classes: of the model, None for a feature pyramid.
         feature_info: of the feature pyramid, None for a classifier.
-        preprocessing: normalises uint8 images; None if it takes float32 images only.
+        categories: names of the model's classes; None if unknown.
+        preprocessing: preprocessing of the model's weights; None if unknown.
+        takes_pixels: whether it takes uint8 images as well, which it normalises by ``preprocessing``.
 
     Raises:
         ValueError: in ``forward``, an input of a shape that the model refuses, of another type than float32 (or uint8,
-            with ``preprocessing``) or on another device.
+            with ``takes_pixels``) or on another device.
         RuntimeError: in ``train``.
     """
 
@@ -60,17 +62,19 @@ class Accelerated(nn.Module):
         self.config = model.config
         self.in_chans = model.in_chans
         self.min_input_size = model.min_input_size
-        self.weights_record: WeightsInfo | None = model.weights_record
+        self.categories: tuple[str, ...] | None = model.categories
+        self.weights_record = model.weights_record
         self.num_classes: int | None = getattr(model, "num_classes", None)
         self.feature_info: tuple[FeatureInfo, ...] | None = getattr(model, "feature_info", None)
         self.engine, self.precision, self.device, self.threads = plan.engine, plan.precision, plan.device, plan.threads
-        self.preprocessing = plan.preprocessing
+        self.preprocessing = plan.preprocessing or model.preprocessing
+        self.takes_pixels = plan.preprocessing is not None
         self._run = run
         super().train(False)
 
     def forward(self, x: Tensor) -> Output:
         """(N, in_chans, H, W) -> the output of the model."""
-        check_images(x, self.config.name, self.in_chans, self.min_input_size, pixels=self.preprocessing is not None)
+        check_images(x, self.config.name, self.in_chans, self.min_input_size, pixels=self.takes_pixels)
         if x.dtype not in (torch.float32, torch.uint8):
             raise ValueError(f"the {self.engine} engine takes float32 images in every precision, got {x.dtype}")
         if x.device != self.device:

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from ..images.preprocess import Preprocessing
 from ..images.read import MAX_PIXELS
-from ..models.network import MIN_INPUT_SIZE, HarDNet
+from ..models.network import MIN_INPUT_SIZE, HarDNet, warn_if_untrained
 from ..models.segmentation import FCHarDNet
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
@@ -73,7 +73,8 @@ def export(
     kind, target = FORMATS[format], Path(path)
     if target.suffix != kind.suffix:
         raise ValueError(f"the file name for {format} must end in {kind.suffix}, got {str(target)!r}")
-    preprocessing = model.weights_record.preprocessing if model.weights_record else Preprocessing()
+    warn_if_untrained(model)
+    preprocessing = model.preprocessing or Preprocessing()
     height, width = size or (preprocessing.crop, preprocessing.crop)
     least = max(kind.least_size, model.min_input_size)
     if min(height, width) < least:
@@ -100,15 +101,14 @@ def export(
 def metadata(model: HarDNet | FCHarDNet, uint8_input: bool = False) -> dict[str, str]:
     """Return the texts that are stored in a file."""
     record = model.weights_record
-    classes = record.categories if record and record.num_classes == model.num_classes else None
-    preprocessing = asdict(record.preprocessing if record else Preprocessing())
+    preprocessing = asdict(model.preprocessing or Preprocessing())
     preprocessing["input"] = (
         "uint8 RGB (N, 3, H, W), resized and cropped" if uint8_input else "float32 (N, C, H, W), normalised"
     )
     return {
         "model": model.config.name,
         "weights": str(record) if record else "",
-        "classes": json.dumps(classes),
+        "classes": json.dumps(model.categories),
         "preprocessing": json.dumps(preprocessing),
         "versions": json.dumps({"hardnet": __version__, "torch": torch.__version__}),
     }

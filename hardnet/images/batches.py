@@ -8,10 +8,11 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, Union, cast, get_args
 
 import torch
@@ -51,8 +52,6 @@ class Item:
 
     source: str
     content: ImageLike | ImageError
-    alone: bool
-    """Whether the image is the whole input, so that an error is raised and not collected."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,32 @@ def expand(images: ImageLike | Iterable[ImageLike | Item], *, log: bool = True) 
         TypeError: at once if ``images`` is of no supported type, while iterating for an entry.
         ImageError: while iterating, a folder that is the whole input has no images or cannot be read.
     """
-    if _is_image_like(images):
-        return _expand([images], alone=True, log=log)
+    if isinstance(images, (str, os.PathLike)) and not is_single(images):
+        return _expand_folder(images, log)
+    if isinstance(images, Item) or _is_image_like(images):
+        return _expand([images], log)
     try:
-        return _expand(iter(cast("Iterable[ImageLike | Item]", images)), alone=False, log=log)
+        return _expand(iter(cast("Iterable[ImageLike | Item]", images)), log)
     except TypeError:
         raise _wrong_type(images) from None
+
+
+def is_single(images: object) -> bool:
+    """Return whether an input is one image, or tensors or arrays of images: anything but a folder or an iterable."""
+    if isinstance(images, (str, os.PathLike)):
+        return not os.path.isdir(images)  # noqa: PTH112 (Path.is_dir may raise; reading the file says what is wrong)
+    return isinstance(images, Item) or _is_image_like(images)
+
+
+def count_ahead(images: object, items: Iterator[Item], limit: int) -> tuple[int | None, Iterator[Item]]:
+    """Return the number of items, at most ``limit``, and an iterator over all of them; None for a generator's input.
+
+    Of a generator nothing is taken: its next image may take time, or a lot of memory.
+    """
+    if not (isinstance(images, (Item, Sized)) or _is_image_like(images)):
+        return None, items
+    first = list(islice(items, limit))
+    return len(first), chain(first, items)
 
 
 def prepare_batches(
@@ -296,46 +315,53 @@ def _wrong_type(value: object) -> TypeError:
     )
 
 
-def _expand(entries: Iterable[ImageLike | Item], alone: bool, log: bool) -> Iterator[Item]:
+def _expand_folder(path: str | os.PathLike[str], log: bool) -> Iterator[Item]:
+    for item in _files(path, log):
+        if isinstance(item.content, ImageError) and item.source == os.fspath(path):
+            raise item.content
+        yield item
+
+
+def _expand(entries: Iterable[ImageLike | Item], log: bool) -> Iterator[Item]:
     position = 0  # among the results, to which a folder or a batch contributes as many as it holds
     for entry in entries:
-        for item in _items(entry, position, alone, log):
+        for item in _items(entry, position, log):
             yield item
             position += 1
 
 
-def _items(entry: ImageLike | Item, position: int, alone: bool, log: bool) -> Iterator[Item]:
+def _items(entry: ImageLike | Item, position: int, log: bool) -> Iterator[Item]:
     if isinstance(entry, Item):  # expanded before
         return iter([entry])
     if not _is_image_like(entry):
         raise _wrong_type(entry)
     if isinstance(entry, Tensor):
         parts = enumerate(_single_tensors(entry), position)
-        return (Item(f"<tensor {number}>", content, alone) for number, content in parts)
+        return (Item(f"<tensor {number}>", content) for number, content in parts)
     if isinstance(entry, (str, os.PathLike)):
-        return _files(entry, alone, log)
+        return _files(entry, log)
     if _is_array(entry) and entry.ndim == 4:
-        return (Item(f"<image {number}>", part, alone) for number, part in enumerate(entry, position))
-    return iter([Item(f"<image {position}>", entry, alone)])
+        return (Item(f"<image {number}>", part) for number, part in enumerate(entry, position))
+    return iter([Item(f"<image {position}>", entry)])
 
 
-def _files(path: str | os.PathLike[str], alone: bool, log: bool) -> Iterator[Item]:
+def _files(path: str | os.PathLike[str], log: bool) -> Iterator[Item]:
     source = os.fspath(path)
     if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir may raise; reading the file says what is wrong)
-        yield Item(source, path, alone)
+        yield Item(source, path)
         return
     empty, left_out = True, Counter[str]()
     try:
         for file, error in find_images(path, left_out=left_out):
             empty = False
-            yield Item(str(file), file if error is None else error, alone=False)
+            yield Item(str(file), file if error is None else error)
         failure = no_images(source, left_out)
         if log and not empty:
             log_left_out(source, left_out)
     except ImageError as error:
         failure = error
     if empty:
-        yield Item(source, failure, alone)
+        yield Item(source, failure)
 
 
 def _single_tensors(tensor: Tensor) -> Iterable[Tensor | ImageError]:

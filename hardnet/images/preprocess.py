@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_SIDE = 16_384
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+"""Names of the filters for resizing."""
 MAX_ASPECT_RATIO = 32
 """Long side over short side, up to which the whole picture is resized before it is cropped."""
 
@@ -23,7 +25,7 @@ MAX_ASPECT_RATIO = 32
 class Preprocessing:
     """The preprocessing under which a model is evaluated: Pillow image -> float32 tensor (3, crop, crop).
 
-    The shorter side is resized (bilinear, antialiased), the centre cropped, the values scaled to [0, 1] and
+    The shorter side is resized (antialiased), the centre cropped, the values scaled to [0, 1] and
     normalised: the operations of torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize``, to the
     last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.read`. The EXIF
     orientation is not applied; :func:`hardnet.images.load_image` does this.
@@ -47,6 +49,8 @@ class Preprocessing:
     """Of red, green and blue in [0, 1]; subtracted."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Of red, green and blue; what the difference is divided by."""
+    interpolation: str = "bilinear"
+    """Filter of the resizing: one of ``INTERPOLATIONS``, antialiased."""
 
     def __post_init__(self) -> None:
         sides = (self.crop, self.resize)
@@ -58,9 +62,33 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std!r}")
 
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r:.100}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Preprocessing:
+        """Return the preprocessing that checkpoints and ``config.json`` describe.
+
+        Raises:
+            ValueError: an entry is missing or out of its range.
+        """
+        try:
+            sizes = values["resize"], values["crop"]
+            return cls(*sizes, tuple(values["mean"]), tuple(values["std"]), values.get("interpolation", "bilinear"))
+        except (LookupError, TypeError, ArithmeticError, AttributeError, ValueError) as error:
+            raise ValueError(f'"preprocessing" is not valid: {error!r:.200}') from error
+
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as checkpoints and ``config.json`` hold them."""
-        return {"resize": self.resize, "crop": self.crop, "mean": list(self.mean), "std": list(self.std)}
+        return {
+            "resize": self.resize,
+            "crop": self.crop,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+        }
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Pillow image -> float32 tensor (3, crop, crop)."""
@@ -88,11 +116,11 @@ class Preprocessing:
             left, top, right, bottom = box or (0, 0, *image.size)
             edges = self.crop_box(right - left, bottom - top)
             shown = (left + edges[0], top + edges[1], min(left + edges[2], right), min(top + edges[3], bottom))
-            image = image.resize((self.crop, self.crop), Image.Resampling.BILINEAR, shown)
+            image = image.resize((self.crop, self.crop), Image.Resampling[self.interpolation.upper()], shown)
         else:
             image = limit_aspect_ratio(image)
             width, height = (self.resize * side // min(image.size) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
             image = _crop_centre(image, self.crop, self.crop)
         # Not permuted by torch, whose threads would get in the way of those that decode.
         values = bytearray().join(channel.tobytes() for channel in image.split())

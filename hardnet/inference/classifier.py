@@ -5,146 +5,219 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..factory import WeightsLike, create_model
-from ..images.batches import ImageLike, Item, Transform, expand, prepare_batches, prepare_each
+from ..engines import EngineCache, accelerate
+from ..factory import create_model
+from ..images.batches import ImageLike, Item, Transform, count_ahead, expand, is_single, prepare_batches, prepare_each
 from ..images.preprocess import Preprocessing
-from ..models.network import HarDNet, ImageModule
+from ..models.config import CONFIGS
+from ..models.network import HarDNet, ImageModule, warn_if_untrained
 from ..utils.devices import usable_device
 from ..utils.errors import ImageError
 from ..utils.text import printable
 from ..utils.validation import check_count
-from ..weights.catalog import DEFAULT_TAG, WeightsRecord, read_categories
+from ..weights.catalog import DEFAULT, DEFAULT_MODEL, WeightsRecord
+from ..weights.folder import check_categories
+from ..weights.load import Loaded, Source, load_weights
 from .results import Embedding, ImageResult, Prediction
-
-if TYPE_CHECKING:
-    from ..engines import EngineCache
 
 logger = logging.getLogger(__name__)
 
-IMAGENET_CLASSES = 1000
+_MANY = 10_000
+"""Number of images from which on :func:`choose_engine` converts the model; counted for a generator, too."""
+Calibration = ImageLike | Iterable[ImageLike]
 
 
 class _Runner:
-    """A model on a device with its transform; what Classifier and Extractor share."""
+    """A model on a device with its transform and its engines; what Classifier and Extractor share."""
 
-    def __init__(self, model: nn.Module, device: torch.device, transform: Transform | None) -> None:
-        record = getattr(model, "weights_record", None)
-        self._record = record if isinstance(record, WeightsRecord) else None
-        self.device = device
-        self.transform = transform or (self._record.preprocessing if self._record else Preprocessing())
-        self.model = model.eval().to(device)
-        self._auto: EngineCache | None = None
-        self._images = 0  # so far
-
-    def _forward(self, images: Tensor) -> object:
-        if self._auto is None:
-            return self.model(images)
-        self._images += len(images)
-        return self._auto.for_images(self._images)[1](images)
-
-    def _set_engine(
-        self, named: bool, engine: str, precision: str, calibration: ImageLike | Iterable[ImageLike] | None
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | int | torch.device,
+        transform: Transform | None,
+        engine: str,
+        precision: str,
+        calibration: Calibration | None,
+        *,
+        changeable: bool,
     ) -> None:
+        self.device = usable_device(device)
+        self.model = _on_device(model, self.device)
+        self.transform: Transform = transform or getattr(model, "preprocessing", None) or Preprocessing()
         preprocessing = self.transform if type(self.transform) is Preprocessing else None
-        if (engine, precision) == ("auto", "fp32") and calibration is None:
-            if named:
-                from ..engines import EngineCache
-
-                self._auto = EngineCache(self.model, preprocessing)
-        elif (engine, precision) != ("eager", "fp32") or calibration is not None:
-            from ..engines import accelerate
-
+        self.engine: str | None = None
+        """Engine of all calls; None if each call chooses one by its number of images."""
+        self._engines: EngineCache | None = None
+        if (engine, precision) == ("auto", "fp32") and calibration is None and not changeable:
+            self._engines = EngineCache(self.model, preprocessing)
+        elif (engine, precision) in (("auto", "fp32"), ("eager", "fp32")) and calibration is None:
+            self.engine = "eager"
+        else:
+            batches = None if calibration is None else prepare_each(calibration, self.transform, self.model)
             self.model = accelerate(
                 cast(ImageModule, self.model),  # checked by accelerate
                 engine=engine,
                 precision=precision,
-                calibration=None if calibration is None else prepare_each(calibration, self.transform, self.model),
+                calibration=batches,
                 preprocessing=preprocessing,
             )
+            self.engine = self.model.engine
+        self._run = self._plain_run()
 
-    def _rows(self, items: Iterator[Item], batch_size: int) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
+    def fix_engine(self, images: int | None) -> str:
+        """Choose the engine for a job of so many images, use it in all later calls, and return its name."""
+        if self.engine is None:
+            assert self._engines is not None  # noqa: S101
+            self.engine, self._run = self._engines.for_images(images)
+        return self.engine
+
+    def _plain_run(self) -> Callable[[Tensor], object]:
+        """Return the function of a module that takes floating-point images in its own precision."""
+        model, transform = self.model, self.transform
+        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+        if getattr(model, "takes_pixels", False) and getattr(model, "preprocessing", None) == transform:
+            return model
+
+        def run(images: Tensor) -> object:
+            if images.dtype == torch.uint8:
+                images = cast(Preprocessing, transform).normalise(images)
+            return model(images if weight is None else images.to(weight.dtype))
+
+        return run
+
+    def _rows(
+        self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int
+    ) -> Iterator[tuple[Item, Tensor | ImageError]]:
         """Run the model: one row (width,) per image on the CPU, float32 or float64, or why there is none.
 
         Raises:
-            ImageError: an image that is the whole input is unusable; others are logged.
+            TypeError: at once, the input is of another type.
+            ImageError: while iterating, an image that is the whole input is unusable; others are logged.
         """
+        return self._run_all(expand(images), images, batch_size)
+
+    def _run_all(
+        self, items: Iterator[Item], images: object, batch_size: int
+    ) -> Iterator[tuple[Item, Tensor | ImageError]]:
+        count, items = count_ahead(images, items, _MANY + 1) if self.engine is None else (None, items)
+        run = self._run if self._engines is None or self.engine else self._engines.for_images(count or _MANY)[1]
+        raises = is_single(images)
         with closing(prepare_batches(items, self.transform, self.model, batch_size)) as batches:
             for batch in batches:
-                for positions, images in batch.stacks():
-                    batch.set_rows(positions, self._run(images))
+                for positions, stack in batch.stacks():
+                    batch.set_rows(positions, self._output(run, stack))
                 for item, row in zip(batch.items, batch.outcomes, strict=True):
                     if isinstance(row, ImageError):
-                        if item.alone:
+                        if raises:
                             raise row
                         logger.warning("%s", row)
                     yield item, row
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _output(self, run: Callable[[Tensor], object], images: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, width) on the CPU."""
-        weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         with torch.inference_mode():
-            images = images.to(self.device)
-            normalises = (
-                getattr(self.model if self._auto is None else self._auto, "preprocessing", None) == self.transform
-            )
-            if images.dtype == torch.uint8 and not normalises:
-                images = cast(Preprocessing, self.transform).normalise(images)
-            if images.is_floating_point():
-                images = images.to(torch.float32 if weight is None else weight.dtype)
-            output = self._forward(images)
+            output = run(images.to(self.device))
             if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
-                found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(f"the model must return a tensor of shape ({len(images)}, classes), got {found}")
+                result = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(f"the model must return a tensor of shape ({len(images)}, classes), got {result}")
             return output.to("cpu", torch.promote_types(output.dtype, torch.float32))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied: without engines and open libraries, which are built again."""
+        state = {**vars(self), "_engines": self._engines is not None}
+        del state["_run"]
+        return state
 
-def _build(model_or_name: object, kind: type[nn.Module], weights: WeightsLike | None, **options: Any) -> Any:
-    """Return the module, or the model of that name with its weights."""
-    if isinstance(model_or_name, kind):
-        if weights is not None:
-            raise ValueError("weights= goes with the name of a model: a module has its weights already")
-        return model_or_name
-    if isinstance(model_or_name, str):
-        return create_model(model_or_name, weights=DEFAULT_TAG if weights is None else weights, **options)
-    raise TypeError(f"expected the name of a model or a {kind.__name__}, got {type(model_or_name).__name__}")
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if state["_engines"]:
+            preprocessing = self.transform if type(self.transform) is Preprocessing else None
+            self._engines, self.engine = EngineCache(self.model, preprocessing), None
+        else:
+            self._engines = None
+        self._run = self._plain_run()
+
+
+def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a module in evaluation mode on a device: itself if it is so, else a copy; the module stays as it is.
+
+    A copy on the same device shares the weights.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    moved = any((t.device.type, t.device.index or 0) != (device.type, device.index or 0) for t in tensors)
+    if not moved and not any(module.training for module in model.modules()):
+        return model
+    return copy.deepcopy(model).to(device).eval() if moved else _sharing_copy(model).eval()
+
+
+def _sharing_copy(model: nn.Module) -> Any:
+    """Return a copy of a module that shares its parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]})
+
+
+def _build(model: object, weights: Source | None, kind: type[nn.Module], **options: Any) -> tuple[Any, bool]:
+    """Return the module, or the one that a name or a source of weights stands for, and whether it was built here.
+
+    Raises:
+        TypeError: ``model`` is neither.
+        ValueError: ``weights`` goes with a name only.
+    """
+    names_weights = not (model is None or (isinstance(model, str) and model in CONFIGS))
+    if names_weights and weights != DEFAULT:
+        raise ValueError("weights= goes with the name of a model; modules, files and folders have their weights")
+    if isinstance(model, kind):
+        return model, False
+    if model is not None and not isinstance(model, (str, os.PathLike, WeightsRecord, Loaded)):
+        raise TypeError(f"expected the name of a model, weights or a {kind.__name__}, got {type(model).__name__}")
+    if weights is None:
+        built = create_model(cast(str, model) or DEFAULT_MODEL, **options)
+    elif names_weights:
+        loaded = load_weights(cast(Source, model))
+        built = create_model(loaded.config.name, weights=loaded, **options)
+    else:
+        loaded = load_weights(weights, model=cast("str | None", model))
+        built = create_model(loaded.config.name, weights=loaded, **options)
+    return built.eval(), True
 
 
 class Classifier(_Runner):
     """Classifies files, folders, Pillow images, NumPy arrays and tensors.
 
     Args:
-        model_or_name: the name of a model, or a module that turns (N, 3, H, W) into (N, classes) logits. A module
-            is used as it is, not copied: it is switched to evaluation mode and moved to ``device``.
-        weights: with a name, what :func:`hardnet.create_model` takes; None means ``IMAGENET1K_V1``. A module has its
-            weights already.
+        model: the name of a model; a source of weights that says of which model they are, such as the folder of a
+            training run (see :func:`hardnet.weights.load.load_weights`); or a module that turns (N, 3, H, W) into
+            (N, classes) logits, which keeps its mode and its device. None means the packaged hardnet39ds, for
+            garments.
+        weights: with the name of a model, any source of weights: "DEFAULT" is ``IMAGENET1K_V1``, None random weights.
         device: ``"auto"`` (CUDA or MPS if available, else the CPU), the number of a CUDA device, or what
             ``torch.device`` takes.
         labels: the names of the classes in the order of the logits, or the path of a text file with one per line.
-            None takes those of the weights: of their record, or of a trained model's file. Without these, 1000 classes
-            get the ImageNet names, and a log line says so, and any other number gets "class 0", "class 1", ...
-        transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes the
-            weights' own, as with ``labels``, or else the ImageNet one.
-        engine: "eager" is the model itself; others see :func:`hardnet.accelerate`. "auto" starts with the model itself
-            and changes to a faster engine when enough images have come (:func:`hardnet.engines.choose_engine`). In
-            other precisions than fp32, "auto" is the fastest engine that has it. A module is never replaced by "auto"
-            in fp32, since it may change later.
+            None takes ``model.categories``; without these, "class 0", "class 1", ...
+        transform: Pillow image -> float tensor (channels, H, W), to be called from several threads. None takes
+            ``model.preprocessing``, or else ImageNet's.
+        engine: "eager" is the model itself; others see :func:`hardnet.accelerate`. "auto" chooses once per call, by the
+            number of images (:func:`hardnet.engines.choose_engine`). In other precisions than fp32, "auto" is the
+            fastest engine that has it. A module is never replaced by "auto" in fp32, since it may change later.
         precision: of the engine.
         calibration: for int8, a few hundred images like those to come: whatever :meth:`predict` takes.
 
-    Threads may share a classifier. It must not be switched to training mode or moved meanwhile.
+    Attributes:
+        labels: names of the classes; None until the first prediction if the module does not say how many it has.
+
+    Threads may share a classifier. It can be copied and pickled.
 
     Raises:
         ValueError: an unknown name, a device that cannot be used, labels that do not fit the classes, ``weights`` for
             a module, an engine or a precision that is not available.
-        TypeError: ``model_or_name`` is neither a name nor a module, or a module of elsewhere is to be accelerated.
+        TypeError: ``model`` is nothing of these, or a module of elsewhere is to be accelerated.
         ImportError: the engine's package is missing.
         ImageError: a picture of ``calibration`` is unusable.
         WeightsError: the weights could not be downloaded from any source.
@@ -152,35 +225,39 @@ class Classifier(_Runner):
 
     def __init__(
         self,
-        model_or_name: str | nn.Module,
+        model: Source | nn.Module | None = None,
         *,
-        weights: WeightsLike | None = None,
+        weights: Source | None = DEFAULT,
         device: str | int | torch.device = "auto",
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         transform: Transform | None = None,
         engine: str = "auto",
         precision: str = "fp32",
-        calibration: ImageLike | Iterable[ImageLike] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        target = usable_device(device)
-        super().__init__(_build(model_or_name, nn.Module, weights), target, transform)
-        self.labels: tuple[str, ...] | None = None if labels is None else _read_labels(labels)
-        """The names of the classes; None until the first prediction if the module does not say how many it has."""
+        device = usable_device(device)
+        module, named = _build(model, weights, nn.Module)
+        warn_if_untrained(module)
+        super().__init__(module, device, transform, engine, precision, calibration, changeable=not named)
+        categories: tuple[str, ...] | None = getattr(module, "categories", None)
+        record = getattr(module, "weights_record", None) if categories else None
+        self._name = str(record or type(module).__name__)
+        self.labels: tuple[str, ...] | None = categories if labels is None else _read_labels(labels)
         classes = getattr(self.model, "num_classes", None)
         if isinstance(classes, int):
             self.labels = self._labels_for(classes)
-        self._set_engine(isinstance(model_or_name, str), engine, precision, calibration)
 
     def __repr__(self) -> str:
         classes = "unknown" if self.labels is None else len(self.labels)
-        name = str(self._record) if self._record else type(self.model).__name__
-        return f"Classifier({name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
+        return f"Classifier({self._name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
 
     def predict(
         self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32
     ) -> list[ImageResult]:
         """Classify and return one result per image, in the order of the input; see :meth:`stream`."""
         return list(self.stream(images, topk, batch_size))
+
+    __call__ = predict
 
     def stream(
         self, images: ImageLike | Iterable[ImageLike | Item], topk: int = 5, batch_size: int = 32
@@ -209,35 +286,27 @@ class Classifier(_Runner):
         """
         check_count("topk", topk, least=1)
         check_count("batch_size", batch_size, least=1)
-        return self._stream(expand(images), topk, batch_size)
+        rows = self._rows(images, batch_size)
+        return (self._result(item, row, topk) for item, row in rows)
 
-    def _stream(self, items: Iterator[Item], topk: int, batch_size: int) -> Iterator[ImageResult]:
-        with closing(self._rows(items, batch_size)) as rows:
-            for item, logits in rows:
-                if isinstance(logits, ImageError):
-                    yield ImageResult(item.source, (), str(logits))
-                else:
-                    yield ImageResult(item.source, self._predictions(item, logits, topk))
-
-    def _predictions(self, item: Item, logits: Tensor, topk: int) -> tuple[Prediction, ...]:
+    def _result(self, item: Item, logits: Tensor | ImageError, topk: int) -> ImageResult:
         """(classes,) logits of one picture -> its predictions, the most probable first."""
+        if isinstance(logits, ImageError):
+            return ImageResult(item.source, (), str(logits))
         labels = self.labels = self._labels_for(len(logits))
         # A stable sort and not topk, whose order of equal values is left open.
         probabilities, order = logits.softmax(0).sort(descending=True, stable=True)
         pairs = zip(probabilities[:topk].tolist(), order[:topk].tolist(), strict=True)
-        return tuple(Prediction(labels[index], index, value, item.source) for value, index in pairs)
+        predictions = tuple(Prediction(labels[index], index, value, item.source) for value, index in pairs)
+        return ImageResult(item.source, predictions)
 
     def _labels_for(self, classes: int) -> tuple[str, ...]:
-        if self.labels is not None:
-            if len(self.labels) != classes:
-                raise ValueError(f"there are {len(self.labels)} labels, but the model has {classes} classes")
-            return self.labels
-        if self._record is not None and self._record.num_classes == classes:
-            return self._record.categories
-        if classes == IMAGENET_CLASSES:
-            logger.info("no labels were given: the model's %d classes get the names of ImageNet's", classes)
-            return read_categories("imagenet_classes.txt")
-        return tuple(f"class {index}" for index in range(classes))
+        if self.labels is None:
+            logger.info('the names of the %d classes are unknown, results say "class 0", ...: pass labels=', classes)
+            return tuple(f"class {index}" for index in range(classes))
+        if len(self.labels) != classes:
+            raise ValueError(f"there are {len(self.labels)} labels, but the model has {classes} classes")
+        return self.labels
 
 
 def _read_labels(labels: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
@@ -247,45 +316,41 @@ def _read_labels(labels: Sequence[str] | str | os.PathLike[str]) -> tuple[str, .
         except (OSError, ValueError) as error:
             raise ValueError(f"the labels cannot be read from {printable(os.fspath(labels))}: {error}") from None
         labels = text.removesuffix("\n").split("\n")
-    names = tuple(labels)
-    for position, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"labels are names, got {name!r} for class {position}")
-    return names
+    return check_categories(labels)
 
 
 class Extractor(_Runner):
     """Turns files, folders, Pillow images and tensors into embeddings of ``num_features`` numbers.
 
     Args:
-        model_or_name: the name of a model, or a :class:`hardnet.HarDNet`, which is used as it is: it is switched to
-            evaluation mode and moved to ``device``. Its classifier, if it has one, is not run.
+        model: as for :class:`Classifier`; a module must be a :class:`hardnet.HarDNet`. Its classifier, if it has one,
+            is not run.
         weights, device, transform, engine, precision, calibration: as for :class:`Classifier`.
 
     Raises:
-        TypeError: ``model_or_name`` is neither a name nor a HarDNet.
+        TypeError: ``model`` is neither a name, a source of weights nor a HarDNet.
         ValueError, ImportError, ImageError, WeightsError: as for :class:`Classifier`.
     """
 
     def __init__(
         self,
-        model_or_name: str | HarDNet,
+        model: Source | HarDNet | None = None,
         *,
-        weights: WeightsLike | None = None,
+        weights: Source | None = DEFAULT,
         device: str | int | torch.device = "auto",
         transform: Transform | None = None,
         engine: str = "auto",
         precision: str = "fp32",
-        calibration: ImageLike | Iterable[ImageLike] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        target = usable_device(device)
-        model: HarDNet = _build(model_or_name, HarDNet, weights, num_classes=0)
-        self.num_features: int = model.num_features
-        if not isinstance(model_or_name, str) and (engine not in ("auto", "eager") or precision != "fp32"):
-            model = copy.deepcopy(model)  # an engine gives the output of the whole model
-            model.reset_classifier(0)
-        super().__init__(model, target, transform)
-        self._set_engine(isinstance(model_or_name, str), engine, precision, calibration)
+        device = usable_device(device)
+        module, named = _build(model, weights, HarDNet, **({} if isinstance(model, HarDNet) else {"num_classes": 0}))
+        if not named:
+            module = _sharing_copy(module)
+            module.reset_classifier(0)
+        warn_if_untrained(module)
+        self.num_features: int = module.num_features
+        super().__init__(module, device, transform, engine, precision, calibration, changeable=not named)
 
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 32) -> Iterator[Embedding]:
         """Compute lazily, in bounded memory: one embedding per picture, in the order of the input.
@@ -298,17 +363,10 @@ class Extractor(_Runner):
             ImageError, TypeError, ValueError: as :meth:`hardnet.Classifier.stream`.
         """
         check_count("batch_size", batch_size, least=1)
-        return self._stream(expand(images), batch_size)
-
-    def _stream(self, items: Iterator[Item], batch_size: int) -> Iterator[Embedding]:
-        with closing(self._rows(items, batch_size)) as rows:
-            for item, row in rows:
-                if isinstance(row, ImageError):
-                    yield Embedding(item.source, None, str(row))
-                else:
-                    yield Embedding(item.source, row.float())
-
-    def _forward(self, images: Tensor) -> object:
-        if isinstance(self.model, HarDNet) and self._auto is None:
-            return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
-        return super()._forward(images)
+        rows = self._rows(images, batch_size)
+        return (
+            Embedding(item.source, None, str(row))
+            if isinstance(row, ImageError)
+            else Embedding(item.source, row.float())
+            for item, row in rows
+        )

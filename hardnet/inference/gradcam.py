@@ -109,7 +109,7 @@ def explain(
         return transform(picture)
 
     tensor = prepare(items[0], remember, *input_limits(model))
-    [result] = classifier.stream([replace(items[0], content=tensor, alone=True)], topk=10**6)
+    [result] = classifier.stream([replace(items[0], content=tensor)], topk=10**6)
     prediction = result.predictions[0] if label is None else _find(result.predictions, label)
     [activation] = class_activations(model, tensor, [prediction.index], level)
     if pictures and isinstance(transform, Preprocessing):

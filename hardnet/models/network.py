@@ -4,9 +4,10 @@ The numbering of ``HarDNet.base`` is that of the authors' released code, so that
 that slices ``model.base`` keeps working.
 """
 
+import logging
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,32 +16,19 @@ from ..utils.validation import check_count
 from .config import FCHarDNetConfig, HarDNetConfig, NetworkConfig, stage_indices
 from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
 
+logger = logging.getLogger(__name__)
+
 _Network = TypeVar("_Network", bound="HarDNet")
 
 MIN_INPUT_SIZE = 32
 """Pixels: the stride of the deepest feature map, below which it would vanish."""
 
 
-class WeightsInfo(Protocol):
-    """What a model knows of the weights that it holds: class names and preprocessing."""
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the logits."""
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-
-    @property
-    def preprocessing(self) -> Any:
-        """The preprocessing of the weights: Pillow image -> (3, H, W) tensor."""
-
-
 class ImageModule(nn.Module):
     """Base class of classifier, feature pyramid and segmentation network: configuration and check of the input."""
 
     min_input_size = MIN_INPUT_SIZE
+    __jit_ignored_attributes__ = ("categories", "preprocessing", "weights_record")
 
     def __init__(self, config: NetworkConfig, in_chans: int) -> None:
         super().__init__()
@@ -52,8 +40,12 @@ class ImageModule(nn.Module):
         check_count("in_chans", in_chans, least=1)
         self.config = config
         self.in_chans = in_chans
-        self.weights_record: WeightsInfo | None = None
-        """Class names and preprocessing of the loaded weights; None where nothing is known."""
+        self.categories: tuple[str, ...] | None = None
+        """Names of the classes in the order of the logits; None if unknown, as for a new head."""
+        self.preprocessing: Any = None
+        """The :class:`hardnet.images.preprocess.Preprocessing` that the weights were trained for; None if unknown."""
+        self.weights_record: Any = None
+        """The :class:`hardnet.WeightsRecord` of initial weights of the catalogue; None for other weights."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Save memory in training: recompute the activations within the HarDBlocks in the backward pass.
@@ -132,7 +124,7 @@ class HarDNet(ImageModule):
         return _head_of(self)[-1]
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the linear layer by a new one of ``num_classes``; by an ``nn.Identity`` for 0.
+        """Replace the linear layer by a new one of ``num_classes``, without names; by an ``nn.Identity`` for 0.
 
         Raises:
             ValueError: ``num_classes`` is not an integer >= 0.
@@ -142,6 +134,7 @@ class HarDNet(ImageModule):
         classifier = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
         _head_of(self)[-1] = classifier.train(self.training)
         self.num_classes = num_classes
+        self.categories = None
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return name patterns for ``timm.optim.param_groups_layer_decay``: stem, stages; the rest is the head."""
@@ -154,18 +147,48 @@ class HarDNet(ImageModule):
         ]
         return {"stem": r"^base\.[0-2]\.", "blocks": stages}
 
-    if TYPE_CHECKING:  # set by hardnet.weights.folder, which knows the format of the folders
+    # The only imports upwards: these methods are the idiom of the field.
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
+        """Save the model with its classes and preprocessing; see :func:`hardnet.weights.folder.save_pretrained`."""
+        from ..weights.folder import save_pretrained
 
-        def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None: ...  # noqa: D102
-        def push_to_hub(self, repo: str, **options: Any) -> str: ...  # noqa: D102
-        @classmethod
-        def from_pretrained(  # noqa: D102
-            cls: type[_Network], source: str | os.PathLike[str], **options: Any
-        ) -> _Network: ...
+        save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Save the model to the Hugging Face Hub; see :func:`hardnet.weights.folder.push_to_hub`."""
+        from ..weights.folder import push_to_hub
+
+        return push_to_hub(self, repo, **options)
+
+    @classmethod
+    def from_pretrained(cls: type[_Network], source: str | os.PathLike[str], **options: Any) -> _Network:
+        """Build the model that a source of weights holds; see :func:`hardnet.from_pretrained`."""
+        from ..weights.load import build_pretrained
+
+        return build_pretrained(cls, source, **options)
 
     def extra_repr(self) -> str:
-        """The line that ``print(model)`` shows of the model itself."""
+        """Text that ``print(model)`` shows in parentheses."""
         return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
+
+
+def warn_if_untrained(model: nn.Module) -> None:
+    """Log a warning, once per model, if a HarDNet or its head has the weights that it was built with.
+
+    Training changes the statistics of the normalisation and the bias of the head, which are 0 at first.
+    """
+    if not isinstance(model, HarDNet) or getattr(model, "_has_warned", False):
+        return
+    bias = getattr(model.get_classifier(), "bias", None)
+    statistics = getattr(getattr(model.base[0], "norm", None), "running_mean", None)
+    if statistics is not None and not statistics.any():
+        part = "the model has random weights"
+    elif bias is not None and not bias.any():
+        part = "the head is new and untrained"
+    else:
+        return
+    vars(model)["_has_warned"] = True
+    logger.warning("%s: %s, its output means nothing", model.config.name, part)
 
 
 def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Iterator[nn.Module]:

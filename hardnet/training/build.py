@@ -17,8 +17,8 @@ from ..models.config import CONFIGS, stage_indices
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
 from ..utils.errors import TrainingError
-from ..weights.catalog import CATALOG
-from ..weights.files import read_file, read_pickled
+from ..weights.catalog import DEFAULT
+from ..weights.load import Loaded, load_weights
 from .checkpoint import Facts
 from .comparison import check_classes
 from .options import TrainOptions
@@ -30,12 +30,17 @@ _WARMUP_START = 0.01
 """The share of the learning rate at the first step of the warm-up."""
 
 
-def build_model(options: TrainOptions, num_classes: int, ranks: Ranks) -> tuple[HarDNet, AveragedModel | None]:
-    """Return the model on the rank's device, new or from weights, and its running average where one is kept."""
+def build_model(
+    options: TrainOptions, num_classes: int, ranks: Ranks, loaded: Loaded | None = None
+) -> tuple[HarDNet, AveragedModel | None]:
+    """Return the model on the rank's device, new or from weights, and its running average if one is kept.
+
+    ``loaded`` holds the weights of the options if they have been read already.
+    """
     with seeded(options.seed, "initial weights"):
         model = create_model(
             options.model,
-            weights=options.weights,
+            weights=loaded or options.weights,
             num_classes=num_classes,
             drop_rate=options.drop_rate,
             progress=ranks.first,
@@ -78,22 +83,13 @@ def build_teachers(options: TrainOptions, facts: Facts, ranks: Ranks) -> list[Ha
 
 def _build_teacher(source: str, options: TrainOptions, facts: Facts, ranks: Ranks) -> HarDNet:
     name, _, weights = source.partition(":")
-    if name not in CONFIGS:  # the file of a run, which names its architecture
-        content = read_pickled(read_file(source), source)
-        name, weights = str(content.get("architecture") if isinstance(content, dict) else None), source
-        if name not in CONFIGS:
-            raise ValueError(f"teacher {source} does not name its architecture: write MODEL:{source}")
-    if not weights:
-        known = [record for record in CATALOG.values() if record.model == name]
-        fitting = [record.tag for record in known if record.num_classes == len(facts.classes)]
-        if not fitting:
-            raise ValueError(f"teacher {name} has no weights of {len(facts.classes)} classes: write {name}:FILE")
-        weights = fitting[0]
-    teacher = create_model(name, weights=weights, progress=ranks.first)
-    check_classes(teacher, f"teacher {source}", facts.classes)
-    record, used = teacher.weights_record, facts.preprocessing
-    if record is not None and (record.preprocessing.mean, record.preprocessing.std) != (used.mean, used.std):
-        raise ValueError(f"teacher {source} needs --mean {record.preprocessing.mean} --std {record.preprocessing.std}")
+    named = name in CONFIGS
+    loaded = load_weights(weights or DEFAULT if named else source, model=name if named else None, progress=ranks.first)
+    check_classes(loaded, facts.classes)
+    theirs, ours = loaded.preprocessing, facts.preprocessing
+    if theirs is not None and (theirs.mean, theirs.std) != (ours.mean, ours.std):
+        raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
+    teacher = create_model(loaded.config.name, weights=loaded)
     teacher = teacher.eval().requires_grad_(False).to(ranks.device)
     return teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 

@@ -121,6 +121,7 @@ def final_content(parts: Parts, facts: Facts, numbers: dict[str, Any]) -> dict[s
     return {
         "model": model.state_dict(),
         "averaged": parts.model_ema is not None,
+        "block_activation": parts.model.config.block_activation,
         "metrics": numbers,
         **facts.description(),
     }
@@ -151,7 +152,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise TrainingError(f"{path}: no such checkpoint")
     try:
-        content = read_pickled(read_file(path), str(path))
+        content = read_pickled(read_file(path))
     except WeightsError as error:
         raise TrainingError(f"{path}: is damaged, or no checkpoint: {error}") from error
     if not isinstance(content, dict) or "optimizer" not in content:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..factory import create_model
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
 from ..utils.errors import DataError, WeightsError
-from ..weights.catalog import CATALOG, WeightsRecord
-from ..weights.folder import read_pretrained
+from ..weights.catalog import DEFAULT, IMAGENET, WeightsRecord
+from ..weights.load import Loaded, Source, load_weights
 from .data import ImageSource
 from .evaluation import Evaluation, evaluate
 from .options import check_types
@@ -76,53 +74,35 @@ class Row:
         return max(map(abs, differences)) > tolerance + 1e-9
 
 
-def choose(models: Sequence[str], weights: str | None, classes: int) -> list[tuple[str, str | WeightsRecord]]:
-    """Return which weights of which models to evaluate.
+def choose(models: Sequence[str], weights: Sequence[Source]) -> list[tuple[str | None, Source]]:
+    """Return the pairs of a model and its weights that are to be evaluated.
 
     Args:
-        models: names; empty takes all models for which there are weights.
-        weights: a tag, a file or a folder; None takes every record of the catalogue.
-        classes: how many the data set has: records with another number are left out.
+        models: names. None are needed if the weights say of which model they are.
+        weights: sources, each of every model; without any, a model's default weights.
+    """
+    names: Sequence[str | None] = models or [None]
+    return list(itertools.product(names, weights or [DEFAULT]))
+
+
+def check_classes(loaded: Loaded, classes: Sequence[str]) -> None:
+    """Check that weights have the classes of a data set.
 
     Raises:
-        ValueError: nothing is left.
+        WeightsError: they have another number of classes.
+        DataError: they were trained on classes with other names. ImageNet's folders have codes for names.
     """
-    if not models and weights is not None and Path(weights).is_dir():
-        models = [read_pretrained(weights).config.name]
-    if weights is not None and Path(weights).exists():
-        if len(models) != 1:
-            raise ValueError(f"{weights} is a file: name the one model that it belongs to")
-        return [(models[0], weights)]
-    records = [record for record in CATALOG.values() if record.model in (models or CONFIGS)]
-    if weights is not None:
-        records = [record for record in records if record.tag == weights]
-        if not records:
-            raise ValueError(f"{weights!r} is neither a file nor the tag of weights of {', '.join(models or CONFIGS)}")
-    fitting = [record for record in records if record.num_classes == classes]
-    if not fitting:
-        known = ", ".join(f"{record} ({record.num_classes} classes)" for record in records) or "none"
-        raise ValueError(f"no weights for the {classes} classes of the data set; of the models asked for: {known}")
-    return [(record.model, record) for record in fitting]
-
-
-def check_classes(model: HarDNet, title: str, classes: Sequence[str]) -> None:
-    """Check that a model has the classes of a data set.
-
-    Raises:
-        WeightsError: it has another number of classes.
-        DataError: it was trained on classes with other names, which are known if they were names of folders.
-    """
-    if model.num_classes != len(classes):
-        raise WeightsError(f"{title} has {model.num_classes} classes, the data set has {len(classes)}")
-    record = model.weights_record
-    if isinstance(record, WeightsRecord) and not record.sources:
-        for trained, found in zip(record.categories, classes, strict=False):
-            if trained != found:
-                raise DataError(f"{title} was trained on other classes: {trained!r}, the data set has {found!r}")
+    if loaded.num_classes != len(classes):
+        raise WeightsError(f"{loaded.name} has {loaded.num_classes} classes, the data set has {len(classes)}")
+    if loaded.categories is None or (loaded.record is not None and loaded.record.evaluated_on == IMAGENET):
+        return
+    for name, folder in zip(loaded.categories, classes, strict=True):
+        if name != folder:
+            raise DataError(f"{loaded.name} was trained on other classes: {name!r}, the data set has {folder!r}")
 
 
 def compare(
-    chosen: Sequence[tuple[str, str | WeightsRecord]],
+    pairs: Sequence[tuple[str | None, Source]],
     source: ImageSource,
     ranks: Ranks,
     options: EvaluateOptions,
@@ -136,12 +116,11 @@ def compare(
         ImageError: an image cannot be read, and bad ones are not to be skipped.
         TrainingError: logits are not finite.
     """
-    for name, weights in chosen:
-        model = create_model(name, weights=weights, progress=ranks.first)
-        record = model.weights_record
-        title = record.tag if isinstance(record, WeightsRecord) else os.fspath(str(weights))
-        check_classes(model, title, source.classes)
-        preprocessing = options.preprocessing(Preprocessing() if record is None else record.preprocessing)
+    for name, source_of_weights in pairs:
+        loaded = load_weights(source_of_weights, model=name, progress=ranks.first)
+        check_classes(loaded, source.classes)
+        model = create_model(loaded.config.name, weights=loaded)
+        preprocessing = options.preprocessing(loaded.preprocessing or Preprocessing())
         model = model.eval().to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         measured = evaluate(
             _engine(model, options, preprocessing, calibration, len(source)),
@@ -153,8 +132,9 @@ def compare(
             skip_bad_images=options.skip_bad_images,
             details=options.details,
         )
-        reported = record if isinstance(record, WeightsRecord) and record.sources else None
-        yield Row(name, title, preprocessing, measured, reported)
+        record = loaded.record
+        title = loaded.name if record is None else record.tag
+        yield Row(loaded.config.name, title, preprocessing, measured, record)
 
 
 def _engine(

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..factory import create_model
-from ..weights.catalog import CATALOG
+from ..weights.load import Loaded
 from .options import FIELDS, TrainOptions
 
 # Below so many training images: global batch, learning rate for 256 images, epochs, epochs from weights.
@@ -32,17 +31,13 @@ def suit_data(images: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
     return {}
 
 
-def suit_weights(model: str, weights: str) -> dict[str, Any]:
-    """Return the sizes and colours for which weights were trained, as options; {} where they are unknown.
-
-    Raises:
-        WeightsError: the file cannot be read or does not fit the model.
-    """
-    record = CATALOG.get((model, weights)) or create_model(model, weights=weights, progress=False).weights_record
-    if record is None:
-        return {}
-    used = record.preprocessing
-    return {"size": used.crop, "crop_ratio": used.crop / used.resize, "mean": used.mean, "std": used.std}
+def suit_weights(loaded: Loaded) -> dict[str, Any]:
+    """Return the model, and the sizes and colours for which weights were trained, as options."""
+    used = loaded.preprocessing
+    if used is None:
+        return {"model": loaded.config.name}
+    colours = {"mean": used.mean, "std": used.std}
+    return {"model": loaded.config.name, "size": used.crop, "crop_ratio": used.crop / used.resize, **colours}
 
 
 def finetune_stages(epochs: int) -> list[dict[str, Any]]:

@@ -20,9 +20,10 @@ from torch import nn
 from ..images.preprocess import Preprocessing
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
+from ..utils.optional import require
 from ..utils.progress import progress_bar
 from ..utils.text import reason
-from ..weights.files import require_safetensors
+from ..weights.load import Loaded
 from . import build
 from .checkpoint import (
     BEST,
@@ -71,13 +72,16 @@ class Outcome:
     """The numbers of the last complete epoch, None where this process completed none."""
 
 
-def train(options: TrainOptions, report: Report | None = None, data: Splits | None = None) -> Outcome:
+def train(
+    options: TrainOptions, report: Report | None = None, data: Splits | None = None, loaded: Loaded | None = None
+) -> Outcome:
     """Train a model; under torchrun together with the other ranks.
 
     Args:
         options: what to do.
         report: called on rank 0 with the numbers of every epoch, as in metrics.jsonl.
-        data: the data set, where it is open already.
+        data: the data set, if it is open already.
+        loaded: the initial weights, if they have been read already.
 
     Raises:
         DataError: the data set is missing or malformed, or too small for one step.
@@ -89,7 +93,7 @@ def train(options: TrainOptions, report: Report | None = None, data: Splits | No
     with StopRequest() as stop, worker_failures(), connect(options.device) as ranks:
         devices = [ranks.device] if ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            return Trainer(options, ranks, stop, report, data).run()
+            return Trainer(options, ranks, stop, report, data, loaded).run()
 
 
 class Trainer:
@@ -102,6 +106,7 @@ class Trainer:
         stop: StopRequest | None = None,
         report: Report | None = None,
         data: Splits | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         self.options = options
         self.ranks = ranks
@@ -110,7 +115,7 @@ class Trainer:
         self._folder = Path(options.output).expanduser()
         self._data = data or open_data(options, ranks)
         if options.save_pretrained:
-            require_safetensors()  # not at the end of a long run
+            require("safetensors", "0.4.3")  # not at the end of a long run
         classes = len(self._data.train.classes)
         images = len(self._data.train)
         if classes < 2:
@@ -124,7 +129,8 @@ class Trainer:
             )
         preprocessing = _preprocessing(options, self._data)
         self._facts = Facts(options.asdict(), self._data.train.classes, preprocessing, images, global_batch)
-        model, ema = build.build_model(options, classes, ranks)
+        model, ema = build.build_model(options, classes, ranks, loaded)
+        model.categories, model.preprocessing = tuple(self._data.train.classes), preprocessing
         optimizer = build.make_optimizer(model, options, global_batch)
         scheduler = build.make_scheduler(optimizer, options, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")

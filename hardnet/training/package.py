@@ -35,7 +35,7 @@ def write_pretrained(run: Path, trained: HarDNet, facts: Facts, *, again: bool) 
     folder = run / FOLDER
     if (folder / CARD).exists() and not again:
         return
-    content = read_pickled(read_file(run / FINAL), str(run / FINAL))
+    content = read_pickled(read_file(run / FINAL))
     model = HarDNet(trained.config, num_classes=len(facts.classes))
     model.load_state_dict(content["model"])
     model.weights_record = trained.weights_record

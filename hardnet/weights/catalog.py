@@ -5,6 +5,7 @@ Digests are of the ``.pth`` file itself, also if a source serves it in a ``.zip`
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
 from collections.abc import Iterable
@@ -97,9 +98,9 @@ class WeightsRecord:
     provenance: str
     """Who trained and published it."""
     top1_error: float
-    """Per cent on the images of ``evaluated_on``, single crop, as reported by ``reported_by``; NaN if unknown."""
+    """Top-1 error in per cent on the images of ``evaluated_on``, single crop, as reported by ``reported_by``."""
     top5_error: float
-    """Per cent, likewise."""
+    """Top-5 error in per cent, on the same images."""
     reported_by: str
     evaluated_on: str = IMAGENET
     licence: str = "MIT"
@@ -126,11 +127,11 @@ class WeightsRecord:
     @property
     def meta(self) -> dict[str, Any]:
         """The record's facts as a dict, in the manner of torchvision's ``weights.meta``."""
-        told = ("top1_error", "top5_error", "reported_by", "evaluated_on", "provenance", "licence", "preprocessing")
+        facts = ("top1_error", "top5_error", "reported_by", "evaluated_on", "provenance", "licence", "preprocessing")
         return {
             "categories": list(self.categories),
             "num_classes": self.num_classes,
-            **{name: getattr(self, name) for name in (*told, "block_activation")},
+            **{name: getattr(self, name) for name in (*facts, "block_activation")},
             "sources": [source.url for source in self.sources],
         }
 
@@ -142,7 +143,7 @@ class WeightsRecord:
         return self.preprocessing
 
     def __str__(self) -> str:
-        return f"{self.model} {self.tag}" if self.sources else self.tag
+        return f"{self.model} {self.tag}"
 
 
 def identify(content: bytes, records: Iterable[WeightsRecord]) -> tuple[WeightsRecord, Source] | None:
@@ -270,33 +271,44 @@ _RECORDS = (
 
 CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}
 
-DEFAULT_TAG = "IMAGENET1K_V1"
+DEFAULT_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
+"""What is meant if neither a model nor weights are named: the checkpoint in this package, which needs no download."""
+DEFAULT, DEFAULT_TAG = "DEFAULT", "IMAGENET1K_V1"
+"""The tag that means a model's default weights, and which they are."""
 
 
-def list_models() -> list[str]:
-    """Return the names of the models."""
-    return list(CONFIGS)
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of the models that match a shell pattern, such as "*ds"."""
+    return fnmatch.filter(CONFIGS, pattern)
 
 
-def list_weights(name: str) -> list[str]:
-    """Return the tags of the weights that are known for a model.
+def list_weights(name: str | None = None) -> list[str]:
+    """Return the tags of the weights of a model, or of all models without a name.
 
     Raises:
         ValueError: there is no such model.
     """
-    get_config(name)
-    return [tag for model, tag in CATALOG if model == name]
+    if name is not None:
+        get_config(name)
+    return list(dict.fromkeys(tag for model, tag in CATALOG if name in (None, model)))
 
 
-def get_weights(name: str, tag: str) -> WeightsRecord:
+def get_weights(name: str | None = None, tag: str = DEFAULT) -> WeightsRecord:
     """Return the record of one checkpoint: its sources, digests, classes, preprocessing and reported errors.
+
+    Args:
+        name: a model. None means hardnet39ds, and without a tag the packaged weights.
+        tag: one of :func:`list_weights`, or "DEFAULT" for a model's ``IMAGENET1K_V1``.
 
     Raises:
         ValueError: there is no such model, or the model has no such weights.
     """
+    if tag == DEFAULT:
+        tag = PACKAGED_TAG if name is None else DEFAULT_TAG
+    name = name or DEFAULT_MODEL
     tags = list_weights(name)
     if tag not in tags:
-        raise ValueError(f"{name} has no weights {tag!r}; known: {known_names(tag, tags)}")
+        raise ValueError(f"{name} has no weights {tag!r}; known: {known_names(tag, [*tags, DEFAULT])}")
     return CATALOG[name, tag]
 
 
@@ -309,4 +321,4 @@ def get_config(name: str) -> HarDNetConfig:
     try:
         return CONFIGS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"there is no model {name!r}; known: {known_names(str(name), CONFIGS)}") from None
+        raise ValueError(f"unknown model {name!r}; known: {known_names(str(name), CONFIGS)}") from None

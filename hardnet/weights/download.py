@@ -64,7 +64,7 @@ def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = 
     """
     if cached := find_cached(record, policy=policy, remove_damaged=True):
         return cached
-    places, offline = _places(record), _offline()
+    places, offline = _places(record), is_offline()
     with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock", policy.lock_timeout):
         # Look again: another process may have downloaded it meanwhile.
         cached = find_cached(record, policy=policy, remove_damaged=True)
@@ -124,7 +124,12 @@ def _places(record: WeightsRecord) -> list[_Place]:
     return [*((source, folder / source.filename) for source in remote), *own]
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Return whether ``HARDNET_OFFLINE`` forbids network requests.
+
+    Raises:
+        WeightsError: it has another value than those for on and off.
+    """
     value = os.environ.get("HARDNET_OFFLINE", "").strip().lower()
     if value not in _ON + _OFF:
         raise WeightsError(f"HARDNET_OFFLINE is {value!r}, expected one of {', '.join((*_ON, *_OFF[:-1]))}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import threading
 import zipfile
@@ -24,13 +25,14 @@ from ..utils.text import printable, reason
 MAX_BYTES = 512 * 1024 * 1024
 """Size limit of a download, and of what a compressed archive unpacks to."""
 
-_SHOWN = 1000  # characters of a reason
+_MAX_REASON = 1000  # characters
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
 _allowing = threading.Lock()  # torch's list of allowed classes belongs to the process
+_ZIP = b"PK\x03\x04"
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return a local checkpoint's bytes.
+    """Return a local file's bytes.
 
     Raises:
         WeightsError: there is no such file, or it cannot be read.
@@ -39,44 +41,56 @@ def read_file(path: str | Path) -> bytes:
         with open_regular(expand_user(path)) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise WeightsError("no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise WeightsError(f"cannot be read: {reason(error)}") from error
 
 
-def deserialise(content: bytes, origin: str) -> Any:
-    """Return the content of a file in torch's format, or in that of safetensors if ``origin`` ends in ``.safetensors``.
+def deserialise(content: bytes, filename: str) -> Any:
+    """Return the content of a file in torch's format, or in that of safetensors if its name ends in ``.safetensors``.
 
     Raises:
-        WeightsError: the bytes are in neither format; the message starts with ``origin``.
-        ImportError: it is a safetensors file and the package is not installed.
+        WeightsError: the bytes are in neither format.
+        ImportError: it is a safetensors file and the package is missing, as it may be under torch.hub.
     """
     if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise WeightsError(f"{origin} is an HTML page, not a checkpoint")
-    if not origin.endswith(".safetensors"):
-        return read_pickled(content, origin)
-    require_safetensors()
+        raise WeightsError("is an HTML page, not a checkpoint")
+    if not filename.endswith(".safetensors"):
+        return read_pickled(content, filename)
+    require("safetensors", "0.4.3")
     from safetensors.torch import load
 
     try:
         return load(content)
     except Exception as error:  # also of types that torch does not have, and of impossible shapes
-        raise WeightsError(f"{origin} is not a readable safetensors file: {reason(error)}") from error
+        raise WeightsError(f"is not a readable safetensors file: {reason(error)}") from error
 
 
-def require_safetensors() -> None:
-    """Raise ImportError, with advice, if the package is missing or too old."""
-    require("safetensors", "0.4.3")
+def safetensors_metadata(content: bytes) -> dict[str, Any]:
+    """Return the texts in the header of a safetensors file; {} if it has none, or no valid header.
+
+    Format: https://github.com/huggingface/safetensors#format.
+    """
+    length = int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8 : 8 + length]) if length <= len(content) - 8 else {}
+    except (ValueError, RecursionError):
+        return {}
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
-def read_pickled(content: bytes, origin: str) -> Any:
+def read_pickled(content: bytes, filename: str = "") -> Any:
     """Return what ``torch.save`` wrote, tensors on the CPU.
 
     Raises:
-        WeightsError: the file is damaged, not torch's, or holds other objects; the message starts with ``origin``.
+        WeightsError: the file is damaged, not torch's, exported for other programs, or holds other objects.
     """
+    exported = _exported_kind(content, filename)
+    if exported:
+        raise WeightsError(f"is {exported}, not a checkpoint: give the weights from which it was exported")
     try:
-        if content.startswith(b"PK\x03\x04"):
+        if content.startswith(_ZIP):
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 total = sum(member.file_size for member in archive.infolist())
             if total > max(len(content), MAX_BYTES):
@@ -85,9 +99,25 @@ def read_pickled(content: bytes, origin: str) -> Any:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader raise nearly anything
         raise WeightsError(
-            f"{origin} cannot be read as a checkpoint of tensors ({_reason(error)}). If it is a training checkpoint "
+            f"cannot be read as a checkpoint of tensors ({_refusal(error)}). If it is a training checkpoint "
             "that holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
+
+
+def _exported_kind(content: bytes, filename: str) -> str | None:
+    """Return the format of a file that was exported to be run, not loaded into a model; else None."""
+    if filename.endswith((".onnx", ".xml")):
+        return {"x": "an ONNX file", "l": "an OpenVINO file"}[filename[-1]]
+    if not content.startswith(_ZIP):
+        return None
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+    except Exception:  # damaged: the reader says so
+        return None
+    if any("/code/" in name for name in names):
+        return "a TorchScript file"
+    return "a file of torch.export" if any("/models/" in f"/{name}" for name in names) else None
 
 
 def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -104,14 +134,14 @@ def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
             with opened.open(names[0]) as file:
                 content = file.read(max_bytes + 1)
     except Exception as error:  # damaged bytes make zipfile raise nearly anything
-        raise WeightsError(f"not a readable archive of one .pth file: {reason(error)[:_SHOWN]}") from error
+        raise WeightsError(f"not a readable archive of one .pth file: {reason(error)[:_MAX_REASON]}") from error
     if len(content) > max_bytes:
         raise WeightsError(f"the file in the archive is larger than {max_bytes} bytes")
     return content
 
 
-def _reason(error: Exception) -> str:
+def _refusal(error: Exception) -> str:
     """Return in one line what torch's restricted reader refused."""
     text = _TERMINAL_CODE.sub("", str(error))
     text = text.rpartition("WeightsUnpickler error:")[2].partition("Check the documentation of torch.load")[0]
-    return printable(" ".join(text.split())[:_SHOWN]) or type(error).__name__
+    return printable(" ".join(text.split())[:_MAX_REASON]) or type(error).__name__

@@ -1,40 +1,53 @@
-"""Save a model with its classes and preprocessing to a folder or to the Hugging Face Hub, and load it from there.
+"""Save a model with its classes and preprocessing to a folder or to the Hugging Face Hub, and read it from there.
 
-A folder holds ``model.safetensors``, ``config.json`` (in timm's format, with an entry ``hardnet``) and a model card.
-No path is taken from ``config.json``, and nothing in the folder can run code.
+A folder holds ``model.safetensors``, ``config.json`` (timm's format, with an entry ``hardnet``) and a model card. The
+weights carry a copy of the configuration, ``config.json`` the digest of the weights: an interrupted save leaves the old
+model or the new one, and files of two models are not mixed. No path is taken from ``config.json``, and nothing in the
+folder can run code.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import torch
+from torch import nn
 
 from ..images.preprocess import Preprocessing
 from ..models.config import CONFIGS, HarDNetConfig, head_index
-from ..models.network import HarDNet
+from ..models.network import HarDNet, warn_if_untrained
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, write_atomically
 from ..utils.optional import require
 from ..utils.text import printable, reason
 from ..utils.version import __version__
-from .catalog import Digest, WeightsRecord
-from .files import deserialise, read_file, require_safetensors
-from .state_dict import StateDict, find_record, find_state, head_classes, load_state
+from .catalog import Digest, DigestScheme, WeightsRecord
+from .download import is_offline
+from .files import deserialise, read_file, safetensors_metadata
+
+logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 HUB_PREFIX = "hf-hub:"
 
+_MARK = "<!-- Written by hardnet, which replaces this card when it saves a model here. Remove this line to keep it. -->"
 _CARD_HEAD = """---
 library_name: hardnet
 pipeline_tag: image-classification
 tags: [image-classification, hardnet, timm]
 ---
+
+{mark}
 
 # {name}
 
@@ -42,29 +55,44 @@ A HarDNet image classifier with {classes} classes, saved by hardnet {version}.""
 _CARD_USE = """```python
 import hardnet
 
-model = hardnet.from_pretrained("FOLDER_OR_OWNER/NAME").eval()
+classifier = hardnet.Classifier("{place}")
+[result] = classifier.predict("picture.jpg")
+print(result.top.label, result.top.probability)
 ```
+
+The names of the classes are `classifier.labels`, and `label_names` in `config.json`. The model alone:
+`hardnet.from_pretrained("{place}")`.
 """
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_Model = TypeVar("_Model", bound=HarDNet)
+_TIMM_WEIGHTS = "pytorch_model.bin"
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """The content of a folder."""
+class SavedModel:
+    """Content of a folder of ``save_pretrained``, or of timm's ``save_for_hf``."""
 
     config: HarDNetConfig
-    state: StateDict
-    record: WeightsRecord
-    """Classes and preprocessing; no classes where their names are unknown."""
+    content: dict[str, torch.Tensor]
+    """Content of the weights file: a state dict."""
     num_classes: int
+    categories: tuple[str, ...] | None
+    """Names of the classes; None if unknown."""
+    preprocessing: Preprocessing | None
+    """Preprocessing of the images; None if unknown."""
 
 
-def is_pretrained(weights: object) -> bool:
-    """Return whether ``weights`` names a folder or a repository of the Hub."""
-    if isinstance(weights, str) and weights.startswith(HUB_PREFIX):
-        return True
-    return isinstance(weights, (str, os.PathLike)) and expand_user(weights).is_dir()
+def check_categories(labels: object) -> tuple[str, ...]:
+    """Return the names of classes as a tuple.
+
+    Raises:
+        ValueError: it is not a list of names, or a name is empty or cannot be encoded as UTF-8.
+    """
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        raise ValueError(f"labels must be a list of names, got {type(labels).__name__}")
+    for number, name in enumerate(labels):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"labels must be a list of names, got {name!r:.100} for class {number}")
+    return tuple(labels)
 
 
 def save_pretrained(
@@ -74,47 +102,112 @@ def save_pretrained(
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     notes: Sequence[str] = (),
+    repository: str | None = None,
 ) -> None:
     """Save a model to a folder: weights, architecture, classes, preprocessing and a model card.
 
+    All is checked and encoded before the first file changes. A process that is killed meanwhile leaves the previous
+    model or the new one.
+
     Args:
         model: the model.
-        folder: is created; its files are replaced, except for an existing model card.
-        labels: the names of the classes. None takes those of the loaded weights if their number fits.
-        preprocessing: None takes that of the loaded weights, if known.
-        notes: further paragraphs of a new model card, such as measured errors, in Markdown.
+        folder: is created; its files are replaced, except for a model card that somebody else has written.
+        labels: names of the classes in the order of the logits; None takes ``model.categories``.
+        preprocessing: None takes ``model.preprocessing``.
+        notes: further paragraphs of the model card, such as measured errors, in Markdown.
+        repository: name that the model card shows in place of the folder's, such as "owner/name".
 
     Raises:
-        ValueError: the labels do not fit the model, or it is not one of the four variants.
+        ValueError: labels that are not one name per class, or a model that ``from_pretrained`` could not build again:
+            other than the four variants, without classes, or with replaced layers.
         OSError: the folder cannot be written.
         ImportError: safetensors is not installed.
     """
-    require_safetensors()
+    require("safetensors", "0.4.3")
     from safetensors.torch import save
 
-    config, record = model.config, model.weights_record
-    known = CONFIGS.get(config.name)
-    if known is None or replace(known, block_activation=config.block_activation) != config:
-        raise ValueError(f"{config.name} is not one of {', '.join(CONFIGS)}: save its state dict instead")
-    if model.num_classes < 1:
-        raise ValueError("a model without classes cannot be saved to a folder: save its state dict instead")
-    if labels is None and record is not None and record.num_classes == model.num_classes:
-        labels = record.categories
-    if labels is not None and len(labels) != model.num_classes:
-        raise ValueError(f"{len(labels)} labels for {model.num_classes} classes")
-    if preprocessing is None and record is not None:
-        preprocessing = record.preprocessing
-    content = _config(model, labels, preprocessing)
+    _check_rebuildable(model)
+    warn_if_untrained(model)
+    categories = model.categories if labels is None else check_categories(labels)
+    if categories is not None and len(categories) != model.num_classes:
+        raise ValueError(f"{len(categories)} labels for {model.num_classes} classes")
+    preprocessing = model.preprocessing if preprocessing is None else preprocessing
+    config = _config(model, categories, preprocessing)
+    try:
+        card = _card(model, categories, preprocessing, notes, repository or expand_user(folder).name).encode()
+        text = json.dumps(config, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"labels must be UTF-8 text, got {error.object!r:.100}") from None
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    weights = save(state, metadata={"format": "pt", "hardnet": text})
+    config["hardnet"]["sha256"] = hashlib.sha256(weights).hexdigest()
     target = expand_user(folder)
     target.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with write_atomically(target / WEIGHTS) as file:
-        file.write(save(state, metadata={"format": "pt"}))
-    with write_atomically(target / CONFIG) as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
-    if not (target / CARD).exists():
-        with write_atomically(target / CARD) as file:
-            file.write(_card(model, labels, preprocessing, notes).encode())
+    with _one_at_a_time(target):
+        for name, content in (
+            (WEIGHTS, weights),  # what counts from here on: it carries the configuration
+            (CONFIG, json.dumps(config, indent=2, ensure_ascii=False).encode()),
+            (CARD, card),
+        ):
+            if name != CARD or _is_replaceable(target / CARD):
+                with write_atomically(target / name) as file:
+                    file.write(content)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time save to a folder. The lock stands elsewhere: the folder holds the model only."""
+    import filelock
+
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"hardnet-{name}.lock")
+    with contextlib.suppress(OSError, NotImplementedError):  # without locks, the last of two savers wins
+        lock.acquire(timeout=60)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_replaceable(card: Path) -> bool:
+    try:
+        return _MARK in card.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return True
+
+
+def _check_rebuildable(model: HarDNet) -> None:
+    """Check that the configuration describes the whole model.
+
+    Raises:
+        ValueError: it does not.
+    """
+    config = model.config
+    advice = "save its state dict instead, with torch.save"
+    if config.name not in CONFIGS or replace(CONFIGS[config.name], block_activation=config.block_activation) != config:
+        raise ValueError(f"{config.name} is not one of {', '.join(CONFIGS)}: {advice}")
+    if model.num_classes < 1:
+        raise ValueError(f"a model without classes cannot be saved to a folder: {advice}")
+    with torch.device("meta"):
+        plain = HarDNet(config, num_classes=model.num_classes, in_chans=model.in_chans)
+    expected = dict(plain.base.named_modules())
+    modules = dict(model.base.named_modules())
+    for name in [*expected, *(modules.keys() - expected)]:
+        if _structure(modules.get(name)) != _structure(expected.get(name)):
+            now = type(modules.get(name)).__name__
+            raise ValueError(f"base.{name} is not as in {config.name} ({now}), which a folder cannot say: {advice}")
+
+
+def _structure(module: nn.Module | None) -> str:
+    """Return a text that is equal for modules that compute the same in evaluation mode from the same parameters."""
+    if isinstance(module, nn.Dropout):
+        return "Dropout"
+    if "BatchNorm" in type(module).__name__:  # synchronised and frozen normalisation, too
+        return f"BatchNorm({getattr(module, 'eps', None)})"
+    if module is None or any(True for _ in module.children()):
+        return "" if module is None else "container"
+    return f"{type(module).__name__}({module.extra_repr()})"
 
 
 def push_to_hub(
@@ -135,133 +228,180 @@ def push_to_hub(
     hub = require("huggingface_hub", "0.25")
     api = hub.HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, **options)
+        save_pretrained(model, folder, **{"repository": repo, **options})
         name = api.create_repo(repo_id=repo, private=private, exist_ok=True).repo_id
         return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Save a HarDNet model"))
 
 
-def build_pretrained(
-    kind: type[_Model], source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
-) -> _Model:
-    """Build a HarDNet, or a subclass with the same arguments; see :func:`hardnet.from_pretrained`."""
-    found = read_pretrained(source, revision=revision, token=token)
-    stem = found.state.get("base.0.conv.weight")
-    in_chans = stem.shape[1] if stem is not None and stem.dim() == 4 and stem.shape[1] else 3
-    model = kind(found.config, num_classes=found.num_classes, in_chans=in_chans)
-    load_state(model, found.state, str(source))
-    model.weights_record = found.record
-    return model
+def is_repository(source: str) -> bool:
+    """Return whether a text has the form of a repository's name: owner/name or owner/name@revision."""
+    return bool(_REPOSITORY.fullmatch(source))
 
 
-def read_pretrained(
-    source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
-) -> Pretrained:
-    """Read a folder, or a repository with or without "hf-hub:" before its name; see ``hardnet.from_pretrained``."""
-    folder = expand_user(source)
-    name = str(source).removeprefix(HUB_PREFIX)
-    if str(source).startswith(HUB_PREFIX) or (not folder.exists() and _REPOSITORY.fullmatch(name)):
-        if not _REPOSITORY.fullmatch(name):
-            raise WeightsError(f"{source}: expected {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name@revision")
-        name, _, tag = name.partition("@")
-        folder = _download(name, revision or tag or None, token)
-    return _read_folder(folder, str(source))
+def download_repository(name: str, revision: str | None, token: str | None) -> Path:
+    """Return the folder of a repository in the Hub's cache, its files checked against the Hub's hashes.
 
+    With ``HARDNET_OFFLINE=1`` only the cache is searched.
 
-def _download(repo: str, revision: str | None, token: str | None) -> Path:
-    """Return the folder of a repository in the Hub's cache, its files checked against the Hub's hashes."""
+    Raises:
+        WeightsError: the repository could not be downloaded, or a file does not have the hash in its name.
+        ImportError: huggingface_hub is not installed.
+    """
+    if not is_repository(name):
+        raise WeightsError(f"expected {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name@revision")
+    name, _, tag = name.partition("@")
     hub = require("huggingface_hub", "0.25")
+    offline = is_offline()
     try:
-        folder = Path(hub.snapshot_download(repo, revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # of the HTTP library as well, which differs between versions
-        raise WeightsError(f"{HUB_PREFIX}{repo} could not be downloaded: {reason(error)[:500]}") from error
-    for file in (folder / CONFIG, folder / WEIGHTS):
-        digest = file.resolve().name  # in the cache, a link to a file that is named by its hash
-        scheme = {64: "sha256", 40: "git-blob-sha1"}.get(len(digest) if re.fullmatch("[0-9a-f]+", digest) else 0)
-        if file.is_file() and scheme and not Digest(scheme, digest).matches(file.read_bytes()):  # type: ignore[arg-type]
-            raise WeightsError(
-                f"{HUB_PREFIX}{repo}: {file.name} does not have the hash that the Hub states; delete {file.resolve()}"
+        folder = Path(
+            hub.snapshot_download(
+                name,
+                revision=revision or tag or None,
+                token=token,
+                allow_patterns=[CONFIG, WEIGHTS],
+                local_files_only=offline,
             )
+        )
+    except Exception as error:  # of the HTTP library as well, which differs between versions
+        note = " (HARDNET_OFFLINE is set: it must be in the cache)" if offline else ""
+        raise WeightsError(f"could not be downloaded{note}: {reason(error)[:500]}") from error
+    for file in (folder / CONFIG, folder / WEIGHTS):
+        if file.is_file():
+            _check_hash(file)
     return folder
 
 
-def _read_folder(folder: Path, origin: str) -> Pretrained:
+def _check_hash(file: Path) -> None:
+    """Check a file of the Hub's cache against its hash: it is a link to a file that is named by its hash."""
+    stored = file.resolve()
+    schemes: dict[int, DigestScheme] = {64: "sha256", 40: "git-blob-sha1"}
+    scheme = schemes.get(len(stored.name)) if re.fullmatch("[0-9a-f]+", stored.name) else None
+    if scheme is None:
+        raise WeightsError(f"{file.name} cannot be checked: the Hub states no known hash for it ({stored.name:.80})")
+    if not Digest(scheme, stored.name).matches(file.read_bytes()):
+        raise WeightsError(f"{file.name} does not have the hash that the Hub states; delete {stored}")
+
+
+def read_folder(folder: Path) -> SavedModel:
+    """Read the folder of a saved model.
+
+    Raises:
+        WeightsError: a file is missing, damaged or contradicts another one.
+    """
+    weights = folder / WEIGHTS
+    if not weights.exists() and (folder / _TIMM_WEIGHTS).exists():
+        weights = folder / _TIMM_WEIGHTS
+    content = _read(weights)
+    config = _entries(_read(folder / CONFIG))
+    section = config.get("hardnet", {})
+    digest = section.get("sha256") if isinstance(section, dict) else None
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        saved = parse_weights(content)
+        if saved is None:
+            raise WeightsError(f"{CONFIG} belongs to other weights than {weights.name}: copy both files of one model")
+        logger.warning("%s: %s belongs to other weights and is ignored", printable(str(folder)), CONFIG)
+        return saved
+    return _parse(config, deserialise(content, weights.name))
+
+
+def parse_weights(content: bytes) -> SavedModel | None:
+    """Return the model that a safetensors file of :func:`save_pretrained` describes; None for other files.
+
+    Raises:
+        WeightsError: the description or the file is damaged.
+    """
+    config = safetensors_metadata(content).get("hardnet")
+    return _parse(_entries(config.encode()), deserialise(content, WEIGHTS)) if isinstance(config, str) else None
+
+
+def _read(path: Path) -> bytes:
     try:
-        told = json.loads(read_file(folder / CONFIG))
+        return read_file(path)
+    except WeightsError as error:
+        raise WeightsError(f"{path.name}: {error}") from error
+
+
+def _entries(content: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{origin}: {CONFIG} is not valid JSON: {printable(str(error))}") from error
-    if not isinstance(told, dict):
-        raise WeightsError(f"{origin}: {CONFIG} must hold an object")
-    own = told.get("hardnet", {})
-    name, classes, labels = told.get("architecture"), told.get("num_classes"), told.get("label_names")
+        raise WeightsError(f"{CONFIG} is not valid JSON: {printable(str(error))}") from error
+    if not isinstance(config, dict):
+        raise WeightsError(f"{CONFIG} must hold an object")
+    return config
+
+
+def _parse(config: dict[str, Any], content: Any) -> SavedModel:
+    section = config.get("hardnet", {})
+    name, classes, labels = config.get("architecture"), config.get("num_classes"), config.get("label_names")
     if not isinstance(name, str) or name not in CONFIGS:
-        raise WeightsError(f"{origin}: unknown architecture {name!r:.100}; known: {', '.join(CONFIGS)}")
+        raise WeightsError(f"unknown architecture {name!r:.100}; known: {', '.join(CONFIGS)}")
     if type(classes) is not int or classes < 1:
-        raise WeightsError(f"{origin}: num_classes must be an integer >= 1, got {classes!r:.100}")
+        raise WeightsError(f"num_classes must be an integer >= 1, got {classes!r:.100}")
     if labels is not None and (not isinstance(labels, list) or len(labels) != classes):
-        raise WeightsError(f"{origin}: label_names must be a list of {classes} names")
-    activation = own.get("block_activation", "relu6") if isinstance(own, dict) else None
+        raise WeightsError(f"label_names must be a list of {classes} names")
+    activation = section.get("block_activation", "relu6") if isinstance(section, dict) else None
     if activation not in ("relu", "relu6"):
-        raise WeightsError(f"{origin}: block_activation must be relu or relu6, got {activation!r:.100}")
-    record = find_record({"classes": labels or [], "preprocessing": _preprocessing(told, own)}, origin, name)
-    assert record is not None  # noqa: S101  both entries are there
-    config = replace(CONFIGS[name], block_activation=activation)
-    state = find_state(deserialise(read_file(folder / WEIGHTS), f"{origin}/{WEIGHTS}"), origin, config)
-    found = head_classes(state, config, origin)
-    if found not in (None, classes):  # without a head, loading fails with the reason
-        raise WeightsError(f"{origin}: {CONFIG} has {classes} classes, {WEIGHTS} {found}")
-    record = replace(record, block_activation=activation)
-    return Pretrained(config, state, record, classes)
+        raise WeightsError(f"block_activation must be relu or relu6, got {activation!r:.100}")
+    try:
+        categories = None if labels is None else check_categories(labels)
+        preprocessing = Preprocessing.from_dict(_preprocessing(config, section))
+    except ValueError as error:
+        raise WeightsError(f"{CONFIG}: {error}") from error
+    architecture = replace(CONFIGS[name], block_activation=activation)
+    return SavedModel(architecture, content, classes, categories, preprocessing)
 
 
-def _preprocessing(told: dict[str, Any], own: dict[str, Any]) -> object:
+def _preprocessing(config: dict[str, Any], section: dict[str, Any]) -> object:
     """Return the entry of a config.json, of this library's own or of timm's; ImageNet's if there is neither."""
-    cfg = told.get("pretrained_cfg")
-    if "preprocessing" in own:
-        return own["preprocessing"]
+    cfg = config.get("pretrained_cfg")
+    if "preprocessing" in section:
+        return section["preprocessing"]
     if not isinstance(cfg, dict) or not {"input_size", "crop_pct", "mean", "std"} <= cfg.keys():
         return Preprocessing().to_dict()
     try:
         crop = cfg["input_size"][-1]
-        return {"resize": round(crop / cfg["crop_pct"]), "crop": crop, "mean": cfg["mean"], "std": cfg["std"]}
+        sizes = {"resize": round(crop / cfg["crop_pct"]), "crop": crop}
     except (TypeError, ArithmeticError, LookupError, ValueError):
         return None
+    return sizes | {"mean": cfg["mean"], "std": cfg["std"], "interpolation": cfg.get("interpolation", "bilinear")}
 
 
 def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None) -> dict[str, Any]:
-    own: dict[str, Any] = {"version": __version__, "block_activation": model.config.block_activation}
+    section: dict[str, Any] = {"version": __version__, "block_activation": model.config.block_activation}
     cfg: dict[str, Any] = {
         "num_classes": model.num_classes,
         "first_conv": "base.0.conv",
         "classifier": f"base.{head_index(model.config)}.3",
     }
     if preprocessing is not None:
-        own["preprocessing"] = told = preprocessing.to_dict()
-        cfg |= {"input_size": [model.in_chans, told["crop"], told["crop"]], "interpolation": "bilinear"}
-        cfg |= {"crop_pct": told["crop"] / told["resize"], "mean": told["mean"], "std": told["std"]}
+        section["preprocessing"] = values = preprocessing.to_dict()
+        cfg |= {"input_size": [model.in_chans, values["crop"], values["crop"]]}
+        cfg |= {"crop_pct": values["crop"] / values["resize"]}
+        cfg |= {name: values[name] for name in ("interpolation", "mean", "std")}
     content: dict[str, Any] = {"architecture": model.config.name, "num_classes": model.num_classes}
     content |= {"num_features": model.num_features} | ({"label_names": list(labels)} if labels is not None else {})
     if model.in_chans != 3:
         content["model_args"] = {"in_chans": model.in_chans}
-    return content | {"pretrained_cfg": cfg, "hardnet": own}
+    return content | {"pretrained_cfg": cfg, "hardnet": section}
 
 
 def _card(
-    model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None, notes: Sequence[str]
+    model: HarDNet,
+    labels: Sequence[str] | None,
+    preprocessing: Preprocessing | None,
+    notes: Sequence[str],
+    place: str,
 ) -> str:
-    paragraphs = [_CARD_HEAD.format(name=model.config.name, classes=model.num_classes, version=__version__)]
-    record = model.weights_record
-    if isinstance(record, WeightsRecord) and record.sources:
+    head = _CARD_HEAD.format(mark=_MARK, name=model.config.name, classes=model.num_classes, version=__version__)
+    paragraphs = [head, _CARD_USE.format(place=printable(place))]
+    if isinstance(model.weights_record, WeightsRecord):
+        record = model.weights_record
         paragraphs.append(f"Initial weights: {record}, {record.provenance}, licence {record.licence}.")
     paragraphs += notes
     if preprocessing is not None:
         paragraphs.append(f"Preprocessing: {preprocessing!r}")
     if labels is not None:
-        shown = ", ".join(printable(label) for label in labels[:20])
-        paragraphs.append(f"Classes: {shown}{', ...' if len(labels) > 20 else ''}")
-    return "\n\n".join([*paragraphs, _CARD_USE])
-
-
-# The methods of HarDNet for this format. They are set here because the network does not import the weights.
-HarDNet.save_pretrained = save_pretrained  # type: ignore[method-assign, assignment]
-HarDNet.push_to_hub = push_to_hub  # type: ignore[method-assign, assignment]
-HarDNet.from_pretrained = classmethod(build_pretrained)  # type: ignore[method-assign, assignment]
+        names = ", ".join(printable(label) for label in labels[:20])
+        paragraphs.append(f"Classes: {names}{', ...' if len(labels) > 20 else ''}")
+    return "\n\n".join(paragraph.strip() for paragraph in paragraphs) + "\n"

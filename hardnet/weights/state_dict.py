@@ -1,4 +1,4 @@
-"""Turn the content of a checkpoint file into a state dict that fits the model, and into its record.
+"""Turn the content of a checkpoint file into a state dict that fits the model.
 
 Unwraps what training scripts write, renames imgclsmob's keys, adapts stem and head, loads strictly.
 """
@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..images.preprocess import Preprocessing
 from ..models.config import CONFIGS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
 from ..utils.errors import WeightsError
 from ..utils.text import printable
-from .catalog import WeightsRecord
 
 logger = logging.getLogger(__name__)
 
@@ -31,82 +28,78 @@ WRAPPERS = ("state_dict", "model", "model_state")
 AVERAGED = ("state_dict_ema", "model_ema")
 """Entries under which they store the moving average of the weights."""
 
-_PREFIXES = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel and torch.compile add to every key."""
-
 _STEM_KEY = "base.0.conv.weight"
+_STEM_KEYS = (_STEM_KEY, "features.init_block.conv1.conv.weight")
+"""The first convolution in the original's naming and in imgclsmob's."""
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every key."""
+_COUNTER = "num_batches_tracked"
 _COLOURS = 3
-_SHOWN = 4
+_MAX_NAMES = 4
 
 
-def find_state(loaded: object, origin: str, config: HarDNetConfig, *, use_ema: bool = True) -> StateDict:
-    """Return the state dict in a file's content, under the original implementation's keys.
+def find_state(content: object, *, use_ema: bool = True) -> StateDict:
+    """Return the state dict in a file's content, without prefixes that all its keys share.
 
-    ``loaded`` is a state dict or a training checkpoint with one, under the original's keys or imgclsmob's, with or
-    without the prefixes that DistributedDataParallel and torch.compile add. ``use_ema`` prefers the moving average.
-
-    Raises:
-        WeightsError: there is none.
-    """
-    state = _strip_prefixes(_unwrap(loaded, origin, use_ema))
-    imgclsmob = any(key.startswith("features.") for key in state)
-    return rename_imgclsmob(state, config, origin) if imgclsmob else state
-
-
-def _unwrap(loaded: Any, origin: str, use_ema: bool) -> StateDict:
-    if isinstance(loaded, dict):
-        if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return {str(key): value for key, value in loaded.items()}
-        for name in (*AVERAGED, *WRAPPERS) if use_ema else WRAPPERS:
-            entry = loaded.get(name)
-            if isinstance(entry, dict) and entry and all(isinstance(value, Tensor) for value in entry.values()):
-                logger.info("%s: weights of the entry %r", origin, name)
-                # torch's AveragedModel also counts its updates.
-                return {str(key): value for key, value in entry.items() if key != "n_averaged"}
-        found = "has the entries " + _enumerate([str(key) for key in loaded]) if loaded else "is empty"
-    else:
-        found = f"holds an object of type {type(loaded).__name__}"
-    raise WeightsError(f"{origin} {found}; expected a state dict, or one under {', '.join(map(repr, WRAPPERS))}")
-
-
-def find_record(loaded: Any, origin: str, model: str) -> WeightsRecord | None:
-    """Return the classes and the preprocessing that ``hardnet train`` wrote; None if the file holds neither.
+    ``content`` is a state dict, or a training checkpoint with one: under an entry of a usual name, or under another
+    one if it is the only state dict in the file. ``use_ema`` prefers the moving average.
 
     Raises:
-        WeightsError: these entries are invalid; the message starts with ``origin``.
+        WeightsError: there is no state dict, there are several, or beside the keys of the network there are others.
     """
-    if not isinstance(loaded, dict) or not {"classes", "preprocessing"} <= loaded.keys():
-        return None
-    classes = loaded["classes"]
-    if not isinstance(classes, list) or not all(isinstance(name, str) and name.strip() for name in classes):
-        raise WeightsError(f'{origin}: the entry "classes" must be a list of names')
-    try:
-        resize, crop, mean, std = (loaded["preprocessing"][key] for key in ("resize", "crop", "mean", "std"))
-        preprocessing = Preprocessing(resize, crop, tuple(mean), tuple(std))
-    except (LookupError, TypeError, ValueError) as error:
-        raise WeightsError(f'{origin}: the entry "preprocessing" is not valid: {error}') from error
-    return WeightsRecord(
-        model=model,
-        tag=origin,
-        sources=(),
-        provenance=origin,
-        top1_error=math.nan,
-        top5_error=math.nan,
-        reported_by="",
-        licence="",
-        classes=tuple(classes),
-        preprocessing=preprocessing,
-    )
+    return _strip_prefix(_unwrap(content, use_ema))
 
 
-def _strip_prefixes(state: StateDict) -> StateDict:
-    prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)), None)
-    if prefix is None:
+def _unwrap(content: Any, use_ema: bool) -> StateDict:
+    if not isinstance(content, dict):
+        raise WeightsError(f"holds an object of type {type(content).__name__}; expected a state dict")
+    if _is_state(content):
+        return _plain(content)
+    states = {str(name): entry for name, entry in content.items() if _is_state(entry)}
+    usual = [name for name in ((*AVERAGED, *WRAPPERS) if use_ema else WRAPPERS) if name in states]
+    names = usual or [name for name in states if use_ema or name not in AVERAGED]
+    if usual or len(names) == 1:
+        logger.info("weights of the entry %r", names[0])
+        return _plain(states[names[0]])
+    if names:
+        raise WeightsError(
+            f"has several state dicts, under {_enumerate(names)}: save the one that is meant alone, with torch.save"
+        )
+    holds = "has the entries " + _enumerate([str(key) for key in content]) if content else "is empty"
+    raise WeightsError(f"{holds}; expected a state dict, or an entry with one, such as {WRAPPERS[0]!r}")
+
+
+def _is_state(entry: object) -> bool:
+    return isinstance(entry, dict) and bool(entry) and all(isinstance(value, Tensor) for value in entry.values())
+
+
+def _plain(state: dict[Any, Tensor]) -> StateDict:
+    """Return a state dict with keys of text, without the counter of torch's AveragedModel."""
+    return {str(key): value for key, value in state.items() if key != "n_averaged"}
+
+
+def _strip_prefix(state: StateDict) -> StateDict:
+    """Remove what stands before the network's own keys, such as ``module.`` or ``backbone.``.
+
+    Raises:
+        WeightsError: some keys do not share the prefix, such as those of a detector's head.
+    """
+    stems = [key for key in state if any(key == stem or key.endswith(f".{stem}") for stem in _STEM_KEYS)]
+    if len(stems) != 1:
         return state
-    return _strip_prefixes({key.removeprefix(prefix): value for key, value in state.items()})
+    prefix = stems[0].removesuffix(next(stem for stem in _STEM_KEYS if stems[0].endswith(stem)))
+    others = [key for key in state if not key.startswith(prefix)]
+    if others:
+        raise WeightsError(
+            f"beside the network, under {prefix!r}, there are {len(others)} other entries ({_enumerate(others)}): save "
+            f"the state dict of the network alone"
+        )
+    if prefix and any(part + "." not in _WRAPPER_PREFIXES for part in prefix.split(".")[:-1]):
+        logger.info("the prefix %r is removed from the keys", prefix)
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
-def rename_imgclsmob(state: StateDict, config: HarDNetConfig, origin: str = "state dict") -> StateDict:
+def rename_imgclsmob(state: StateDict, config: HarDNetConfig) -> StateDict:
     """Rename a state dict of imgclsmob (pytorchcv) to the original implementation's keys, in their order.
 
     Raises:
@@ -116,8 +109,27 @@ def rename_imgclsmob(state: StateDict, config: HarDNetConfig, origin: str = "sta
     missing = names.values() - state.keys()
     unknown = state.keys() - names.values()
     if missing or unknown:
-        raise WeightsError(_mismatch(config.name, origin, {"missing keys": missing, "unknown keys": unknown}))
+        raise WeightsError(_mismatch(config.name, {"missing keys": missing, "unknown keys": unknown}))
     return {key: state[name] for key, name in names.items()}
+
+
+def is_imgclsmob(state: StateDict) -> bool:
+    """Return whether the keys are those of imgclsmob (pytorchcv)."""
+    return any(key.startswith("features.") for key in state)
+
+
+def identify_model(state: StateDict) -> str | None:
+    """Return the name of the variant with these keys and channel counts, whatever its classes; None if none has."""
+    for name, config in CONFIGS.items():
+        head = f"base.{head_index(config)}."
+        shapes = {key: shape for key, shape in _expected_shapes(config).items() if not key.endswith(_COUNTER)}
+        names = {key: imgclsmob_key(key, config) if is_imgclsmob(state) else key for key in shapes}
+        others = {names[key] for key in shapes if key.startswith(head)}
+        if {key for key in state if not key.endswith(_COUNTER)} | others == set(names.values()) and all(
+            state[names[key]].shape[:1] == shape[:1] for key, shape in shapes.items() if not key.startswith(head)
+        ):
+            return name
+    return None
 
 
 def imgclsmob_key(key: str, config: HarDNetConfig) -> str:
@@ -170,7 +182,7 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
     return weight.repeat(1, repeats, 1, 1)[:, :in_chans] * (_COLOURS / in_chans)
 
 
-def head_classes(state: StateDict, config: HarDNetConfig, origin: str) -> int | None:
+def head_classes(state: StateDict, config: HarDNetConfig) -> int | None:
     """Return the number of classes of a state dict's linear layer; None if it has none.
 
     Raises:
@@ -180,62 +192,74 @@ def head_classes(state: StateDict, config: HarDNetConfig, origin: str) -> int | 
     if weight is None or weight.dim() != 2:
         return None
     if not weight.shape[0]:
-        raise WeightsError(f"{origin} has a head with 0 classes")
+        raise WeightsError("has a head with 0 classes")
     return weight.shape[0]
 
 
-def load_state(model: HarDNet | HarDNetFeatures, state: StateDict, origin: str) -> None:
+def stem_channels(state: StateDict) -> int | None:
+    """Return the input channels of a state dict's first convolution; None if it has none."""
+    weight = state.get(_STEM_KEY)
+    return None if weight is None or weight.dim() != 4 or not weight.shape[1] else weight.shape[1]
+
+
+def load_state(model: HarDNet | HarDNetFeatures, state: StateDict) -> None:
     """Load a state dict strictly, except for a head of other classes and a stem of other channels.
 
     With other classes the model keeps its new head, and a log line says so; a stem trained on three colours is adapted
-    (see :func:`adapt_stem`). A feature pyramid leaves out what it has not built. All is checked before the first
-    parameter changes.
+    (see :func:`adapt_stem`). A feature pyramid leaves out what it has not built. Counters of batches that are missing,
+    as in files of PyTorch before 0.4.1 or of frozen normalisation, are 0, as PyTorch has it. All is checked before the
+    first parameter changes.
 
     Raises:
         WeightsError: keys are missing or unknown, shapes differ, or values are not finite in the model's type or
             variances negative; the model is unchanged.
     """
-    own = model.state_dict()
+    expected = model.state_dict()
     state = dict(state)
     if isinstance(model, HarDNet):
-        _fit_head(model, state, origin)
+        _fit_head(model, state)
     else:
-        for key in _expected_shapes(model.config).keys() - own.keys():
+        for key in _expected_shapes(model.config).keys() - expected.keys():
             state.pop(key, None)
     stem = state.get(_STEM_KEY)
-    if stem is not None and stem.dim() == 4 and stem.shape[1] == _COLOURS != model.in_chans:
+    if stem_channels(state) == _COLOURS != model.in_chans and stem is not None:
         state[_STEM_KEY] = adapt_stem(stem, model.in_chans)
-        logger.info("%s: stem adapted from %d to %d channels", origin, _COLOURS, model.in_chans)
+        logger.info("stem adapted from %d to %d channels", _COLOURS, model.in_chans)
+    for key in expected.keys() - state.keys():
+        if key.endswith(_COUNTER):
+            state[key] = torch.zeros((), dtype=torch.int64)
     wrong: dict[str, Iterable[str]] = {
-        "missing keys": own.keys() - state.keys(),
-        "unknown keys": state.keys() - own.keys(),
+        "missing keys": expected.keys() - state.keys(),
+        "unknown keys": state.keys() - expected.keys(),
         "other shapes": [
-            f"{key} {tuple(theirs.shape)} in the file, {tuple(own[key].shape)} in the model"
-            for key, theirs in state.items()
-            if key in own and theirs.shape != own[key].shape
+            f"{key} {tuple(value.shape)} in the file, {tuple(expected[key].shape)} in the model"
+            for key, value in state.items()
+            if key in expected and value.shape != expected[key].shape
         ],
         "other types": [
-            f"{key} {theirs.dtype}, {theirs.layout} on {theirs.device}"
-            for key, theirs in state.items()
-            if key in own and _kind(theirs) != _kind(own[key])
+            f"{key} {value.dtype}, {value.layout} on {value.device}"
+            for key, value in state.items()
+            if key in expected and _kind(value) != _kind(expected[key])
         ],
     }
     if any(wrong.values()):
-        raise WeightsError(_mismatch(model.config.name, origin, wrong) + _which_model(state, model.config.name))
-    state = {key: state[key].detach().to(value.dtype) for key, value in own.items()}
+        name = identify_model(state)
+        advice = f". It looks like a checkpoint of {name}" if name not in (None, model.config.name) else ""
+        raise WeightsError(_mismatch(model.config.name, wrong) + advice)
+    state = {key: state[key].detach().to(value.dtype) for key, value in expected.items()}
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
         kind = state[broken[0]].dtype
-        raise WeightsError(f"{origin}: values NaN, infinite or too large for {kind} in {_enumerate(broken)}")
+        raise WeightsError(f"values NaN, infinite or too large for {kind} in {_enumerate(broken)}")
     negative = [key for key, value in state.items() if key.endswith("running_var") and (value < 0).any()]
     if negative:
-        raise WeightsError(f"{origin}: negative variances in {_enumerate(negative)}")
+        raise WeightsError(f"negative variances in {_enumerate(negative)}")
     model.load_state_dict(state, strict=True)
 
 
-def _fit_head(model: HarDNet, state: StateDict, origin: str) -> None:
-    """Where the numbers of classes differ, put the model's own head into the state dict."""
-    classes = head_classes(state, model.config, origin)
+def _fit_head(model: HarDNet, state: StateDict) -> None:
+    """If the numbers of classes differ, put the model's own head into the state dict."""
+    classes = head_classes(state, model.config)
     if classes is None or classes == model.num_classes:
         return
     head = f"base.{head_index(model.config)}."
@@ -243,31 +267,20 @@ def _fit_head(model: HarDNet, state: StateDict, origin: str) -> None:
         del state[key]
     state.update({key: value for key, value in model.state_dict().items() if key.startswith(head)})
     outcome = "the head is new and untrained" if model.num_classes else "the head is left out"
-    logger.info("%s: %d classes in the weights, %d in the model: %s", origin, classes, model.num_classes, outcome)
+    logger.info("%d classes in the weights, %d in the model: %s", classes, model.num_classes, outcome)
 
 
 def _kind(value: Tensor) -> tuple[object, ...]:
     return value.is_floating_point(), value.layout, value.is_meta
 
 
-def _mismatch(name: str, origin: str, wrong: dict[str, Iterable[str]]) -> str:
-    kinds = {kind: sorted(found) for kind, found in wrong.items()}
-    parts = [f"{len(found)} {kind} ({_enumerate(found)})" for kind, found in kinds.items() if found]
-    return f"{origin} does not fit {name}: " + "; ".join(parts)
-
-
-def _which_model(state: StateDict, wanted: str) -> str:
-    """Name the variant that the keys and channel counts are really of."""
-    for name, config in CONFIGS.items():
-        if name == wanted:
-            continue
-        other = _expected_shapes(config)
-        if other.keys() == state.keys() and all(other[key][:1] == state[key].shape[:1] for key in list(other)[:-2]):
-            return f". It looks like a checkpoint of {name}"
-    return ""
+def _mismatch(name: str, wrong: dict[str, Iterable[str]]) -> str:
+    kinds = {kind: sorted(keys) for kind, keys in wrong.items()}
+    parts = [f"{len(keys)} {kind} ({_enumerate(keys)})" for kind, keys in kinds.items() if keys]
+    return f"does not fit {name}: " + "; ".join(parts)
 
 
 def _enumerate(names: list[str]) -> str:
     # Names come from the file: they need not be short, nor text that can be shown.
-    shown = ", ".join(printable(name[:100]) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+    text = ", ".join(printable(name[:100]) for name in names[:_MAX_NAMES])
+    return text if len(names) <= _MAX_NAMES else f"{text} and {len(names) - _MAX_NAMES} more"

@@ -1,0 +1,256 @@
+"""Load weights of any kind: a tag, a record, a file, a training run, a saved folder or a repository of the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..images.preprocess import Preprocessing
+from ..models.config import CONFIGS, HarDNetConfig
+from ..models.features import HarDNetFeatures
+from ..models.network import HarDNet
+from ..utils.errors import WeightsError
+from ..utils.files import expand_user
+from ..utils.text import known_names, printable
+from .catalog import CATALOG, DEFAULT, Digest, WeightsRecord, get_config, get_weights, identify, list_weights
+from .download import Progress, fetch
+from .files import deserialise, read_file, unpack_archive
+from .folder import (
+    CONFIG,
+    HUB_PREFIX,
+    WEIGHTS,
+    SavedModel,
+    check_categories,
+    download_repository,
+    is_repository,
+    parse_weights,
+    read_folder,
+)
+from .state_dict import (
+    StateDict,
+    find_state,
+    head_classes,
+    identify_model,
+    is_imgclsmob,
+    load_state,
+    rename_imgclsmob,
+    stem_channels,
+)
+
+RUN_FILES = ("best.pt", "model.pt")
+"""The weights of a training run in its folder: of the best validation, else of the last epoch."""
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Weights that have been read, and what is known about them."""
+
+    name: str
+    """Name for messages, such as "hardnet68 IMAGENET1K_V1", a path or "hf-hub:owner/name"."""
+    config: HarDNetConfig
+    """The architecture, with the activation that the weights were trained with."""
+    state: StateDict
+    """State dict of a classifier under the original implementation's keys, on the CPU."""
+    categories: tuple[str, ...] | None
+    """Names of the classes in the order of the logits; None if unknown."""
+    preprocessing: Preprocessing | None
+    """Preprocessing that the weights were trained for; None if unknown."""
+    record: WeightsRecord | None = None
+    """The entry of the catalogue; None for weights from elsewhere."""
+    digest: Digest | None = None
+    """The digest of the catalogue that the bytes have; None for weights from elsewhere."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the head; None if there is no head."""
+        return head_classes(self.state, self.config)
+
+    @property
+    def in_chans(self) -> int:
+        """Input channels of the stem."""
+        return stem_channels(self.state) or 3
+
+
+Network = TypeVar("Network", bound=HarDNet)
+Source = str | os.PathLike[str] | WeightsRecord | Loaded
+"""What may be given as weights."""
+
+
+def load_weights(
+    source: Source,
+    *,
+    model: str | None = None,
+    progress: Progress = True,
+    use_ema: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Loaded:
+    """Read weights once, and find out of which model they are, with which classes and preprocessing.
+
+    Args:
+        source: a tag of :func:`hardnet.list_weights` or "DEFAULT"; the name of a model, for its default weights; a
+            record of :func:`hardnet.get_weights`; the path of a file: ``.pth``/``.pt`` (a state dict, or a training
+            checkpoint with one), ``.safetensors``, or a release archive ``.pth.zip``; the folder of a training run, or
+            of ``save_pretrained``; or ``hf-hub:owner/name@revision``.
+        model: the name of the model that the weights must be of. None takes the one that the source names or whose
+            keys and shapes it has; a tag then means hardnet39ds.
+        progress: show a progress bar for downloads on a terminal, or a function that is called with the bytes received
+            and their total (None if unknown).
+        use_ema: prefer the averaged weights of a training checkpoint.
+        revision: branch, tag or commit of a repository of the Hub.
+        token: access token for private repositories of the Hub; None takes that of ``hf auth login``.
+
+    Raises:
+        WeightsError: the weights could not be downloaded, are damaged, or are not of this model.
+        ValueError: an unknown model or tag.
+        TypeError: ``source`` is of another type.
+    """
+    if model is not None:
+        get_config(model)
+    if isinstance(source, Loaded):
+        return _of_model(source, model)
+    record = _find_record(source, model)
+    if record is not None:
+        file = fetch(record, progress=progress)
+        loaded = _load_content(str(record), ".pth", file.content, record.model, record, use_ema)
+        return replace(loaded, digest=file.source.digest)
+    name = printable(os.fspath(source))  # type: ignore[arg-type]
+    try:
+        return _of_model(_load_path(os.fspath(source), model, use_ema, revision, token), model)  # type: ignore[arg-type]
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
+
+
+def build_pretrained(
+    kind: type[Network], source: Source, *, revision: str | None = None, token: str | None = None
+) -> Network:
+    """Build a HarDNet, or a subclass with the same arguments; see :func:`hardnet.from_pretrained`."""
+    if isinstance(source, (str, os.PathLike)) and not expand_user(source).exists() and is_repository(os.fspath(source)):
+        source = HUB_PREFIX + os.fspath(source)
+    loaded = load_weights(source, revision=revision, token=token)
+    model = kind(loaded.config, num_classes=loaded.num_classes or 0, in_chans=loaded.in_chans)
+    fill(model, loaded)
+    model.categories = loaded.categories
+    return model.eval()
+
+
+def fill(model: HarDNet | HarDNetFeatures, loaded: Loaded) -> None:
+    """Load weights into a model, with their preprocessing; the names of classes are the caller's to set.
+
+    Raises:
+        WeightsError: they do not fit; the model is unchanged.
+    """
+    try:
+        load_state(model, loaded.state)
+    except WeightsError as error:
+        raise WeightsError(f"{loaded.name}: {error}") from error
+    model.preprocessing, model.weights_record = loaded.preprocessing, loaded.record
+
+
+def _of_model(loaded: Loaded, model: str | None) -> Loaded:
+    if model not in (None, loaded.config.name):
+        raise WeightsError(f"is {loaded.record or loaded.config.name}, it does not fit {model}")
+    return loaded
+
+
+def _find_record(source: Source, model: str | None) -> WeightsRecord | None:
+    """Return the record that ``source`` denotes; None if it is a path or a repository."""
+    if isinstance(source, WeightsRecord):
+        if model not in (None, source.model):
+            raise ValueError(f"the weights {source} are not for {model}")
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"weights must be a tag, a record or a path, got {type(source).__name__}")
+    if source == DEFAULT or source in list_weights(model):
+        return get_weights(model, str(source))
+    path = Path(source)
+    if source in CONFIGS and not path.exists():
+        return _find_record(get_weights(str(source)), model)
+    if isinstance(source, str) and not path.suffix and path.name == source and not path.exists():
+        tags = known_names(source, [*([] if model else CONFIGS), *list_weights(model), DEFAULT])
+        raise ValueError(
+            f"{model or 'the catalogue'} has no weights {source!r}; known: {tags}; nor is there such a file"
+        )
+    return None
+
+
+def _load_path(source: str, model: str | None, use_ema: bool, revision: str | None, token: str | None) -> Loaded:
+    if source.startswith(HUB_PREFIX):
+        folder = download_repository(source.removeprefix(HUB_PREFIX), revision, token)
+        return _loaded(source, read_folder(folder))
+    if _ADDRESS.match(source):
+        raise WeightsError("is an address; only weights of the catalogue are downloaded: save the file, give its path")
+    path = expand_user(source)
+    if path.is_dir():
+        if (path / CONFIG).exists():
+            return _loaded(source, read_folder(path))
+        files = [path / name for name in (*RUN_FILES, WEIGHTS) if (path / name).is_file()]
+        if not files:
+            raise WeightsError(f"a folder without {CONFIG} (of save_pretrained) or {' or '.join(RUN_FILES)} (of a run)")
+        path = files[0]
+    content = read_file(path)
+    saved = parse_weights(content) if path.suffix == ".safetensors" else None
+    if saved is not None:
+        return _loaded(source, saved)
+    if path.suffix.lower() == ".zip":
+        content = unpack_archive(content)
+    record, place = identify(content, CATALOG.values()) or (None, None)
+    loaded = _load_content(source, path.name, content, model, record, use_ema)
+    return replace(loaded, digest=place.digest if place else None)
+
+
+def _loaded(name: str, saved: SavedModel) -> Loaded:
+    state = find_state(saved.content)
+    classes = head_classes(state, saved.config)
+    if classes not in (None, saved.num_classes):  # without a head, loading fails with the reason
+        raise WeightsError(f"{CONFIG} has {saved.num_classes} classes, {WEIGHTS} {classes}")
+    return Loaded(name, saved.config, state, saved.categories, saved.preprocessing)
+
+
+def _load_content(
+    name: str, filename: str, content: bytes, model: str | None, record: WeightsRecord | None, use_ema: bool
+) -> Loaded:
+    """Turn the bytes of a file into weights."""
+    checkpoint = deserialise(content, filename)
+    state = find_state(checkpoint, use_ema=use_ema)
+    if record is not None:
+        config = replace(get_config(record.model), block_activation=record.block_activation)
+        facts: tuple[tuple[str, ...] | None, Preprocessing | None] = (record.categories, record.preprocessing)
+    else:
+        config = _architecture(checkpoint, state, model)
+        facts = _facts_of_run(checkpoint)
+    if is_imgclsmob(state):
+        state = rename_imgclsmob(state, config)
+    categories, preprocessing = facts
+    classes = head_classes(state, config)
+    if categories is not None and classes not in (None, len(categories)):
+        raise WeightsError(f"has the names of {len(categories)} classes, but a head of {classes}")
+    return Loaded(name, config, state, categories, preprocessing, record)
+
+
+def _architecture(checkpoint: dict[str, Any], state: StateDict, model: str | None) -> HarDNetConfig:
+    """Return the architecture that a checkpoint names, the expected one, or the one whose keys it has."""
+    name = checkpoint.get("architecture")
+    if not isinstance(name, str) or name not in CONFIGS:
+        name = model or identify_model(state)
+    if name is None:
+        raise WeightsError(f"neither names its model nor has the keys of {', '.join(CONFIGS)}: name the model")
+    activation = checkpoint.get("block_activation", CONFIGS[name].block_activation)
+    if activation not in ("relu", "relu6"):
+        raise WeightsError(f"block_activation must be relu or relu6, got {activation!r:.100}")
+    return replace(CONFIGS[name], block_activation=activation)
+
+
+def _facts_of_run(checkpoint: dict[str, Any]) -> tuple[tuple[str, ...] | None, Preprocessing | None]:
+    """Return the classes and the preprocessing that ``hardnet train`` wrote beside the weights."""
+    if not {"classes", "preprocessing"} <= checkpoint.keys():
+        return None, None
+    try:
+        return check_categories(checkpoint["classes"]), Preprocessing.from_dict(checkpoint["preprocessing"])
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
