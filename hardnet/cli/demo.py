@@ -11,8 +11,8 @@ from .arguments import Verbs
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("demo", help="serve a web page that classifies pictures")
-    parser.add_argument("--weights", help="your own model: a training run, a file, a saved folder, hf-hub:owner/name")
-    parser.add_argument("--model", choices=list_models(), help="architecture, if the weights do not say it")
+    parser.add_argument("--weights", help="your own model: a training run, a file, a saved folder, hf-hub:OWNER/NAME")
+    parser.add_argument("--model", choices=list_models(), help="architecture (default: that of the weights)")
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, or 127.0.0.1, which only this machine reaches")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860; 0 takes a free one")
     parser.add_argument(

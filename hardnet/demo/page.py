@@ -23,6 +23,7 @@ from typing import Any
 from ..inference.classifier import Classifier
 from ..utils.files import scratch_folder
 from ..utils.optional import require
+from ..weights.load import load_weights
 from .answers import MAX_COUNT, TEMPORARY, answer
 from .choices import Choice, list_choices
 from .guard import Guard, is_address
@@ -74,8 +75,10 @@ def serve(
     with _listen(host, port) as listener, _own_folder():
         classifier = None
         if weights is not None:
-            classifier = Classifier(model or weights, weights=weights if model else None, engine=ENGINE)
-            warm_up(classifier)
+            loaded = load_weights(weights, model=model)
+            if loaded.record is not None:
+                raise ValueError(f"{loaded.record} can be chosen on the page: --weights is for a model of your own")
+            classifier = warm_up(Classifier(loaded, engine=ENGINE))
         choices = list_choices(classifier, weights or "")
         names = [] if is_address(host) or host == "localhost" else [host]
         app = build_app(choices, hosts=[*names, os.environ.get("SPACE_HOST", ""), *allow_hosts])

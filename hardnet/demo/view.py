@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Generator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
@@ -17,20 +17,22 @@ from ..inference.classifier import Classifier
 from ..inference.gradcam import activation_level, class_activations
 from ..inference.results import ImageResult
 from ..models.network import HarDNet
-from ..weights.catalog import WeightsRecord
-from ..weights.download import fetch
+from ..weights.load import load_weights
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..weights.download import Progress
     from .choices import Choice
 
 ENGINE, PRECISION = "eager", "fp32"
+MAX_LOADED = 2
+"""Number of models of the catalogue that stay in memory."""
 MAX_SIDE = 640
 """Pixels of the longer side of a picture on the page."""
 
 _one_at_a_time = threading.Lock()
-_fetched: set[WeightsRecord] = set()  # weights that are in the cache folder
+_classifiers: OrderedDict[str, Classifier] = OrderedDict()  # those of the catalogue that were used last
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,7 @@ def load(choice: Choice) -> Generator[tuple[int, int | None], None, Classifier]:
 
     def work() -> None:
         try:
-            if choice.record is not None and choice.record not in _fetched:
-                fetch(choice.record, progress=watch)
-                _fetched.add(choice.record)
-            future.set_result(choice.classifier or _classifier(choice.record))
+            future.set_result(choice.classifier or _classifier(choice, watch))
         except BaseException as error:
             future.set_exception(error)
 
@@ -124,6 +123,13 @@ def warm_up(classifier: Classifier) -> Classifier:
     return classifier
 
 
-@lru_cache(maxsize=2)
-def _classifier(record: WeightsRecord) -> Classifier:
-    return warm_up(Classifier(record.model, weights=record, engine=ENGINE, precision=PRECISION))
+def _classifier(choice: Choice, progress: Progress) -> Classifier:
+    assert choice.record is not None  # noqa: S101
+    name = choice.name
+    classifier = _classifiers.pop(name, None)
+    if classifier is None:
+        classifier = warm_up(Classifier(load_weights(choice.record, progress=progress), engine=ENGINE))
+    _classifiers[name] = classifier
+    while len(_classifiers) > MAX_LOADED:
+        _classifiers.popitem(last=False)
+    return classifier

@@ -26,7 +26,7 @@ from ..utils.validation import check_count
 from ..weights.catalog import DEFAULT, DEFAULT_MODEL, WeightsRecord
 from ..weights.folder import check_categories
 from ..weights.load import Loaded, Source, load_weights
-from .results import Embedding, ImageResult, Prediction
+from .results import Embedding, ImageResult, Prediction, Results
 
 logger = logging.getLogger(__name__)
 
@@ -251,11 +251,9 @@ class Classifier(_Runner):
         classes = "unknown" if self.labels is None else len(self.labels)
         return f"Classifier({self._name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
 
-    def predict(
-        self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32
-    ) -> list[ImageResult]:
+    def predict(self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32) -> Results:
         """Classify and return one result per image, in the order of the input; see :meth:`stream`."""
-        return list(self.stream(images, topk, batch_size))
+        return Results(self.stream(images, topk, batch_size))
 
     __call__ = predict
 
