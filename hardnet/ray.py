@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .images.batches import Item
+from .images.batches import Decode, Item
 from .images.shards import SHARDS, Row, list_files, read_files, resolve
 from .inference.results import Embedding, ImageResult, arrow_schema
 from .utils.errors import ImageError
@@ -96,6 +96,7 @@ def predict(
     engine: str = "auto",
     precision: str = "fp32",
     batch_size: int = 32,
+    decode: Decode = "exact",
     column: str = "bytes",
     actors: int | None = None,
 ) -> Any:
@@ -114,13 +115,14 @@ def predict(
         engine: as for :class:`hardnet.Classifier`.
         precision: as for :class:`hardnet.Classifier`.
         batch_size: the most images that the model gets at once.
+        decode: as for :class:`hardnet.Classifier`.
         column: holds the images: the bytes of files, or arrays of uint8, (H, W, 3).
         actors: how many; None: one per GPU of the cluster, or one per core without GPUs.
 
     Raises:
         ImportError: Ray is missing.
     """
-    options = {"weights": weights, "labels": labels, "engine": engine, "precision": precision}
+    options = {"weights": weights, "labels": labels, "engine": engine, "precision": precision, "decode": decode}
     call = {"topk": topk, "batch_size": batch_size}
     return _apply(dataset, actors, column, "predictions", (model, options, call, threshold))
 
@@ -131,11 +133,13 @@ def embed(
     *,
     weights: str | None = DEFAULT,
     batch_size: int = 32,
+    decode: Decode = "exact",
     column: str = "bytes",
     actors: int | None = None,
 ) -> Any:
     """Return the dataset with ``embedding``, a list of float32, and ``error``, of which one is null; see `predict`."""
-    return _apply(dataset, actors, column, "embedding", (model, {"weights": weights}, {"batch_size": batch_size}, 0.0))
+    options = {"weights": weights, "decode": decode}
+    return _apply(dataset, actors, column, "embedding", (model, options, {"batch_size": batch_size}, 0.0))
 
 
 class _Stage:

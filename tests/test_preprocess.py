@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+import hardnet
 from hardnet.images.batches import Item, expand, prepare, prepare_batches
 from hardnet.images.preprocess import MAX_ASPECT_RATIO, Preprocessing
 from hardnet.images.read import load_image
@@ -202,3 +203,21 @@ def test_fast_decoding_is_suggested_once_where_large_pictures_take_the_time(
         sum(len(batch.items) for batch in prepare_batches(items, Preprocessing(), torch.nn.Identity(), 8, decode)) == 33
     )
     assert [message.count("decode='fast'") for message in caplog.messages] == [1] * hints
+
+
+def test_classifier_and_extractor_decode_as_they_are_told() -> None:
+    photograph = load_image(ROOT / "images" / "coffee.jpg").resize((301, 203), Image.Resampling.BICUBIC)
+    content, results = jpeg(photograph), []
+    model = hardnet.create_model("hardnet39ds", num_classes=2)
+    for decode in ("exact", "fast"):
+        transform = Preprocessing(resize=36, crop=32)
+        vector = hardnet.Extractor(model, transform=transform, decode=decode).stream(content)
+        item = Item("a.jpg", content)
+        with torch.inference_mode():
+            logits = model.eval()(prepare(item, transform, 3, 1, decode=decode)[None])[0]
+        [result] = hardnet.Classifier(model, transform=transform, decode=decode).predict(content)
+        assert result.top.probability == pytest.approx(logits.softmax(0).max().item(), abs=1e-6)
+        results.append((next(vector).vector, logits))
+    assert all(not torch.equal(*pair) and torch.allclose(*pair, atol=0.1) for pair in zip(*results, strict=True))
+    with pytest.raises(ValueError, match="decode='fast' requires the preprocessing"):
+        hardnet.Classifier(model, transform=transforms.ToTensor(), decode="fast")
