@@ -134,7 +134,7 @@ def jpeg(image: Image.Image, orientation: int = 1, claimed: tuple[int, int] | No
 
 def prepared(content: bytes, decode: str, resize: int = 32, crop: int = 28) -> torch.Tensor:
     transform = Preprocessing(resize=resize, crop=crop)
-    return prepare(Item("a.jpg", content, alone=True), transform, 3, 1, raw=True, decode=decode).float()
+    return prepare(Item("a.jpg", content), transform, 3, 1, raw=True, decode=decode).float()
 
 
 SIZES = [(512, 640), (320, 256), (601, 523), (203, 301), (131, 129), (128, 4097), (2065, 65), (64, 64), (33, 47)]
