@@ -23,7 +23,7 @@ from http_server import (
     running,
     serve,
 )
-from published import DIGESTS, GOOD, MAX_BYTES, OTHER, POLICY, WRONG, ZIPPED, cached_names, packed, record_of
+from published import DIGESTS, GOOD, MAX_BYTES, OTHER, POLICY, ZIPPED, cached_names, packed, record_of
 
 import hardnet
 from hardnet.utils.errors import WeightsError
@@ -96,39 +96,27 @@ def busy(retry_after: str) -> Step:
 FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
     # What the server does: (its responses, what the error says or "" if the download succeeds, number of requests)
     "HTML page": ((serve(b"\n<!DOCTYPE html><html>Parked</html>"),), "start with b'\\n<!DOCTYPE html>'", 1),
-    "Git LFS pointer": ((serve(b"version https://git-lfs.github.com/spec/v1\n"),), "start with b'version https://'", 1),
-    "empty": ((serve(b""),), "0 bytes that start with", 1),
     "404": ((serve(b"", status=404),), "HTTP 404", 1),
-    "206 unasked": ((serve(GOOD, status=206),), "HTTP 206", 1),
     "terminal commands": ((raw(b"HTTP/1.1 404 \x1b[2J\r\nContent-Length: 0\r\n\r\n"),), r"HTTP 404 \x1b[2J", 1),
-    "429, then good": ((busy("1"), serve(GOOD)), "", 2),
     "429": ((busy("86400"),), "HTTP 429", 2),
     "503, then good": ((serve(b"", status=503), serve(GOOD)), "", 2),
     "slow": ((raw(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD, interval=0.01),), "not complete after 1 seconds", 1),
-    "not HTTP": ((raw(b"SSH-2.0-x\r\n"),), "failed", 2),
     "closes at once": ((hang_up,), "connection failed", 2),
-    "closes, then good": ((hang_up, serve(GOOD)), "", 2),
     "closes after half": ((serve(GOOD, sent=HALF),), CUT, 2),
     "stalls": ((serve(GOOD, sent=0, pause=0.5),), "no data for", 2),
-    "stalls, then resumes": ((serve(GOOD, sent=HALF, pause=0.5), ranged(GOOD)), "", 2),
     "endless": ((endless,), "larger than", 1),
     "declares a terabyte": ((serve(GOOD, length=10**12),), "larger than", 1),
-    "length too large": ((serve(GOOD, length=len(GOOD) + 5),), "closed after", 2),
-    "length too small": ((serve(GOOD, length=len(GOOD) - 5),), WRONG, 1),
-    "length not a number": ((serve(GOOD, length="many"),), "", 1),
     "chunked": ((chunked(GOOD),), "", 1),
-    "chunks end early": ((chunked(GOOD, ended=False),), "connection failed", 2),
-    "gzip": ((serve(b"\x1f\x8b" + GOOD, headers={"Content-Encoding": "gzip"}),), WRONG, 1),
-    "another file": ((serve(OTHER),), WRONG, 1),
     "redirect": ((redirect("/good%20file.pth", 308),), "", 1),
     "redirect loop": ((redirect("?again"),), "more than 10 redirects", 1),
-    "redirect to nowhere": ((redirect(None),), "a redirect that does not lead", 1),
     "redirect to file:": ((redirect("file:///etc/passwd"),), "a redirect that does not lead", 1),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault(server: ScriptedServer, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_a_server_ends_as_the_right_file_or_one_error(
+    server: ScriptedServer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     steps, says, requests = FAULTS[name]
     policy = IMPATIENT if "stalls" in name else SHORT if name == "slow" else POLICY
     good = server.on("/good%20file.pth", serve(GOOD))
@@ -160,16 +148,13 @@ def test_fault(server: ScriptedServer, name: str, caplog: pytest.LogCaptureFixtu
 ARCHIVES = {
     "": packed(("w.pth", GOOD)),
     "2 members": packed(("a.pth", GOOD), ("b.pth", GOOD)),
-    "1 members ('w.txt')": packed(("w.txt", GOOD)),
     "File is not a zip file": ZIPPED[:-30],
-    WRONG: packed(("w.pth", OTHER)),
     f"larger than {MAX_BYTES} bytes": packed(("w.pth", bytes(3 * MAX_BYTES))),
-    "not a readable archive of one .pth file": GOOD,
 }
 
 
 @pytest.mark.parametrize("says", ARCHIVES)
-def test_archive(server: ScriptedServer, says: str) -> None:
+def test_an_archive_of_one_file_is_unpacked(server: ScriptedServer, says: str) -> None:
     record = record_of(server.on("/w.pth.zip", serve(ARCHIVES[says])))
     if not says:
         found = fetch(record, policy=POLICY)
@@ -183,10 +168,9 @@ def test_archive(server: ScriptedServer, says: str) -> None:
 
 
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
-VALIDATORS = ({"ETag": '"one"'}, {"ETag": 'W/"weak"', "Last-Modified": DATE}, {"Last-Modified": DATE}, {})
 
 
-@pytest.mark.parametrize("validator", VALIDATORS, ids=lambda validator: "+".join(validator) or "none")
+@pytest.mark.parametrize("validator", [{"ETag": '"one"'}, {"ETag": 'W/"weak"', "Last-Modified": DATE}, {}])
 def test_an_interrupted_transfer_is_resumed(server: ScriptedServer, validator: dict[str, str]) -> None:
     steps = (ranged(GOOD, validator=validator, sent=HALF), ranged(GOOD, validator=validator))
     reports: list[tuple[int, int | None]] = []
@@ -202,16 +186,8 @@ def test_an_interrupted_transfer_is_resumed(server: ScriptedServer, validator: d
 
 @pytest.mark.parametrize(
     "second",
-    [
-        serve(GOOD),
-        ranged(GOOD, shift=1),
-        serve(GOOD[HALF:], status=206),
-        serve(b"", status=416, headers={"Content-Range": f"bytes */{len(GOOD)}"}),
-        ranged(OTHER),
-        ranged(OTHER[:-100]),
-        ranged(OTHER, validator={"ETag": '"two"'}),
-    ],
-    ids=["no ranges", "other range", "no Content-Range", "416", "other file", "other size", "changed"],
+    [serve(GOOD), ranged(GOOD, shift=1), ranged(OTHER), ranged(OTHER, validator={"ETag": '"two"'})],
+    ids=["no ranges", "other range", "other file", "changed"],
 )
 def test_a_wrong_continuation_leads_to_a_new_start(server: ScriptedServer, second: Step) -> None:
     record = record_of(server.on("/w.pth", ranged(GOOD, sent=HALF), second, serve(GOOD)), server.on("/2", serve(GOOD)))
@@ -229,31 +205,24 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-def test_attempts_and_waits(server: ScriptedServer, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(WeightsError, match=r"HTTP 503 .*tried 5 times"):
+def test_waits_double_and_follow_the_server_up_to_a_minute(server: ScriptedServer, sleeps: list[float]) -> None:
+    with pytest.raises(WeightsError, match="tried 5 times"):
         fetch(record_of(server.on("/a.pth", serve(b"", status=503))), policy=Policy(attempts=5, backoff=2))
     assert sleeps == [2, 4, 8, 16]
     for asked, wait in (("7", 7), ("3600", 60), ("soon", 1)):
         url = server.on("/b.pth", busy(asked), serve(GOOD))
         fetch(record_of(url), policy=Policy(backoff=1)).path.unlink()
         assert sleeps[-1] == wait
-    monkeypatch.setattr(transfer, "_PROGRESS", 5000)  # attempts that bring this much do not count
-    steps = [ranged(GOOD, sent=5000)] * (len(GOOD) // 5000) + [ranged(GOOD)]
-    assert fetch(record_of(server.on("/c.pth", *steps)), policy=POLICY).content == GOOD
 
 
-def test_connection_errors(sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        with pytest.raises(WeightsError, match=r"connection failed: .*refused.*tried 2 times"):
-            fetch(record_of(f"http://127.0.0.1:{unused.getsockname()[1]}/w.pth"), policy=POLICY)
-
+def test_an_unknown_host_is_not_tried_again(sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(WeightsError, match=r"Name or service not known\n"):  # not tried again
+    with pytest.raises(WeightsError, match="Name or service not known"):
         fetch(record_of("http://x.invalid/w.pth"), policy=POLICY)
+    assert sleeps == []
 
 
 @pytest.fixture
@@ -262,7 +231,7 @@ def tls_server() -> Iterator[ScriptedServer]:
         yield script
 
 
-def test_certificates(
+def test_only_trusted_certificates_of_the_same_name_pass(
     server: ScriptedServer, tls_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     record = record_of(tls_server.on("/w.pth", serve(GOOD)))
@@ -270,7 +239,7 @@ def test_certificates(
         fetch(record, policy=POLICY)
     for variable in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
-        with pytest.raises(WeightsError, match=rf"{variable}: the certificate bundle .*none\.pem cannot be loaded"):
+        with pytest.raises(WeightsError, match=variable):
             fetch(record, policy=POLICY)
         monkeypatch.setenv(variable, str(CERTIFICATE))
         fetch(record, policy=POLICY).path.unlink()
