@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add = add_measurement("end-to-end", _end_to_end, text, ["eager", "torch"], ["fp32"])
     add("--images", type=positive, default=2000, help="JPEG files")
     add("--pixels", type=image_size, metavar="WxH", help="sides of the files; about 500x375 if None")
+    add("--decode", nargs="+", choices=["exact", "fast"], default=["exact"], metavar="D", help="ways of decoding")
     add("--batch-sizes", nargs="+", type=positive, default=[32], metavar="N", help="images per batch")
 
     write = verbs.add_parser("tables", help="write the tables of the pages from the committed results")
@@ -129,10 +130,10 @@ def _end_to_end(arguments: argparse.Namespace) -> int:
     groups = compared_groups(arguments.models, arguments.engines, arguments.precisions, shapes, peers=False)
     with tempfile.TemporaryDirectory(prefix="hardnet-benchmark-") as folder:
         paths = write_jpegs(Path(folder), arguments.images, arguments.pixels)
-        for case in chain(*groups):
-            _say(str(case))
+        for case, decoding in product(chain(*groups), arguments.decode):
+            _say(f"{case} {decoding}")
             try:
-                results["rows"].append(measure_folder(case, paths, arguments.device))
+                results["rows"].append(measure_folder(case, paths, arguments.device, decoding))
             except (ImportError, NotImplementedError) as error:
                 _say(f"left_out: {case}: {error}")
             if arguments.json is not None:

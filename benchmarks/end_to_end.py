@@ -12,15 +12,16 @@ from torch import Tensor
 
 from benchmarks.networks import Case, images_of, in_engine, settled_network
 from hardnet.engines.timing import time_pass
+from hardnet.images.batches import Decode
 from hardnet.images.preprocess import Preprocessing
-from hardnet.images.read import load_image
+from hardnet.images.read import decode_image
 from hardnet.inference.classifier import Classifier
 
 WARM_UP_IMAGES, MODEL_BATCHES = 32, 20
 """Images classified before anything is timed; batches to time the model alone, at most."""
 
 
-def measure_folder(case: Case, paths: Sequence[Path], device: str) -> dict[str, Any]:
+def measure_folder(case: Case, paths: Sequence[Path], device: str, decoding: Decode) -> dict[str, Any]:
     """Classify the files with one model and return the figures, ready for JSON.
 
     ``Classifier`` decodes and preprocesses in threads while the model runs: durations do not add up, but processor
@@ -29,7 +30,8 @@ def measure_folder(case: Case, paths: Sequence[Path], device: str) -> dict[str, 
     """
     preprocessing = Preprocessing()
     fast = in_engine(settled_network(case, device), case, preprocessing)
-    classifier = Classifier(fast, device=device)
+    classifier = Classifier(fast, device=device, decode=decoding)
+    least_side = 2 * preprocessing.resize if decoding == "fast" else None
     for _ in classifier.stream(paths[:WARM_UP_IMAGES], batch_size=case.batch_size):
         pass
     whole, decode, prepare, alone = torch.zeros(4, 2, dtype=torch.float64)
@@ -39,9 +41,9 @@ def measure_folder(case: Case, paths: Sequence[Path], device: str) -> dict[str, 
     whole += _clocks() - start
     for path in paths:
         start = _clocks()
-        image = load_image(path)
+        image, box = decode_image(path, least_side=least_side)
         middle = _clocks()
-        preprocessing(image)
+        preprocessing.normalise(preprocessing.pixels(image, fast=decoding == "fast", box=box))
         decode += middle - start
         prepare += _clocks() - middle
     example = images_of(case.shape, device)
@@ -53,6 +55,7 @@ def measure_folder(case: Case, paths: Sequence[Path], device: str) -> dict[str, 
     alone += _clocks() - start
     return {
         **{name: getattr(case, name) for name in ("source", "model", "engine", "precision", "batch_size")},
+        "decoding": decoding,
         "images": len(paths),
         "images_per_second": round(len(paths) / whole[0].item(), 2),
         "whole": _per_image(whole, len(paths)),

@@ -99,12 +99,13 @@ def sweep_table(results: dict[str, Any]) -> str:
 
 def end_to_end_table(results: dict[str, Any]) -> str:
     """Return every row of ``python -m benchmarks end-to-end``."""
-    columns = ("model", "engine", "precision", "batch", "images/s", "decode", "preprocess")
+    columns = ("model", "engine", "precision", "batch", "decoding", "images/s", "decode", "preprocess")
     lines = []
     for row in results["rows"]:
         whole, *parts = (row[part]["processor_ms"] for part in ("whole", "decode", "preprocess"))
         shares = [f"{part:.1f} ({part / whole:.0%})" for part in (*parts, whole - sum(parts))]
         names = [str(row[name]) for name in ("model", "engine", "precision", "batch_size")]
+        names.append(row.get("decoding", "exact"))
         rates = [f"{rate:.1f}" for rate in (row["images_per_second"], 1000 / row["model_alone"]["wall_ms"])]
         lines.append([*names, rates[0], *shares, f"{whole:.1f}", rates[1]])
     return markdown([*columns, "model and rest", "all", "model alone, images/s"], lines)
