@@ -169,9 +169,9 @@ def verify(source: str, image: Path, data: Path, out: Path) -> set[str]:
 def export(source: str, image: Path, data: Path, out: Path) -> set[str]:
     path = str(out / "x.pt")
     assert main(["export", "--weights", source, "--format", "torchscript", "--output", path]) == 0
-    texts = {"classes": ""}
+    texts = {"classes": "", "classes.txt": ""}
     torch.jit.load(path, _extra_files=texts)
-    return set(json.loads(texts["classes"]) or ())
+    return set(json.loads(texts["classes"] or texts["classes.txt"]) or ())
 
 
 def train(source: str, image: Path, data: Path, out: Path) -> set[str]:

@@ -18,6 +18,7 @@ from ..utils.files import write_atomically, writing
 from ..utils.text import table
 from ..utils.validation import image_size, positive
 from ..weights.catalog import list_models
+from ..weights.load import Loaded, load_weights
 from .arguments import SOME_FAILED, Verbs, say
 
 USUAL_ENGINES = ("eager", "torch", "onnxruntime", "openvino")  # need no compiler; the installed ones are the default
@@ -33,10 +34,12 @@ def add_verb(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "benchmark",
         help="time models, engines and precisions against each other",
-        description="Time the models with random weights and images. They take turns in interleaved rounds.",
+        description="Time models on random images, with random weights or those of --weights. They take turns in "
+        "interleaved rounds.",
     )
     add = parser.add_argument
     add("models", nargs="*", metavar="MODEL", help="default: all four")
+    add("--weights", nargs="+", default=[], metavar="SOURCE", help="also trained models: files, folders, tags, ...")
     add("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", help=f"{', '.join(ENGINES)} (default: installed)")
     add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], metavar="P", help="default: fp32")
     add("--batch-size", type=positive, default=1, metavar="N", help="default: 1")
@@ -77,10 +80,13 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
     images = torch.randn(arguments.batch_size, 3, *arguments.size).to(device)
     steps: dict[Key, Step] = {}
     left_out: list[str] = []
-    for name in arguments.models or list_models():
+    models: dict[str, Loaded | None] = dict.fromkeys(arguments.models or ([] if arguments.weights else list_models()))
+    models |= {loaded.name: loaded for loaded in map(load_weights, arguments.weights)}
+    for name, loaded in models.items():
         torch.manual_seed(0)
-        model = create_model(name)
-        settle(model, *arguments.size)
+        model = create_model(loaded.config.name if loaded else name, weights=loaded)
+        if loaded is None:
+            settle(model, *arguments.size)
         model = model.eval().to(device)
         for precision in arguments.precisions:
             usual = [engine for engine in USUAL_ENGINES if engine in available_engines(device, precision)]
