@@ -78,7 +78,7 @@ class TimmHarDNet(HarDNet):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """(N, in_chans, H, W) -> the last feature map and the chosen levels, or the latter alone.
 
-        ``indices`` are levels 0 to 4, or how many of the last ones; None means all. ``norm`` has no effect.
+        ``indices`` are levels 0 to 4, or the number of last ones; None means all. ``norm`` has no effect.
 
         Raises:
             ValueError: another ``output_fmt``, or an input that the model refuses.
@@ -88,18 +88,18 @@ class TimmHarDNet(HarDNet):
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt}")
         if not torch.jit.is_scripting():
             self._check_input(x)
-        chosen, highest = take_indices(len(self._levels), indices)
-        taps = [self._levels[level] for level in chosen]
+        selected, highest = take_indices(len(self._levels), indices)
+        taps = [self._levels[level] for level in selected]
         last = self._levels[highest] if stop_early else len(self.base) - 2
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for index, module in enumerate(self.base):
             if index <= last:
                 x = module(x)
                 if index in taps:
-                    found.append(x)
+                    outputs.append(x)
         if intermediates_only:
-            return found
-        return x, found
+            return outputs
+        return x, outputs
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
@@ -109,7 +109,7 @@ class TimmHarDNet(HarDNet):
         Raises:
             AssertionError: a level does not exist.
         """
-        chosen, highest = take_indices(len(self._levels), indices)
+        selected, highest = take_indices(len(self._levels), indices)
         stop = self._levels[highest] + 1
         pruned = stop < len(self.base) - 1
         if pruned:
@@ -118,14 +118,14 @@ class TimmHarDNet(HarDNet):
             self.num_features = self.head_hidden_size = feature_levels(self.config)[highest].channels
         if pruned or prune_head:
             self.reset_classifier(0, "")
-        return list(chosen)
+        return list(selected)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the linear layer, as :meth:`hardnet.HarDNet.reset_classifier`, and the pooling.
 
         Args:
             num_classes: width of the logits; 0 leaves the linear layer out.
-            global_pool: as on construction; None keeps the pooling, or sets "avg" where classes need one.
+            global_pool: as on construction; None keeps the pooling, or sets "avg" if classes need one.
 
         Raises:
             ValueError: a number below 0, an unknown pooling, or classes without pooling.
@@ -153,16 +153,16 @@ class TimmHarDNet(HarDNet):
 
 
 def _pretrained_cfg(record: WeightsRecord) -> Any:
-    wanted = record.preprocessing
+    preprocessing = record.preprocessing
     return timm.models.PretrainedCfg(
         url=f"{_SCHEME}{record.model}/{record.tag}",
-        input_size=(3, wanted.crop, wanted.crop),
+        input_size=(3, preprocessing.crop, preprocessing.crop),
         min_input_size=(3, 32, 32),
-        pool_size=(wanted.crop // 32, wanted.crop // 32),
-        crop_pct=wanted.crop / wanted.resize,
-        interpolation=wanted.interpolation,
-        mean=wanted.mean,
-        std=wanted.std,
+        pool_size=(preprocessing.crop // 32, preprocessing.crop // 32),
+        crop_pct=preprocessing.crop / preprocessing.resize,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
         num_classes=record.num_classes,
         first_conv="base.0.conv",
         classifier=f"base.{head_index(CONFIGS[record.model])}.3",
@@ -174,12 +174,12 @@ def _pretrained_cfg(record: WeightsRecord) -> Any:
     )
 
 
-default_cfgs = timm.models.generate_default_cfgs(  # where register_model looks for them
+default_cfgs = timm.models.generate_default_cfgs(  # register_model looks for them here
     {f"{model}.{tag.lower()}": _pretrained_cfg(record) for (model, tag), record in CATALOG.items()}
 )
 
 
-def _build(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) -> TimmHarDNet:
+def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) -> TimmHarDNet:
     record = CATALOG.get((config.name, (cfg.tag or "").upper()))
     if record is not None:
         config = replace(config, block_activation=record.block_activation)
@@ -200,9 +200,9 @@ def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> Source:
     if cfg.file:
         return str(cfg.file)
     if cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME) or record is None:
-        known = ", ".join(tag.lower() for model, tag in CATALOG if model == name)
+        tags = ", ".join(tag.lower() for model, tag in CATALOG if model == name)
         raise ValueError(
-            f"pretrained: {name} takes the weights of its catalogue ({known}), or those of a file: "
+            f"pretrained: {name} takes the weights of its catalogue ({tags}), or those of a file: "
             'pretrained_cfg_overlay={"file": path}'
         )
     return record
@@ -223,12 +223,12 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
         )
         if keywords.get("features_only"):
             asked: Any = keywords.get("out_indices")
-            some = asked is not None and not isinstance(asked, int)
-            keywords["out_indices"] = tuple(checked_indices(asked, 5) if some else take_indices(5, asked)[0])
+            listed = asked is not None and not isinstance(asked, int)
+            keywords["out_indices"] = tuple(checked_indices(asked, 5) if listed else take_indices(5, asked)[0])
         model: nn.Module = timm.models.build_model_with_cfg(
-            partial(_build, CONFIGS[name], cfg, pretrained),
+            partial(_create, CONFIGS[name], cfg, pretrained),
             name,
-            pretrained=False,  # what timm does with it is done in _build
+            pretrained=False,  # what timm does with it is done in _create
             pretrained_cfg=cfg.to_dict(),
             feature_cfg={"flatten_sequential": True},
             **keywords,
@@ -241,7 +241,7 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
 
 
 def _register() -> None:
-    """Add the models to timm's registry, where they are not there yet.
+    """Add the models to timm's registry unless they are there.
 
     Raises:
         ImportError: timm has another model under one of the names.

@@ -31,7 +31,7 @@ _RECIPES = {
     "PingoLH": "https://github.com/PingoLH/Pytorch-HarDNet",
     "imgclsmob": "https://github.com/osmr/imgclsmob",
 }
-"""Who trained the weights, by a part of their provenance."""
+"""Training code of the weights, by a part of their provenance."""
 
 require("torchvision", LOWEST_TORCHVISION)
 
@@ -115,21 +115,21 @@ def _file_size(record: WeightsRecord, params: int) -> int:
 
 
 def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
-    def build(*, weights: Any = None, progress: bool = True, **keywords: Any) -> nn.Module:
+    def create(*, weights: Any = None, progress: bool = True, **keywords: Any) -> nn.Module:
         record = None if weights is None else _member(name, weights_enum, weights).record
         model: nn.Module = create_model(name, weights=record, progress=progress, **keywords)
         return model
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"""{name} for torchvision.models.get_model.
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"""{name} for torchvision.models.get_model.
 
     Args:
         weights: a member of {weights_enum.__name__}, its name, or None for a random initialisation.
         progress: show a progress bar for downloads, on a terminal.
         keywords: as of hardnet.create_model.
     """
-    build.__annotations__["weights"] = weights_enum | None  # where get_model_weights looks
-    return build
+    create.__annotations__["weights"] = weights_enum | None  # get_model_weights looks here
+    return create
 
 
 def _member(name: str, weights_enum: Any, weights: Any) -> Any:
@@ -144,7 +144,7 @@ def _member(name: str, weights_enum: Any, weights: Any) -> Any:
 
 
 def _register() -> None:
-    """Add the models to torchvision's registry, where they are not there yet.
+    """Add the models to torchvision's registry unless they are there.
 
     Raises:
         ImportError: torchvision has another model under one of the names.

@@ -57,7 +57,7 @@ def test_levels_are_the_originals_taps(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_pyramid_is_what_the_original_computes(name: str) -> None:
     model = create_model(name, features_only=True, out_indices=ALL).eval()
-    load_state(model, golden_state(name), name)
+    load_state(model, golden_state(name))
     with np.load(GOLDEN / f"{name}.npz") as golden, torch.inference_mode():
         for feature, info in zip(model(golden_input(2, (1, 3, 256, 320))), model.feature_info, strict=True):
             prefix = f"wide/base{info.module.removeprefix('base.')}"

@@ -48,13 +48,13 @@ def harmonic_links_of_a_block() -> Figure:
     """The first block of hardnet68: layers as boxes, an arrow from each layer to those that read it."""
     config = CONFIGS["hardnet68"]
     layers, growth = config.block_layers[0], config.growth_rates[0]
-    kept = kept_layers(layers)
+    output_layers = kept_layers(layers)
     colours = {1: BLUE, 2: ORANGE, 4: PURPLE, 8: "#bf3989"}
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     axes = _canvas(figure, (-0.6, layers + 0.6), (-2.0, 3.1), equal=True)
     for layer in range(layers + 1):
         width = layer_width(layer, growth, config.growth_multiplier) if layer else config.stem_channels[1]
-        colour = GREEN if layer in kept else GREY
+        colour = GREEN if layer in output_layers else GREY
         style = {"fc": colour, "ec": "none", "alpha": 0.3}
         axes.add_patch(FancyBboxPatch((layer - 0.22, -0.22), 0.44, 0.44, "round,pad=0.04", **style))
         axes.text(layer, 0, str(layer) if layer else "input", ha="center", va="center", fontsize=11 if layer else 8.5)

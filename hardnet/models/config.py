@@ -33,15 +33,15 @@ class HarDNetConfig:
     transition_channels: tuple[int, ...]
     """Output channels of the 1x1 convolution behind each block."""
     downsample: tuple[bool, ...]
-    """Whether the resolution is halved behind each block's transition."""
+    """True if the resolution is halved behind the transition of this block."""
     depthwise: bool
     """Depthwise-separable layers and strided depthwise convolutions in place of 3x3 layers and max pooling."""
     drop_rate: float
     """Probability of dropout in front of the linear layer."""
     last_block_drop_rate: float | None = None
-    """Of a further dropout between the last block and its transition; None has no such module."""
+    """Probability of another dropout between the last block and its transition; None leaves it out."""
     block_activation: Activation = "relu6"
-    """Inside the HarDBlocks only. Stem and transitions are always ReLU6."""
+    """Activation inside the HarDBlocks. Stem and transitions always have ReLU6."""
 
 
 CONFIGS: dict[str, HarDNetConfig] = {
@@ -214,7 +214,7 @@ class FeatureLevel(NamedTuple):
     """One level of the feature pyramid."""
 
     module_index: int
-    """Of the module in ``HarDNet.base`` whose output it is."""
+    """Index in ``HarDNet.base`` of the module that outputs this level."""
     channels: int
     stride: int
     """Input pixels per feature pixel."""

@@ -25,11 +25,11 @@ class StageCost:
 
     name: str
     modules: str
-    """Where they stand in the network, such as ``base[0:3]``."""
+    """Slice of the network that holds them, such as ``base[0:3]``."""
     output_shape: tuple[int, ...]
-    """Without the batch dimension: (C, H, W), or (classes,) for a classifier's head."""
+    """Shape without the batch dimension: (C, H, W), or (classes,) for a classifier's head."""
     layers: int
-    """As the paper counts: a depthwise-separable pair is one layer, a strided depthwise convolution none."""
+    """Layers as the paper counts them: a depthwise-separable pair is one, a strided depthwise convolution none."""
     params: int
     """Trained numbers, those of the normalisation included."""
     macs: int
@@ -39,7 +39,7 @@ class StageCost:
 
     @property
     def macs_per_cio(self) -> float:
-        """MACs over CIO, computation per memory traffic; 0 where there is no convolution."""
+        """MACs over CIO, computation per memory traffic; 0 without convolutions."""
         return self.macs / self.cio if self.cio else 0.0
 
 

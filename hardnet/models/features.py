@@ -17,7 +17,6 @@ class FeatureInfo(NamedTuple):
     """Description of one feature map of the pyramid."""
 
     channels: int
-    """Of the feature map."""
     stride: int
     """Input pixels per feature pixel, after dilation."""
     module: str
@@ -27,7 +26,7 @@ class FeatureInfo(NamedTuple):
 class HarDNetFeatures(ImageModule):
     """Feature pyramid: (N, in_chans, H, W) -> a list of (N, C_i, H / stride_i, W / stride_i).
 
-    H and W are 32 pixels or more; where a stride does not divide them, depthwise-separable variants round up and the
+    H and W are 32 pixels or more. If a stride does not divide them, depthwise-separable variants round up and the
     others, from stride 8 on, down. Modules carry the classifier's names, so that the classifier's weights load. Layers
     behind the last level are neither built nor run.
 
@@ -35,7 +34,8 @@ class HarDNetFeatures(ImageModule):
         config: the variant.
         out_indices: levels of the pyramid, rising, out of 0 to 4 for the strides 2, 4, 8, 16 and 32; negative ones
             count from the end.
-        output_stride: 32, 16 or 8. Below 32, the last downsamplings keep the resolution and what follows is dilated.
+        output_stride: 32, 16 or 8. Once it is reached, later downsampling layers keep the resolution and the
+            layers after them are dilated.
         in_chans: channels of the input image.
 
     Attributes:
@@ -55,13 +55,13 @@ class HarDNetFeatures(ImageModule):
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
         levels = feature_levels(config)
-        chosen = [levels[index] for index in checked_indices(out_indices, len(levels))]
-        self.out_indices = tuple(levels.index(level) for level in chosen)
+        selected = [levels[index] for index in checked_indices(out_indices, len(levels))]
+        self.out_indices = tuple(levels.index(level) for level in selected)
         self.output_stride = output_stride
         self.feature_info = tuple(
-            FeatureInfo(channels, min(stride, output_stride), f"base.{index}") for index, channels, stride in chosen
+            FeatureInfo(channels, min(stride, output_stride), f"base.{index}") for index, channels, stride in selected
         )
-        self._taps = [level.module_index for level in chosen]
+        self._taps = [level.module_index for level in selected]
         self.base = nn.Sequential(*islice(body(config, in_chans, output_stride), self._taps[-1] + 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -82,13 +82,13 @@ class HarDNetFeatures(ImageModule):
 
 def checked_indices(out_indices: Sequence[int], count: int) -> list[int]:
     """Return the indices counted from the start."""
-    wanted = f"levels 0 to {count - 1} or -{count} to -1, rising"
+    rule = f"levels 0 to {count - 1} or -{count} to -1, rising"
     try:
         indices = list(out_indices)
     except TypeError:
-        raise ValueError(f"out_indices must be a sequence of {wanted}; got {out_indices!r}") from None
+        raise ValueError(f"out_indices must be a sequence of {rule}; got {out_indices!r}") from None
     if not indices or not all(type(index) is int and -count <= index < count for index in indices):
-        raise ValueError(f"out_indices must be {wanted}; got {tuple(indices)}")
+        raise ValueError(f"out_indices must be {rule}; got {tuple(indices)}")
     positive = [index % count for index in indices]
     if positive != sorted(set(positive)):
         raise ValueError(f"out_indices must rise; got {tuple(indices)}")

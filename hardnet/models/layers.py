@@ -95,10 +95,10 @@ class HarDBlock(nn.Module):
         in_channels: channels of the input.
         growth_rate: k, the output channels of a layer with a single link.
         growth_multiplier: m, by which a layer grows for every link beyond the first.
-        n_layers: how many layers there are.
+        n_layers: number of layers.
         depthwise: depthwise-separable layers in place of 3x3 convolutions.
-        activation: behind each layer's convolution.
-        dilation: of the 3x3 convolutions.
+        activation: activation behind each layer's convolution.
+        dilation: dilation of the 3x3 convolutions.
 
     Raises:
         ValueError: there is no layer.
@@ -128,7 +128,7 @@ class HarDBlock(nn.Module):
         self.kept = list(kept_layers(n_layers))
         self.out_channels = sum(widths[n] for n in self.kept)
         self.checkpointing = False
-        """Whether the backward pass recomputes the activations within the block instead of storing them."""
+        """True if the backward pass recomputes the activations within the block instead of storing them."""
         self.layers = nn.ModuleList()
         for n in numbers:
             linked = sum(widths[i] for i in self.links[n - 1])

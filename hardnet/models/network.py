@@ -120,7 +120,7 @@ class HarDNet(ImageModule):
         return logits
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer; an ``nn.Identity`` where ``num_classes`` is 0."""
+        """Return the linear layer; an ``nn.Identity`` if ``num_classes`` is 0."""
         return _head_of(self)[-1]
 
     def reset_classifier(self, num_classes: int) -> None:

@@ -23,12 +23,12 @@ def usable_device(device: str | int | torch.device) -> torch.device:
     if not isinstance(device, torch.device) and str(device).isdecimal():
         device = f"cuda:{device}"
     try:
-        wanted = torch.device(device)
-        torch.empty(1, device=wanted)
+        result = torch.device(device)
+        torch.empty(1, device=result)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as torch's backends have it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the device {str(device)!r} cannot be used here: {reason}") from None
-    return wanted
+    return result
 
 
 def usable_processors() -> int:
@@ -38,7 +38,7 @@ def usable_processors() -> int:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the features of an x86 processor by Linux's names; elsewhere none."""
+    """Return the features of an x86 processor by Linux's names; empty on other systems."""
     try:
         flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
     except OSError:

@@ -22,17 +22,17 @@ class Ranks:
     """The rank of this process and the number of ranks. A process started without torchrun is rank 0 of 1."""
 
     rank: int
-    """Of this process, from 0."""
+    """Number of this process, from 0."""
     size: int
-    """How many processes there are."""
+    """Number of processes."""
     device: torch.device
-    """Where this process computes."""
+    """The device on which this process computes."""
     _group: Any = None
     """A gloo group for values on the CPU, separate from the gradients on the GPU."""
 
     def __post_init__(self) -> None:
         self.first = self.rank == 0
-        """Whether this rank writes the files and the messages."""
+        """True for the rank that writes the files and the messages."""
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all ranks, in the order of the ranks, when every rank has given its own."""
@@ -53,26 +53,26 @@ class Ranks:
 def connect(device: str = "auto") -> Iterator[Ranks]:
     """Join the ranks that torchrun started, by gloo on CPU and nccl on CUDA; leave them at the end.
 
-    Where the process has joined them already, as within an outer ``connect``, that group is used and kept.
+    If the process has joined them already, as within an outer ``connect``, that group is used and kept.
 
     Args:
-        device: "cpu", "cuda", "cuda:1", ..., or "auto": CUDA where there is one. Under torchrun each rank takes the
+        device: "cpu", "cuda", "cuda:1", ..., or "auto": CUDA if there is one. Under torchrun each rank takes the
             GPU of its local rank.
 
     Raises:
         ValueError: there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else 0)
+    compute = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else 0)
     if size == 1:
-        yield Ranks(0, 1, chosen)
+        yield Ranks(0, 1, compute)
         return
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+    if compute.type == "cuda":
+        torch.cuda.set_device(compute)
     joined_before = dist.is_initialized()
     if not joined_before:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    ranks = Ranks(rank, size, chosen, dist.new_group(backend="gloo"))
+        dist.init_process_group("nccl" if compute.type == "cuda" else "gloo")
+    ranks = Ranks(rank, size, compute, dist.new_group(backend="gloo"))
     try:
         yield ranks
         ranks.gather(None)  # no rank closes its connections while another still uses them

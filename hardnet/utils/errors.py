@@ -9,7 +9,7 @@ class WeightsError(RuntimeError):
     """Weights could not be loaded: no source has them, they fail a check, or they do not fit the model."""
 
     cause: Literal["network", "host", "damaged"] | None = None
-    """Why a download failed: no network, no answer from the host, or a damaged file; None if it was something else."""
+    """Cause of a failed download: no network, no answer from the host, a damaged file; None for anything else."""
 
 
 class ImageError(ValueError):

@@ -30,8 +30,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
-    """Return the path with ``~`` replaced by the home folder, unchanged where the home folder is unknown."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises there)
+    """Return the path with ``~`` replaced by the home folder, unchanged if the home folder is unknown."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises then)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are needed, and refused by name and version where they do not fit."""
+"""Optional packages: imported where they are needed, and refused by name and version if they do not fit."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
         ImportError: the package is missing, cannot be imported or is too old; the message says which version is
             there, which is required and how to get it.
     """
-    wanted = f"{package}>={lowest}"
-    advice = f'pip install "{wanted}"' + (f' (or, from a checkout, pip install ".[{extra}]")' if extra else "")
+    requirement = f"{package}>={lowest}"
+    advice = f'pip install "{requirement}"' + (f' (or, from a checkout, pip install ".[{extra}]")' if extra else "")
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise ImportError(f"{package} cannot be imported ({error}); {wanted} is required: {advice}") from error
-        raise ImportError(f"{package} is not installed, {wanted} is required: {advice}") from None
-    found = str(getattr(module, "__version__", "0"))
-    if TorchVersion(found) < lowest:
-        raise ImportError(f"{package} {found} is installed, {wanted} is required: {advice}")
+            raise ImportError(f"{package} cannot be imported ({error}); {requirement} is required: {advice}") from error
+        raise ImportError(f"{package} is not installed, {requirement} is required: {advice}") from None
+    installed = str(getattr(module, "__version__", "0"))
+    if TorchVersion(installed) < lowest:
+        raise ImportError(f"{package} {installed} is installed, {requirement} is required: {advice}")
     return module
 
 

@@ -15,7 +15,7 @@ def progress_bar(total: int | None, label: str, *, unit: str = "B", enabled: boo
 
     Args:
         total: number of units; None if unknown. May be set later, as an attribute.
-        label: what is being done.
+        label: name of the task.
         unit: "B" is shown in kB, MB or GB, anything else as a plain count.
         enabled: False shows nothing.
         options: further keywords of tqdm.

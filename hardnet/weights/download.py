@@ -105,14 +105,14 @@ def _package_path(source: Source) -> Path | None:
 
 def _places(record: WeightsRecord) -> list[_Place]:
     """Return the sources in order: in the mirror, then at their own URLs."""
-    own: list[_Place] = [(source, _package_path(source) or source.url) for source in record.sources]
+    published: list[_Place] = [(source, _package_path(source) or source.url) for source in record.sources]
     mirror = os.environ.get("HARDNET_MIRROR", "").strip()
     if not mirror:
-        return own
+        return published
     remote = [source for source in record.sources if _package_path(source) is None]
     if is_valid(mirror) and not {"?", "#"} & set(mirror):
         base = mirror.rstrip("/") + "/"
-        return [*((source, base + urllib.parse.quote(source.filename)) for source in remote), *own]
+        return [*((source, base + urllib.parse.quote(source.filename)) for source in remote), *published]
     local = mirror.removeprefix("file://localhost").removeprefix("file://")
     folder = expand_user(mirror) if local == mirror else Path(urllib.request.url2pathname(local))
     if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises an error if the name is too long
@@ -121,7 +121,7 @@ def _places(record: WeightsRecord) -> list[_Place]:
             "HARDNET_MIRROR is not valid; expected an existing folder, a file:// address, or an http(s):// address "
             "without a query. Percent-encode special characters in a password"
         )
-    return [*((source, folder / source.filename) for source in remote), *own]
+    return [*((source, folder / source.filename) for source in remote), *published]
 
 
 def is_offline() -> bool:
