@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+import time
 from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from ..inference.classifier import Classifier
-from ..utils.files import scratch_folder
 from ..utils.optional import require
 from ..weights.load import load_weights
 from .answers import MAX_COUNT, TEMPORARY, answer
@@ -215,9 +216,20 @@ def _own_folder() -> Iterator[None]:
     """Give Gradio a temporary folder, which is removed at the end or, after a kill, by the next server."""
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    import filelock
+
+    for orphan in Path(tempfile.gettempdir()).glob("hardnet-demo-*"):
+        with suppress(OSError):
+            if time.time() - orphan.lstat().st_mtime > 60:  # by then, a living server has its lock
+                with filelock.FileLock(orphan / "lock", timeout=0):
+                    shutil.rmtree(orphan)
     before = os.environ.get(TEMPORARY)
-    with scratch_folder(Path(tempfile.gettempdir()), "hardnet-demo-") as folder:
-        os.environ[TEMPORARY] = str(folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="hardnet-demo-", ignore_cleanup_errors=True) as place,
+        filelock.FileLock(Path(place, "lock")),
+    ):
+        os.environ[TEMPORARY] = str(Path(place, "files"))
+        Path(place, "files").mkdir()
         try:
             yield
         finally:
