@@ -87,8 +87,11 @@ class HarDNet(ImageModule):
     """
 
     def __init__(
-        self, config: HarDNetConfig, *, num_classes: int = 1000, in_chans: int = 3, drop_rate: float | None = None
-    ) -> None:
+        self, config: HarDNetConfig | None = None, *, num_classes: int = 1000, in_chans: int = 3,
+        drop_rate: float | None = None, **others: Any,
+    ) -> None:  # fmt: skip
+        if config is None or others:
+            raise TypeError(_constructor_advice(others))
         super().__init__(config, in_chans)
         self.config: HarDNetConfig = config
         check_count("num_classes", num_classes, least=0)
@@ -170,6 +173,15 @@ class HarDNet(ImageModule):
     def extra_repr(self) -> str:
         """Text that ``print(model)`` shows in parentheses."""
         return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
+
+
+def _constructor_advice(keywords: dict[str, Any]) -> str:
+    """Return how a model is built here, for somebody who writes the original's constructor or another library's."""
+    name = f"hardnet{keywords.get('arch', 68)}{'ds' if keywords.get('depth_wise') else ''}"
+    weights = ', weights="DEFAULT"' if keywords.get("pretrained") else ""
+    channels = f", in_chans={keywords['in_channels']}" if "in_channels" in keywords else ""
+    unknown = f" has no keywords {', '.join(keywords)}:" if keywords else ""
+    return f'HarDNet(config){unknown} to build a model by name: hardnet.create_model("{name}"{weights}{channels})'
 
 
 def warn_if_untrained(model: nn.Module) -> None:
