@@ -9,6 +9,7 @@ from .factory import create_model, from_pretrained, hardnet39ds, hardnet68, hard
 from .images import load_image
 from .inference.classifier import Classifier, Extractor
 from .inference.gradcam import explain
+from .inference.jobs import JobSummary, extract_to_file, predict_to_file
 from .inference.results import Embedding, ImageResult, Prediction, Results
 from .models.config import HarDNetConfig
 from .models.features import HarDNetFeatures
@@ -22,8 +23,9 @@ from .weights.load import Loaded, load_weights
 # fmt: off
 __all__ = [
     "Accelerated", "Classifier", "Embedding", "ExportError", "Extractor", "HarDBlock", "HarDNet", "HarDNetConfig",
-    "HarDNetFeatures", "ImageError", "ImageResult", "Loaded", "Prediction", "Results", "WeightsError", "WeightsRecord",
-    "accelerate", "create_model", "explain", "export", "from_pretrained", "get_weights", "hardnet39ds", "hardnet68",
-    "hardnet68ds", "hardnet85", "list_models", "list_weights", "load_image", "load_weights",
+    "HarDNetFeatures", "ImageError", "ImageResult", "JobSummary", "Loaded", "Prediction", "Results", "WeightsError",
+    "WeightsRecord", "accelerate", "create_model", "explain", "export", "extract_to_file", "from_pretrained",
+    "get_weights", "hardnet39ds", "hardnet68", "hardnet68ds", "hardnet85", "list_models", "list_weights", "load_image",
+    "load_weights", "predict_to_file",
 ]
 # fmt: on

@@ -3,19 +3,20 @@
 import os
 import signal
 import sys
-from types import FrameType
 
 _INTERRUPTED = 130  # as in .cli.arguments, which imports torch
 
 
 def main() -> int:
-    """Run the command line; Ctrl-C ends it with status 130, also while it imports, a second one at once."""
+    """Run the command line; Ctrl-C ends it with status 130, a second one at once."""
     caught = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if a shell has it ignored
     try:
         if caught:
-            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGINT, _exit)  # an exception in an import would abort the process
         from .cli import main as run
 
+        if caught:
+            signal.signal(signal.SIGINT, _interrupt)
         return run()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -24,14 +25,13 @@ def main() -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python restores the default when it ends
 
 
-def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt; end at once in an import, where extension modules would abort the process."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            os._exit(_INTERRUPTED)
-        frame = frame.f_back
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGINT, _exit)
     raise KeyboardInterrupt
+
+
+def _exit(*_: object) -> None:
+    os._exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

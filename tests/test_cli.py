@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from published import publish
 
 import hardnet
 from hardnet.cli import main
+from hardnet.engines import FORMATS
 from hardnet.utils.progress import progress_bar
 from hardnet.weights import download
 
@@ -94,14 +96,63 @@ def test_one_broken_file_is_named_and_loses_nothing(
 
 
 @pytest.mark.slow
-def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
-    """In a process of its own, whose standard output is really encoded."""
-    for name in (os.fsdecode(b"caf\xe9.png"), "two\nlines.png"):
-        (tmp_path / name).write_bytes(next(GARMENTS.iterdir()).read_bytes())
-    process = hardnet_process("predict", tmp_path, "--format", "csv", "--topk", "1", stdout=subprocess.PIPE)
-    out, err = process.communicate()
-    assert (process.returncode, len(err.splitlines())) == (0, 1)
-    assert [Path(row[0]).name for row in csv.reader(io.StringIO(out))][1:] == ["caf\\udce9.png", "two\nlines.png"]
+def test_names_are_written_as_their_bytes(tmp_path: Path) -> None:
+    """In a process of its own, whose standard output is really encoded; one of them is the input list's."""
+    names = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.png", b"/two\nlines.png")]
+    for name in names:
+        Path(os.fsdecode(name)).write_bytes(next(GARMENTS.iterdir()).read_bytes())
+    command = [sys.executable, "-m", "hardnet", "predict", "-", str(tmp_path), "--format", "csv", "--topk", "1"]
+    done = subprocess.run(command, cwd=REPO, input=names[0] + b"\n", capture_output=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    rows = csv.reader(io.StringIO(done.stdout.decode("utf-8", "surrogateescape"), newline=""))
+    assert [os.fsencode(row[0]) for row in rows][1:] == [names[0], *names]
+
+
+PRECISIONS = [
+    *(("eager", "fp32"), ("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")),
+    *(("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")),
+]
+PACKAGED = ["--model", "hardnet39ds", "--weights", "FASHION_MNIST"]
+GARMENT = str(next(GARMENTS.iterdir()))
+RESULTS = {
+    **{
+        f"predict {engine} {precision}": (
+            ["predict", GARMENT, *PACKAGED, "--format", "csv", "--engine", engine, "--precision", precision]
+            + (["--calibration", str(GARMENTS)] if precision == "int8" else []),
+            r"source,.*\n/.*\n",
+        )
+        for engine, precision in PRECISIONS
+    },
+    "predict --output": (["predict", GARMENT, *PACKAGED, "--output", "x.csv"], ""),
+    "extract": (["extract", GARMENT, *PACKAGED, "--output", "x.npz"], ""),
+    "explain": (["explain", GARMENT, *PACKAGED, "--output", "x.png"], r"\d+\.\d\d%  .*\n"),
+    **{
+        f"export {name}": (
+            ["export", "hardnet39ds", "--weights", "FASHION_MNIST", "--format", name],
+            r"hardnet39ds\..*\n",
+        )
+        for name in FORMATS
+    },
+    "benchmark": (
+        ["benchmark", "hardnet39ds", "--rounds", "1", "--turn-seconds", "0.01", "--size", "32"],
+        r"model .*\n(hardnet39ds .*\n){4}",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", RESULTS)
+def test_only_results_are_on_standard_output_with_cold_caches(verb: str, tmp_path: Path) -> None:
+    """And only this library's messages are on standard error."""
+    arguments, pattern = RESULTS[verb]
+    environment = os.environ | {"TORCH_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(REPO), "HARDNET_OFFLINE": "1"}
+    command = [sys.executable, "-m", "hardnet", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if "this processor does not compute in bf16" in done.stderr:
+        pytest.skip("the processor has no bf16")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(pattern, done.stdout)
+    assert [line for line in done.stderr.splitlines() if not line.startswith("hardnet: ")] == []
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

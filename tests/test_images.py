@@ -275,7 +275,7 @@ def test_heic_without_its_package_is_named_with_the_remedy(
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "phone.HEIC").write_bytes(HEIC)
     assert failure(tmp_path / "phone.HEIC").endswith("is a HEIC picture: pip install pillow-heif")
-    [item] = expand(tmp_path)
+    [item] = expand([tmp_path])
     assert str(item.content) == f"{tmp_path}: no images in this folder; left out: 1 .heic (pip install pillow-heif)"
     (tmp_path / "photo.jpg").touch()
     assert [item.source for item in expand([tmp_path])] == [str(tmp_path / "photo.jpg")]

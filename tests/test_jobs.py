@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,21 +24,16 @@ from PIL import Image
 
 import hardnet
 from hardnet.cli import main
+from hardnet.images.batches import expand
 from hardnet.inference.jobs import Columns, RowFile
 from hardnet.inference.results import Embedding
-from hardnet.utils.text import printable
+from hardnet.utils.errors import OutputError
 
 FORMATS = [(verb, suffix) for verb in ("predict", "extract") for suffix in (".jsonl", ".csv", ".parquet")]
 FORMATS.append(("extract", ".npz"))
 
 
 CLASSIFIER, EXTRACTOR = functools.cache(hardnet.Classifier), functools.cache(hardnet.Extractor)
-
-
-@pytest.fixture(autouse=True)
-def _models_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardnet.inference.classifier.Classifier", CLASSIFIER)
-    monkeypatch.setattr("hardnet.inference.classifier.Extractor", EXTRACTOR)
 
 
 @pytest.fixture
@@ -78,7 +74,11 @@ def read(path: Path) -> list[dict[str, Any]]:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
             rows = list(csv.DictReader(text))
     return [
-        {"source": row["source"], "error": row.get("error") or None, "value": None if row.get("error") else value(row)}
+        {
+            "source": os.fsdecode(row.get("source_bytes") or row["source"]),
+            "error": row.get("error") or None,
+            "value": None if row.get("error") else value(row),
+        }
         for row in rows
     ]
 
@@ -93,31 +93,34 @@ def value(row: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(("verb", "suffix"), FORMATS)
-def test_every_image_has_one_row_and_a_killed_run_is_resumed(
-    verb: str, suffix: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_image_has_one_row_in_order(
+    verb: str, suffix: str, names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, path = tmp_path / "in", tmp_path / f"x{suffix}"
     assert run(verb, folder, path) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"hardnet: {path}: 7 rows, 1 error, engine eager fp32"
     rows = read(path)
-    expected = [str(folder / "0.png"), *names]
-    assert [row["source"] for row in rows] == [printable(name) if suffix == ".parquet" else name for name in expected]
+    assert [row["source"] for row in rows] == [str(folder / "0.png"), *names]
     assert [row["error"] is None for row in rows] == [False] + [True] * 6
     assert "0.png: is not an image" in rows[0]["error"]
     if verb == "extract":
-        vectors = [one.vector for one in EXTRACTOR("hardnet39ds", weights="FASHION_MNIST").stream(names)]
+        vectors = [result.vector for result in EXTRACTOR("hardnet39ds", weights="FASHION_MNIST").stream(names)]
         assert [row["value"] for row in rows[1:]] == [vector.numpy().tobytes() for vector in vectors]
     else:
         results = CLASSIFIER("hardnet39ds", weights="FASHION_MNIST").predict(names)
         assert [row["value"] for row in rows[1:]] == [result.top.label for result in results]
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["in", path.name]
+    grows = suffix in (".csv", ".jsonl")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", path.name, *[f"{path.name}.run.json"] * grows]
+    whole = path.read_bytes()
+    assert run(verb, folder, path) == 2  # it exists
+    assert path.read_bytes() == whole
+    assert run(verb, folder, path, "--resume") == (1 if grows else 2)  # another file is complete
+    assert path.read_bytes() == whole
+    assert run(verb, names[0], path, "--overwrite") == 0
+    assert [row["source"] for row in read(path)] == names[:1]
 
-    if suffix in (".parquet", ".npz"):
-        assert run(verb, folder, path, "--resume") == 2  # it is complete
-    elif suffix == ".csv":
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-        assert run(verb, folder, path, "--resume") == 0
-        assert read(path) == rows
+
+COLUMNS = Columns("embedding", (0, 1), lambda result: result.vector.tolist(), 2)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".npz"])
@@ -125,67 +128,148 @@ def test_every_image_has_one_row_and_a_killed_run_is_resumed(
 def test_rows_are_completed_wherever_the_writer_was_killed(
     suffix: str, shuffled: bool, names: list[str], tmp_path: Path
 ) -> None:
-    columns = Columns("embedding", (0, 1), lambda one: one.vector.tolist(), 2)
-
-    def write(paths: list[str], *, resume: bool) -> None:
-        file = RowFile(str(path), columns)
-        file.open(resume=resume)
-        items = list(file.missing(paths))
-        failed = [Embedding(item.source, None, "a\nb") for item in items if "re\r" in item.source]
-        fine = [Embedding(item.source, torch.ones(2)) for item in items if "re\r" not in item.source]
-        file.add(map(file.line, failed + fine))
-        file.finish()
-
-    path = tmp_path / f"x{suffix}"
-    twice = [*names, names[2]]
-    write(twice, resume=False)
-    file = RowFile(str(path), columns)
-    file.open(resume=False)
-    file.add(file.line(Embedding(name, torch.ones(2))) for name in twice)
+    path, run = tmp_path / f"x{suffix}", {"engine": "eager"}
     growing = path if suffix in (".jsonl", ".csv") else tmp_path / f"x{suffix}.part"
-    whole = growing.read_bytes()
+    record = tmp_path / f"{growing.name}.run.json"
+
+    def write(paths: list[str], *, finish: bool) -> None:
+        with RowFile(path, COLUMNS, resume=finish) as file:
+            items = file.missing(list(expand(paths)), 3)
+            file.start(run)
+            fine, bad = Embedding("", torch.ones(2)), Embedding("", None, "a\nb")
+            results = [replace(bad if "re\r" in item.source else fine, source=item.source) for item in items]
+            file.add([(COLUMNS.line(result, suffix), result.error is not None) for result in results])
+            if finish:
+                file.finish(run)
+
+    twice = [*names, names[2]]
+    write(twice, finish=False)
+    whole, recorded = growing.read_bytes(), record.read_bytes()
     for length in range(0, len(whole) + 1, 1 if growing == path else 150):
+        path.unlink(missing_ok=True)
         growing.write_bytes(whole[:length])  # as SIGKILL leaves it
-        write(twice[::-1] if shuffled else twice, resume=True)
-        found = sorted(row["source"] for row in read(path))
-        assert found == sorted(map(printable, twice) if suffix == ".parquet" else twice), length
+        record.write_bytes(recorded)
+        write(twice[::-1] if shuffled else twice, finish=True)
+        assert sorted(row["source"] for row in read(path)) == sorted(twice), length
+        assert shuffled or growing != path or path.read_bytes() == whole, length
 
 
-def test_files_that_cannot_be_resumed_or_written(
+def test_a_file_belongs_to_its_run(names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, weights, path = tmp_path / "labels.txt", tmp_path / "other.pth", tmp_path / "x.jsonl"
+    labels.write_text("\n".join("abcdefghij"))
+    torch.save(hardnet.create_model("hardnet39ds", num_classes=10).state_dict(), weights)
+    assert run("predict", names[0], path, "--engine", "torch") == 0
+    content = path.read_bytes()
+    for option, value, difference in (
+        ("--labels", labels, "labels"),
+        ("--weights", weights, "weights"),
+        ("--topk", 1, "topk 5, now 1"),
+        ("--threshold", 0.9, "threshold 0.0, now 0.9"),
+        ("--engine", "eager", "engine torch, now eager"),
+    ):
+        capsys.readouterr()
+        assert run("predict", tmp_path / "in", path, "--resume", option, value) == 2, option
+        assert f"its rows have {difference}" in capsys.readouterr().err
+        assert path.read_bytes() == content
+    assert run("predict", tmp_path / "in", path, "--resume") == 1
+    assert "engine torch fp32" in capsys.readouterr().err  # the engine of the first part, not "auto" for 7 images
+    assert run("extract", tmp_path / "in", path, "--resume") == 2
+    (tmp_path / "x.jsonl.run.json").unlink()
+    assert run("predict", tmp_path / "in", path, "--resume") == 2
+    assert "x.jsonl.run.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("damage", [('"', ""), ('"', '""'), (",", ""), ("\n", "\n\n")])
+def test_a_damaged_row_is_refused_by_its_line_and_nothing_is_cut(
+    suffix: str, damage: tuple[str, str], names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    pictures = [name for name in names if "\n" not in name and "\r" not in name]
+    assert main(["predict", *pictures, "--output", str(path)]) == 0
+    lines = path.read_text(errors="surrogateescape").splitlines(keepends=True)
+    lines[1] = lines[1].replace(*damage, 1)
+    text = "".join(lines)
+    path.write_text(text, errors="surrogateescape")
+    assert main(["predict", pictures[0], "--output", str(path), "--resume"]) == 2
+    assert "line 2 is no row" in capsys.readouterr().err or damage[0] == "\n"
+    assert path.read_text(errors="surrogateescape") == text
+
+
+def test_one_process_at_a_time_writes_a_file(names: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    with RowFile(path, COLUMNS), pytest.raises(OutputError, match="another process"):
+        hardnet.predict_to_file(CLASSIFIER("hardnet39ds", weights="FASHION_MNIST"), names, path)
+    assert not path.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this device")
+def test_devices_and_fifos_are_written_and_never_read(names: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    for device, status in (("/dev/null", 0), ("/dev/full", 4), ("/dev/zero", 0)):
+        path.symlink_to(device)
+        assert run("predict", names[0], path) == status
+        assert run("predict", names[0], path, "--resume") == 2
+        path.unlink()
+    os.mkfifo(path)
+    reader = subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE, text=True)
+    assert run("predict", names[0], path) == 0
+    assert reader.communicate()[0].splitlines()[1].startswith(f"{names[0]},")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "x.csv"]
+    (tmp_path / "y.npz").symlink_to("/dev/null")
+    assert run("extract", names[0], tmp_path / "y.npz") == 2
+
+
+def test_files_that_cannot_be_written(
     names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
-    for name, content in (("x.jsonl", "[1]\n"), ("x.jsonl", '{"source": "a", "embedding": []}\n'), ("x.csv", "a,b\n")):
-        (tmp_path / name).write_text(content)
-        assert run("predict", folder, tmp_path / name, "--resume") == 2
-        assert "cannot be resumed" in capsys.readouterr().err
     assert run("predict", folder, tmp_path / "x.npz") == run("extract", folder, tmp_path / "x.txt") == 2
     assert run("predict", folder, tmp_path / "no" / "x.csv") == run("extract", folder, tmp_path / "no" / "x.npz") == 4
     assert main(["predict", str(folder), "--resume"]) == 2
     target = tmp_path / "x.npz"
     target.write_text("from before")
-    monkeypatch.setenv("HARDNET_OFFLINE", "1")
-    assert main(["extract", names[0], "--output", str(target)]) == 3
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
     capsys.readouterr()
-    assert run("extract", names[0], target) == 4
+    assert run("extract", names[0], target, "--overwrite") == 4
     assert capsys.readouterr().err == f"hardnet: {target}: cannot be written: No space left on device\n"
     assert target.read_text() == "from before"
+
+
+def test_cells_of_csv_files_are_no_formulas_and_names_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "'=1.png", "'a.png", "@x.png", "plain.png"]
+    for name in names:
+        Image.new("RGB", (40, 36), "green").save(name)
+    classifier = hardnet.Classifier(hardnet.create_model("hardnet39ds", num_classes=2), labels=["=1+1", "-x"])
+    path = tmp_path / "x.csv"
+    hardnet.predict_to_file(classifier, names[:3], path, topk=1)
+    assert hardnet.predict_to_file(classifier, names, path, topk=1, resume=True).rows == len(names)
+    cells = [cell for row in csv.reader(path.open(newline="")) for cell in row]
+    assert [cell for cell in cells if cell[:1] in "=+-@" and cell] == []
+    assert cells[6::6] == ["'=1+1.png", "''=1.png", "'a.png", "'@x.png", "plain.png"]
 
 
 def test_lists_and_patterns(
     names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "list.txt").write_text(f"{names[0]}\n{names[3]}\n")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{names[5]}\n"))
+    """A list is split at line feeds only; its names are the bytes of the file system, without a byte order mark."""
+    odd = [tmp_path / "in" / name for name in ("a\u2028b.png", "a\fb.png", "a\rb.png")]
+    for path in odd:
+        Image.new("RGB", (40, 36)).save(path)
+    listed = [names[0], names[4], *map(str, odd)]
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + os.fsencode("\r\n".join(listed)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(f"{names[5]}\n{names[4]}\n\n"))))
     pattern = str(tmp_path / "in" / "[1-4]*.png")
     assert main(["predict", "-", pattern, "--from-file", str(tmp_path / "list.txt"), "--format", "jsonl"]) == 0
-    found = [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()]
-    assert found == [names[5], *names[:4], names[5], names[0], names[3]]  # of a pattern in natural order
+    sources = [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()]
+    assert sources == [names[5], names[4], *names[:4], names[5], *listed]  # of a pattern in natural order
     assert main(["predict"]) == 2
     assert main(["predict", "--from-file", str(tmp_path / "gone.txt")]) == 2
 

@@ -27,9 +27,9 @@ def say(text: object) -> None:
     print(f"hardnet: {text}", file=sys.stderr, flush=True)
 
 
-def status_of_images(failed: int, total: int) -> int:
-    """Report unusable images on standard error and return the exit status."""
-    if failed:
+def status_of_images(failed: int, total: int, *, quiet: bool = False) -> int:
+    """Report unusable images on standard error, unless ``quiet``, and return the exit status."""
+    if failed and not quiet:
         say(f"{failed} of {total} images could not be used")
     return 0 if not failed else SOME_FAILED if failed < total else WRONG_USE
 

@@ -20,6 +20,7 @@ from ..utils.validation import image_size, positive
 from ..weights.catalog import list_models
 from ..weights.load import Loaded, load_weights
 from .arguments import SOME_FAILED, Verbs, say
+from .output import show
 
 USUAL_ENGINES = ("eager", "torch", "onnxruntime", "openvino")  # need no compiler; the installed ones are the default
 PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
@@ -62,7 +63,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             seconds[key] += timed_passes(steps[key], arguments.turn_seconds)
     rows = _figures(seconds, arguments.batch_size)
     if rows:
-        print(table(list(rows[0]), [["-" if v is None else str(v) for v in row.values()] for row in rows]))
+        show(table(list(rows[0]), [["-" if v is None else str(v) for v in row.values()] for row in rows]))
     for reason in left_out:
         say(f"left out: {reason}")
     if arguments.json is not None:

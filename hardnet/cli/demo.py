@@ -6,6 +6,7 @@ import argparse
 
 from ..weights.catalog import list_models
 from .arguments import Verbs
+from .output import show
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -26,5 +27,6 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     if arguments.model and not arguments.weights:
         raise ValueError("--model requires --weights")
-    serve(arguments.host, arguments.port, arguments.allow_host, weights=arguments.weights, model=arguments.model)
+    options = {"weights": arguments.weights, "model": arguments.model, "announce": show}
+    serve(arguments.host, arguments.port, arguments.allow_host, **options)
     return 0

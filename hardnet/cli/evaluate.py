@@ -27,6 +27,7 @@ from .arguments import (
     prepare_process,
     say,
 )
+from .output import show
 
 if TYPE_CHECKING:
     from ..training.comparison import Row
@@ -114,11 +115,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if arguments.confusion is not None:
             _draw_confusion(arguments.confusion, rows[0], source.classes)
         if arguments.format == "json":
-            print(_as_json(rows, source.classes if arguments.per_class else ()))
+            show(_as_json(rows, source.classes if arguments.per_class else ()))
         else:
-            print(_as_table(rows))
+            show(_as_table(rows))
             for row in rows if arguments.per_class else ():
-                print(f"\n{row.model} {row.weights}\n{_class_table(row.measured, source.classes)}")
+                show(f"\n{row.model} {row.weights}\n{_class_table(row.measured, source.classes)}")
         for row in rows:
             for message in row.measured.bad:
                 say(f"skipped {message}")

@@ -12,7 +12,8 @@ from ..utils.errors import ImageError
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
 from .arguments import Verbs, add_model_arguments, load_model, say, status_of_images
-from .rows import add_path_arguments, list_paths
+from .jobs import add_path_arguments, list_paths
+from .output import show
 
 if TYPE_CHECKING:
     from ..images.batches import Item
@@ -62,7 +63,7 @@ def _explain(arguments: argparse.Namespace) -> int:
             with write_atomically(target) as file:
                 explanation.overlay(arguments.opacity).save(file, Image.registered_extensions()[target.suffix.lower()])
         name = "" if single else f"  {printable(str(target))}"
-        print(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}{name}")
+        show(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}{name}")
     return status_of_images(failed, len(jobs))
 
 

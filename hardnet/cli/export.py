@@ -10,6 +10,7 @@ from ..utils.files import writing
 from ..utils.validation import image_size
 from ..weights.catalog import list_models
 from .arguments import Verbs, add_weights, load_model
+from .output import show
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -32,5 +33,5 @@ def _export(arguments: argparse.Namespace) -> int:
     path = arguments.output or loaded.config.name + FORMATS[arguments.format].suffix
     with writing(path):
         written = export(model, path, format=arguments.format, size=arguments.size, uint8_input=arguments.uint8_input)
-    print(written)
+    show(written)
     return 0

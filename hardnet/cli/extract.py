@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..inference.jobs import Columns
 from ..weights.catalog import DEFAULT
 from .arguments import (
     Verbs,
@@ -15,15 +14,10 @@ from .arguments import (
     add_engine_arguments,
     add_weights_arguments,
     check_calibration,
+    first_rank,
     load_model,
 )
-from .jobs import Stream, add_job_arguments, write_on_ray, write_rows
-from .rows import add_path_arguments
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..inference.results import Embedding
+from .jobs import add_job_arguments, add_path_arguments, file_options, list_paths, report, write_on_ray
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -39,31 +33,22 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
+    from ..inference.classifier import Extractor
+    from ..inference.jobs import extract_to_file
+
     check_calibration(arguments, required=True)
     if arguments.on:
         if (arguments.engine, arguments.precision) != ("auto", "fp32"):
             raise ValueError("--engine and --precision do not go with --on")
         return write_on_ray(arguments, partial(_on_ray, arguments))
 
-    def start(device: torch.device) -> tuple[Stream, Columns]:
-        from ..inference.classifier import Extractor
-
-        options = {name: getattr(arguments, name) for name in ("engine", "precision", "calibration")}
-        extractor = Extractor(load_model(arguments), device=device, **options)
-        width = extractor.num_features
-        columns = Columns("embedding", tuple(range(width)), _cells, width)
-        return partial(extractor.stream, batch_size=arguments.batch_size), columns
-
-    return write_rows(arguments, start)
+    paths = list_paths(arguments) if first_rank() else []
+    options = {name: getattr(arguments, name) for name in ("device", "engine", "precision", "calibration")}
+    extractor = Extractor(load_model(arguments), **options)
+    return report(extract_to_file(extractor, paths, batch_size=arguments.batch_size, **file_options(arguments)))
 
 
 def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
     from ..ray import embed
 
     return embed(images, arguments.model, weights=arguments.weights or DEFAULT, batch_size=arguments.batch_size)
-
-
-def _cells(embedding: Embedding) -> list[str]:
-    """Nine digits, from which float32 values are restored exactly."""
-    assert embedding.vector is not None  # noqa: S101
-    return [f"{value:.9g}" for value in embedding.vector.tolist()]

@@ -11,6 +11,7 @@ from ..utils.validation import image_size
 from ..weights.catalog import list_models
 from ..weights.load import load_weights
 from .arguments import Verbs, add_weights
+from .output import show
 
 _COLUMNS = ("layers", "parameters", "MACs", "CIO", "MACs/CIO")
 
@@ -37,15 +38,15 @@ def _info(arguments: argparse.Namespace) -> int:
         options = {"num_classes": loaded.num_classes or 0, "in_chans": loaded.in_chans}
     costs = [measure_cost(configs[name], height=height, width=width, **options) for name in names]
     if len(costs) > 1:
-        print(table(("model", *_COLUMNS), [(cost.model, *_numbers(cost.total)) for cost in costs]))
+        show(table(("model", *_COLUMNS), [(cost.model, *_numbers(cost.total)) for cost in costs]))
         return 0
     [cost] = costs
     rows = [
         (stage.name, stage.modules, " x ".join(map(str, stage.output_shape)), *_numbers(stage))
         for stage in (*cost.stages, cost.total)
     ]
-    print(f"{cost.model} for one image of {' x '.join(map(str, cost.input_shape))}")
-    print(table(("stage", "modules", "output", *_COLUMNS), rows))
+    show(f"{cost.model} for one image of {' x '.join(map(str, cost.input_shape))}")
+    show(table(("stage", "modules", "output", *_COLUMNS), rows))
     return 0
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..inference.jobs import Columns
+from ..images.batches import expand
+from ..inference.jobs import PREDICTIONS
+from ..utils.progress import progress_bar
 from ..utils.text import printable
 from ..utils.validation import positive
 from ..weights.catalog import DEFAULT
@@ -22,17 +21,15 @@ from .arguments import (
     add_engine_arguments,
     add_model_arguments,
     check_calibration,
+    first_rank,
     load_model,
     ranks_of_torchrun,
     status_of_images,
 )
-from .jobs import add_job_arguments, counting_bar, write_on_ray, write_rows
-from .rows import add_path_arguments, list_paths
+from .jobs import add_job_arguments, add_path_arguments, file_options, list_paths, report, write_on_ray
+from .output import show, shown_on_terminal
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..images.batches import Item
     from ..inference.results import ImageResult
 
 
@@ -53,32 +50,36 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    if not 0 <= arguments.threshold <= 1:
-        raise ValueError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
-    if arguments.resume and not arguments.output:
-        raise ValueError("--resume requires --output")
+    from ..inference.classifier import Classifier
+    from ..inference.jobs import predict_to_file
+
+    if (arguments.resume or arguments.overwrite) and not arguments.output:
+        raise ValueError("--resume and --overwrite require --output")
     check_calibration(arguments, required=not arguments.on)
     if arguments.on:
         return write_on_ray(arguments, partial(_on_ray, arguments))
-    if arguments.output:
-        return write_rows(arguments, lambda device: (_stream(arguments, device), _COLUMNS))
-    if ranks_of_torchrun() > 1:
+    if ranks_of_torchrun() > 1 and not arguments.output:
         raise ValueError("several processes require --output")
-    paths = list_paths(arguments)
+    paths = list_paths(arguments) if first_rank() else []
+    options = {name: getattr(arguments, name) for name in ("device", "labels", "engine", "precision", "calibration")}
+    classifier = Classifier(load_model(arguments), **options)
+    call = {name: getattr(arguments, name) for name in ("topk", "threshold", "batch_size")}
+    if arguments.output:
+        return report(predict_to_file(classifier, paths, **call, **file_options(arguments)))
+    items = list(expand(paths))
     # Not where the results themselves scroll by on the terminal.
-    shown = (len(paths) > 1 or Path(paths[0]).is_dir()) and not sys.stdout.isatty()
+    visible = len(items) > 1 and not shown_on_terminal()
     counts = Counter[bool]()
 
     def counted() -> Iterator[ImageResult]:
-        with counting_bar(paths, enabled=shown) as bar:
-            for result in _stream(arguments, arguments.device)(paths):
+        with progress_bar(len(items), "progress", unit="images", enabled=visible) as bar:
+            for result in classifier.stream(items, **call):
                 counts[result.error is not None] += 1
                 bar.update(1)
                 yield result
 
     for text in _FORMATS[arguments.format](counted()):
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()  # whole lines, also where the process is killed
+        show(text)
     return status_of_images(counts[True], counts.total())
 
 
@@ -90,33 +91,6 @@ def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
     options = ("labels", "topk", "threshold", "engine", "precision", "batch_size")
     weights = arguments.weights or DEFAULT
     return predict(images, arguments.model, weights=weights, **{name: getattr(arguments, name) for name in options})
-
-
-def _stream(arguments: argparse.Namespace, device: str | torch.device) -> Callable[..., Iterator[ImageResult]]:
-    from ..inference.classifier import Classifier
-
-    classifier = Classifier(
-        load_model(arguments),
-        device=device,
-        labels=arguments.labels,
-        engine=arguments.engine,
-        precision=arguments.precision,
-        calibration=arguments.calibration,
-    )
-
-    def stream(images: Iterable[str | Item]) -> Iterator[ImageResult]:
-        for result in classifier.stream(images, topk=arguments.topk, batch_size=arguments.batch_size):
-            likely = tuple(p for p in result.predictions if p.probability >= arguments.threshold)
-            yield replace(result, predictions=likely)
-
-    return stream
-
-
-def _cells(result: ImageResult) -> tuple[object, ...]:
-    """The most probable class, and all as JSON."""
-    top = next(iter(result.predictions), None)
-    first = ("", "", "") if top is None else (top.label, top.index, f"{top.probability:.6f}")
-    return *first, json.dumps(result.to_dict()["predictions"])
 
 
 def _as_table(results: Iterable[ImageResult]) -> Iterator[str]:
@@ -143,10 +117,9 @@ def _as_jsonl(results: Iterable[ImageResult]) -> Iterator[str]:
 
 def _as_csv(results: Iterable[ImageResult]) -> Iterator[str]:
     """The rows of an output file."""
-    yield _COLUMNS.csv_header()
-    yield from map(_COLUMNS.csv_line, results)
+    yield PREDICTIONS.csv_header()
+    yield from map(PREDICTIONS.csv_line, results)
 
 
-_COLUMNS = Columns("predictions", ("label", "index", "probability", "predictions"), _cells)
 _FORMATS = {"table": _as_table, "json": _as_json, "jsonl": _as_jsonl, "csv": _as_csv}
 """Functions that yield the output for each result as it comes."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from ..models.config import CONFIGS
 from ..training.options import FIELDS, TrainOptions, read_recipe
 from .arguments import Verbs, add_threads, first_rank, prepare_process, ranks_of_torchrun
+from .output import show
 
 if TYPE_CHECKING:
     from ..training.data import Splits
@@ -74,7 +75,7 @@ def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
     runs, data, loaded = _plan(given, arguments.recipe, stages)
     for number, run in enumerate(runs, 1):
         if first_rank() and len(runs) > 1:
-            print(f"stage {number} of {len(runs)}: {run.epochs} epochs", flush=True)
+            show(f"stage {number} of {len(runs)}: {run.epochs} epochs")
         outcome = train(run, _print_epoch, data, loaded if number == 1 else None)
         if not outcome.finished:
             for signal_number in (signal.SIGTERM, signal.SIGINT):  # the process is about to end
@@ -84,7 +85,7 @@ def run_train(arguments: argparse.Namespace, *, stages: bool = False) -> int:
             break
         done = f"trained {outcome.epochs} epochs: {outcome.folder}"
     if first_rank():
-        print(done)
+        show(done)
     return 0
 
 
@@ -109,9 +110,9 @@ def _plan(
     suited = {name: value for name, value in suited.items() if name not in given}
     if first_rank():
         kept = 0 if data.val is None else len(data.val)
-        print(f"{len(data.train.classes)} classes, {images} images for training, {kept} for validation", flush=True)
+        show(f"{len(data.train.classes)} classes, {images} images for training, {kept} for validation")
         if suited:
-            print(f"options for these data and weights: {as_flags(suited)}", flush=True)
+            show(f"options for these data and weights: {as_flags(suited)}")
     if not stages:
         return chain([suited], given), data, loaded
     plan = finetune_stages(given.pop("epochs", None) or suited.get("epochs", TrainOptions.epochs))
@@ -133,4 +134,4 @@ def _print_epoch(numbers: dict[str, Any]) -> None:
             parts.append(name)
     if numbers["skipped_images"]:
         parts.append(f"{numbers['skipped_images']} bad images skipped")
-    print(", ".join(parts), flush=True)
+    show(", ".join(parts))

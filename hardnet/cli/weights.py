@@ -11,6 +11,7 @@ from ..utils.text import table
 from ..weights.catalog import CATALOG, DEFAULT, get_weights, list_models, list_weights
 from ..weights.load import Loaded, load_weights
 from .arguments import SOME_FAILED, Verbs, say
+from .output import show
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -50,20 +51,20 @@ def _weights_list(arguments: argparse.Namespace) -> int:
     if arguments.sources:
         sources = [(record, source) for record in records for source in record.sources]
         lines = [(record.model, record.tag, source.url, str(source.digest)) for record, source in sources]
-        print(table(("model", "tag", "address", "digest"), lines))
+        show(table(("model", "tag", "address", "digest"), lines))
         return 0
     rows = []
     for record in records:
         errors = f"{record.top1_error:.2f} / {record.top5_error:.2f}"
         rows.append((record.model, record.tag, errors, record.reported_by, "yes" if find_cached(record) else "no"))
-    print(table(("model", "tag", "top-1 / top-5 error", "reported by", "cached"), rows))
+    show(table(("model", "tag", "top-1 / top-5 error", "reported by", "cached"), rows))
     return 0
 
 
 def _weights_download(arguments: argparse.Namespace) -> int:
     from ..weights.download import fetch
 
-    print(fetch(get_weights(arguments.model, arguments.tag)).path)
+    show(fetch(get_weights(arguments.model, arguments.tag)).path)
     return 0
 
 
@@ -75,7 +76,7 @@ def _weights_path(arguments: argparse.Namespace) -> int:
     if file is None:
         say(f"{record} is not in the cache: hardnet weights download {record.model} {record.tag}")
         return SOME_FAILED
-    print(file.path)
+    show(file.path)
     return 0
 
 
@@ -87,9 +88,9 @@ def _weights_verify(arguments: argparse.Namespace) -> int:
             loaded = load_weights(path)
             if not arguments.files and loaded.digest is None:
                 raise WeightsError(f"{path}: is damaged: it does not have the digest in its name")
-            print(f"{path}: {_description(loaded)}", flush=True)
+            show(f"{path}: {_description(loaded)}")
         except WeightsError as error:
-            print(error, flush=True)
+            show(error)
             failed += 1
     say(f"{len(paths)} files or folders checked, {failed} damaged" if paths else "the cache has no weights to check")
     return SOME_FAILED if failed else 0

@@ -52,8 +52,9 @@ def serve(
     *,
     weights: str | None = None,
     model: str | None = None,
+    announce: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page until interrupted, and print its address.
+    """Serve the page until interrupted, and announce its address.
 
     Args:
         host: where to listen; None takes ``GRADIO_SERVER_NAME``, as a Hugging Face Space sets it, or else this
@@ -64,6 +65,7 @@ def serve(
         weights: of one's own model, which the page offers first: a file, the folder of a training run, whose
             validation pictures become the examples, a saved folder, or ``hf-hub:owner/name``.
         model: the name of its architecture, if the weights do not say it.
+        announce: called with the line that has the address.
 
     Raises:
         ImportError: gradio is not installed.
@@ -86,7 +88,7 @@ def serve(
         import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
         name = f"[{host}]" if ":" in host else host
-        print(f"hardnet: http://{name}:{listener.getsockname()[1]} (Ctrl-C ends)", flush=True)
+        announce(f"hardnet: http://{name}:{listener.getsockname()[1]} (Ctrl-C ends)")
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
 
 

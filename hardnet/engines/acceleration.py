@@ -135,13 +135,15 @@ class EngineCache:
         self._runs: dict[str, Run] = {"eager": in_slices(run) if next(model.parameters()).device.type == "cpu" else run}
         self._lock = threading.Lock()
 
-    def for_images(self, images: int | None) -> tuple[str, Run]:
+    def for_images(self, images: int | None, engine: str | None = None) -> tuple[str, Run]:
         """Return the name of the engine for a number of images, None for many, and the function that runs it.
+
+        A named ``engine`` is taken in place of the choice.
 
         The function takes (N, C, H, W) and returns the output of the model. An engine that cannot be built is replaced
         by PyTorch, with one warning in the log.
         """
-        engine = choose_engine(self._model, images=images)
+        engine = engine or choose_engine(self._model, images=images)
         with self._lock:
             run = self._runs.get(engine) or self._build(engine)
         return run.engine if isinstance(run, Accelerated) else "eager", run

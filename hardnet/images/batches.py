@@ -46,7 +46,7 @@ _FAR_OUT = 30.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image before decoding: its source and its content, or an ImageError if it is known to be unusable."""
 
@@ -79,21 +79,21 @@ class Batch:
             )
 
 
-def expand(images: ImageLike | Iterable[ImageLike | Item], *, log: bool = True) -> Iterator[Item]:
+def expand(images: ImageLike | Iterable[ImageLike | Item]) -> Iterator[Item]:
     """Iterate over the single images of an input; folders and batches of tensors or arrays are split.
 
-    With ``log``, what is left out of folders is logged.
+    What is left out of folders is logged.
 
     Raises:
         TypeError: at once if ``images`` is of no supported type, while iterating for an entry.
         ImageError: while iterating, a folder that is the whole input has no images or cannot be read.
     """
     if isinstance(images, (str, os.PathLike)) and not is_single(images):
-        return _expand_folder(images, log)
+        return _expand_folder(images)
     if isinstance(images, Item) or _is_image_like(images):
-        return _expand([images], log)
+        return _expand([images])
     try:
-        return _expand(iter(cast("Iterable[ImageLike | Item]", images)), log)
+        return _expand(iter(cast("Iterable[ImageLike | Item]", images)))
     except TypeError:
         raise _wrong_type(images) from None
 
@@ -315,22 +315,22 @@ def _wrong_type(value: object) -> TypeError:
     )
 
 
-def _expand_folder(path: str | os.PathLike[str], log: bool) -> Iterator[Item]:
-    for item in _files(path, log):
+def _expand_folder(path: str | os.PathLike[str]) -> Iterator[Item]:
+    for item in _files(path):
         if isinstance(item.content, ImageError) and item.source == os.fspath(path):
             raise item.content
         yield item
 
 
-def _expand(entries: Iterable[ImageLike | Item], log: bool) -> Iterator[Item]:
+def _expand(entries: Iterable[ImageLike | Item]) -> Iterator[Item]:
     position = 0  # among the results, to which a folder or a batch contributes as many as it holds
     for entry in entries:
-        for item in _items(entry, position, log):
+        for item in _items(entry, position):
             yield item
             position += 1
 
 
-def _items(entry: ImageLike | Item, position: int, log: bool) -> Iterator[Item]:
+def _items(entry: ImageLike | Item, position: int) -> Iterator[Item]:
     if isinstance(entry, Item):  # expanded before
         return iter([entry])
     if not _is_image_like(entry):
@@ -339,13 +339,13 @@ def _items(entry: ImageLike | Item, position: int, log: bool) -> Iterator[Item]:
         parts = enumerate(_single_tensors(entry), position)
         return (Item(f"<tensor {number}>", content) for number, content in parts)
     if isinstance(entry, (str, os.PathLike)):
-        return _files(entry, log)
+        return _files(entry)
     if _is_array(entry) and entry.ndim == 4:
         return (Item(f"<image {number}>", part) for number, part in enumerate(entry, position))
     return iter([Item(f"<image {position}>", entry)])
 
 
-def _files(path: str | os.PathLike[str], log: bool) -> Iterator[Item]:
+def _files(path: str | os.PathLike[str]) -> Iterator[Item]:
     source = os.fspath(path)
     if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir may raise; reading the file says what is wrong)
         yield Item(source, path)
@@ -354,9 +354,9 @@ def _files(path: str | os.PathLike[str], log: bool) -> Iterator[Item]:
     try:
         for file, error in find_images(path, left_out=left_out):
             empty = False
-            yield Item(str(file), file if error is None else error)
+            yield Item(name := str(file), name if error is None else error)
         failure = no_images(source, left_out)
-        if log and not empty:
+        if not empty:
             log_left_out(source, left_out)
     except ImageError as error:
         failure = error

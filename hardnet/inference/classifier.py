@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..engines import EngineCache, accelerate
+from ..engines import Accelerated, EngineCache, accelerate
 from ..factory import create_model
 from ..images.batches import (
     Decode,
@@ -32,7 +35,7 @@ from ..models.config import CONFIGS
 from ..models.network import HarDNet, ImageModule, warn_if_untrained
 from ..utils.devices import usable_device
 from ..utils.errors import ImageError
-from ..utils.text import printable
+from ..utils.text import printable, split_lines
 from ..utils.validation import check_count
 from ..weights.catalog import DEFAULT, DEFAULT_MODEL, WeightsRecord
 from ..weights.folder import check_categories
@@ -69,13 +72,16 @@ class _Runner:
         preprocessing = self.transform if type(self.transform) is Preprocessing else None
         self.engine: str | None = None
         """Engine of all calls; None if each call chooses one by its number of images."""
+        self.precision = precision
+        self._digest: str | None = None  # of what an engine was built from
         self._engines: EngineCache | None = None
         if (engine, precision) == ("auto", "fp32") and calibration is None and not changeable:
             self._engines = EngineCache(self.model, preprocessing)
         elif (engine, precision) in (("auto", "fp32"), ("eager", "fp32")) and calibration is None:
             self.engine = "eager"
         else:
-            batches = None if calibration is None else prepare_each(calibration, self.transform, self.model)
+            batches = None if calibration is None else list(prepare_each(calibration, self.transform, self.model))
+            self._digest = _digest(self.model, batches or ())
             self.model = accelerate(
                 cast(ImageModule, self.model),  # checked by accelerate
                 engine=engine,
@@ -86,12 +92,19 @@ class _Runner:
             self.engine = self.model.engine
         self._run = self._plain_run()
 
-    def fix_engine(self, images: int | None) -> str:
-        """Choose the engine for a job of so many images, use it in all later calls, and return its name."""
-        if self.engine is None:
-            assert self._engines is not None  # noqa: S101
-            self.engine, self._run = self._engines.for_images(images)
-        return self.engine
+    def fix_engine(self, images: int | None, engine: str | None = None) -> str:
+        """Choose the engine for a job of so many images, or take a named one, for all later calls; return its name."""
+        if self.engine is None and self._engines is not None:
+            self.engine, self._run = self._engines.for_images(images, engine)
+        return cast(str, self.engine)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the results, as values for JSON; ``engine`` is left out if each call chooses one."""
+        model = self.model
+        name = model.config.name if isinstance(model, (Accelerated, ImageModule)) else type(model).__name__
+        run = {"architecture": name, "weights": self._digest or _digest(model)}
+        run |= {"preprocessing": re.sub(" at 0x[0-9a-fA-F]+", "", repr(self.transform)), "decode": self.decode}
+        return run | {"precision": self.precision} | ({} if self.engine is None else {"engine": self.engine})
 
     def _plain_run(self) -> Callable[[Tensor], object]:
         """Return the function of a module that takes floating-point images in its own precision."""
@@ -158,6 +171,15 @@ class _Runner:
         else:
             self._engines = None
         self._run = self._plain_run()
+
+
+def _digest(model: nn.Module, calibration: Iterable[Tensor] = ()) -> str:
+    """Return the SHA-256 of a module's configuration, weights and calibration images."""
+    digest = hashlib.sha256(repr(getattr(model, "config", None)).encode())
+    for name, tensor in [*model.state_dict().items(), *(("calibration", images) for images in calibration)]:
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
@@ -264,18 +286,29 @@ class Classifier(_Runner):
         if isinstance(classes, int):
             self.labels = self._labels_for(classes)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the results, including a digest of the labels."""
+        labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
+        return super().describe() | {"labels": labels}
+
     def __repr__(self) -> str:
         classes = "unknown" if self.labels is None else len(self.labels)
         return f"Classifier({self._name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
 
-    def predict(self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32) -> Results:
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32, threshold: float = 0.0
+    ) -> Results:
         """Classify and return one result per image, in the order of the input; see :meth:`stream`."""
-        return Results(self.stream(images, topk, batch_size))
+        return Results(self.stream(images, topk, batch_size, threshold))
 
     __call__ = predict
 
     def stream(
-        self, images: ImageLike | Iterable[ImageLike | Item], topk: int = 5, batch_size: int = 32
+        self,
+        images: ImageLike | Iterable[ImageLike | Item],
+        topk: int = 5,
+        batch_size: int = 32,
+        threshold: float = 0.0,
     ) -> Iterator[ImageResult]:
         """Classify lazily, in bounded memory: an iterator of one result per image, in the order of the input.
 
@@ -291,20 +324,23 @@ class Classifier(_Runner):
                 prepared model input and used as it is.
             topk: the number of predictions per image, at most that of the classes.
             batch_size: the most images that the model gets at once; only images of one size share a batch.
+            threshold: the least probability of a prediction, from 0 to 1.
 
         Raises:
             ImageError: an image that is the whole input is unusable, or a folder has none. Within a folder or
                 an iterable it becomes a result with ``error`` set, a warning is logged, and the others go on.
             TypeError: the input is of another type.
-            ValueError: ``topk`` or ``batch_size`` is not an integer >= 1, or transform, labels and model do
-                not fit together.
+            ValueError: ``topk`` or ``batch_size`` is not an integer >= 1, ``threshold`` is out of range, or transform,
+                labels and model do not fit together.
         """
         check_count("topk", topk, least=1)
         check_count("batch_size", batch_size, least=1)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
         rows = self._rows(images, batch_size)
-        return (self._result(item, row, topk) for item, row in rows)
+        return (self._result(item, row, topk, threshold) for item, row in rows)
 
-    def _result(self, item: Item, logits: Tensor | ImageError, topk: int) -> ImageResult:
+    def _result(self, item: Item, logits: Tensor | ImageError, topk: int, threshold: float) -> ImageResult:
         """(classes,) logits of one picture -> its predictions, the most probable first."""
         if isinstance(logits, ImageError):
             return ImageResult(item.source, (), str(logits))
@@ -312,8 +348,8 @@ class Classifier(_Runner):
         # A stable sort and not topk, whose order of equal values is left open.
         probabilities, order = logits.softmax(0).sort(descending=True, stable=True)
         pairs = zip(probabilities[:topk].tolist(), order[:topk].tolist(), strict=True)
-        predictions = tuple(Prediction(labels[index], index, value, item.source) for value, index in pairs)
-        return ImageResult(item.source, predictions)
+        likely = [(index, value) for value, index in pairs if value >= threshold]
+        return ImageResult(item.source, tuple(Prediction(labels[i], i, value, item.source) for i, value in likely))
 
     def _labels_for(self, classes: int) -> tuple[str, ...]:
         if self.labels is None:
@@ -327,10 +363,9 @@ class Classifier(_Runner):
 def _read_labels(labels: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     if isinstance(labels, (str, os.PathLike)):
         try:
-            text = Path(labels).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
+            return check_categories(split_lines(Path(labels).read_bytes().removesuffix(b"\n")))
+        except OSError as error:
             raise ValueError(f"the labels cannot be read from {printable(os.fspath(labels))}: {error}") from None
-        labels = text.removesuffix("\n").split("\n")
     return check_categories(labels)
 
 

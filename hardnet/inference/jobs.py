@@ -1,35 +1,191 @@
-"""Resumable output with one row per image."""
+"""Write the results of many images to a file, one row per image, which an interrupted job continues."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import copy
 import importlib
-import itertools
 import json
+import os
+import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 from ..images.batches import Item, expand
-from ..utils.files import write_atomically, writing
+from ..utils.distributed import connect
+from ..utils.errors import OutputError
+from ..utils.files import locked, write_atomically, writing
 from ..utils.optional import require
-from ..utils.text import csv_row, printable
+from ..utils.progress import progress_bar
+from ..utils.text import csv_row, escape_bytes, printable, reason
+from ..utils.version import __version__
 from .results import Embedding, ImageResult, arrow_schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .classifier import Classifier, Extractor
+
+Paths: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a complete output file holds."""
+
+    output: str
+    """Path of the file, as given."""
+    rows: int
+    """Number of rows, including those of earlier parts."""
+    failed: int
+    """Number of rows with an error in place of a result."""
+    engine: str
+    """Engine of all rows."""
+    precision: str
+    """Precision of all rows."""
+
+    def __str__(self) -> str:
+        errors = f"{self.failed} error{'s'[: self.failed != 1]}"
+        rows = f"{self.rows} row{'s'[: self.rows != 1]}"
+        return f"{printable(self.output)}: {rows}, {errors}, engine {self.engine} {self.precision}"
+
+
+def predict_to_file(
+    classifier: Classifier,
+    images: Paths,
+    output: str | os.PathLike[str],
+    *,
+    topk: int = 5,
+    threshold: float = 0.0,
+    batch_size: int = 32,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> JobSummary:
+    """Classify images and write one row per image, in their order, to a file that an interrupted job can continue.
+
+    An unreadable image has a row with its error. On the ranks of torchrun, all of which call this function, the images
+    are divided among the ranks, and the first rank writes the file. ``OUTPUT.run.json`` beside the file records what
+    decides its rows: the model, its weights and labels, the options, the engine and the version of this library.
+
+    Args:
+        classifier: its engine, if "auto", is chosen from the number of images; a resumed job keeps its first engine.
+        images: paths of images and folders.
+        output: a .jsonl, .csv or .parquet file. The rows of .parquet files are kept in ``OUTPUT.part`` until the file
+            is complete. In .csv files, a text that a spreadsheet would take for a formula begins with an apostrophe.
+            Devices and FIFOs are written, but cannot be resumed.
+        topk: the number of predictions per image, at most that of the classes.
+        threshold: the least probability of a prediction, from 0 to 1.
+        batch_size: the most images that the model gets at once.
+        resume: continue the file of an interrupted job, or add images to a .jsonl or .csv file. Everything is checked
+            before the file is changed; an incomplete last row is replaced.
+        overwrite: replace an existing file.
+
+    Raises:
+        ValueError: the file exists, is used by another process, or has rows of another run or of another program; an
+            option is out of range; or another format.
+        TypeError: ``images`` are not paths.
+        OutputError: the file cannot be written, or another rank has ended.
+        ImportError: pyarrow is missing for .parquet.
+    """
+    classifier = copy.copy(classifier)  # whose engine is fixed
+    options = {"topk": topk, "threshold": threshold}
+    stream = partial(classifier.stream, topk=topk, threshold=threshold, batch_size=batch_size)
+    return _write_rows(classifier, stream, PREDICTIONS, options, images, output, batch_size, resume, overwrite)
+
+
+def extract_to_file(
+    extractor: Extractor,
+    images: Paths,
+    output: str | os.PathLike[str],
+    *,
+    batch_size: int = 32,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> JobSummary:
+    """Write the embeddings of images to a .jsonl, .csv, .parquet or .npz file; see :func:`hardnet.predict_to_file`.
+
+    A .npz file has ``sources``, ``embeddings`` of shape (N, num_features), float32 with NaN where there is an error,
+    ``errors`` and ``run``.
+    """
+    extractor, width = copy.copy(extractor), extractor.num_features
+    columns = Columns("embedding", tuple(range(width)), _vector_cells, width)
+    stream = partial(extractor.stream, batch_size=batch_size)
+    return _write_rows(extractor, stream, columns, {}, images, output, batch_size, resume, overwrite)
+
+
+def _write_rows(
+    runner: Classifier | Extractor,
+    stream: Callable[[Iterable[Item]], Iterator[ImageResult | Embedding]],
+    columns: Columns,
+    options: dict[str, Any],
+    images: Paths,
+    output: str | os.PathLike[str],
+    batch_size: int,
+    resume: bool,
+    overwrite: bool,
+) -> JobSummary:
+    stream(())  # checks the options
+    suffix = Path(output).suffix.lower()
+    run: dict[str, Any] = {"hardnet": __version__} | runner.describe() | options
+    with connect(runner.device) as ranks, contextlib.ExitStack() as stack:
+        group = batch_size * (4 if ranks.size > 1 else 1)  # of several: the ranks wait for one another
+        work: list[tuple[list[Item], str | None]] = []
+        if ranks.first:
+            file = stack.enter_context(RowFile(output, columns, resume=resume, overwrite=overwrite))
+            file.check(run)
+            items = list(expand([images] if isinstance(images, (str, os.PathLike)) else images))
+            remaining = file.missing(items, batch_size)
+            groups = [remaining[start : start + group] for start in range(0, len(remaining), group)]
+            work = [(list(chain(*groups[r :: ranks.size])), file.engine) for r in range(ranks.size)]
+        with _with_others():
+            share, engine = ranks.scatter(work)
+        run["engine"] = runner.fix_engine(len(share), engine)
+        if ranks.first:
+            file.start(run)
+            bar = stack.enter_context(progress_bar(len(items), "progress", unit="images", initial=file.rows))
+        results = stream(share)
+        while True:
+            mine = [(columns.line(result, suffix), result.error is not None) for result in islice(results, group)]
+            with _with_others():
+                rows = list(chain(*ranks.gather(mine)))
+            if not rows:
+                break
+            if ranks.first:
+                bar.update(file.add(rows))
+        summary = None
+        if ranks.first:
+            file.finish(run)
+            summary = JobSummary(os.fspath(output), file.rows, file.failed, run["engine"], run["precision"])
+        with _with_others():
+            return cast(JobSummary, ranks.gather(summary)[0])
+
+
+@contextlib.contextmanager
+def _with_others() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OutputError(f"another rank has ended; resume continues from the rows so far ({error})") from None
 
 
 class Columns(NamedTuple):
-    """The columns of a verb's output."""
+    """The columns of an output file."""
 
     value: str
-    """The column of the results, in .jsonl and .parquet files; the others are "source" and "error"."""
+    """Column of the results in .jsonl and .parquet files; the others are "source" and "error"."""
     csv: tuple[object, ...]
-    """Of a .csv file, between the source and the error."""
+    """Columns of a .csv file between the source and the error."""
     cells: Callable[[Any], Iterable[object]]
-    """A result without an error -> its cells of these columns."""
+    """Function that returns the cells of these columns for a result without an error."""
     width: int = 0
-    """Of the vectors, for .npz files; 0 where there are none."""
+    """Length of the vectors; 0 if there are none."""
 
     def csv_header(self) -> str:
         """Return the first line of a .csv file."""
@@ -38,125 +194,234 @@ class Columns(NamedTuple):
     def csv_line(self, result: Any) -> str:
         """Return the line of an image in a .csv file."""
         cells = ("" for _ in self.csv) if result.error else self.cells(result)
-        return csv_row(result.source, *cells, result.error or "")
+        return csv_row(_no_formula(result.source), *cells, _no_formula(result.error or ""))
 
-
-class RowFile:
-    """An output file with one row per image: .jsonl, .csv, .parquet, or .npz for vectors.
-
-    A .jsonl or .csv file grows row by row. The rows of a .parquet or .npz file wait in a file with ".part" added to its
-    name, until :meth:`finish` writes the file itself.
-
-    Raises:
-        ValueError: another extension.
-        ImportError: pyarrow is missing for .parquet.
-    """
-
-    def __init__(self, path: str, columns: Columns) -> None:
-        self._path, self._name, self._columns = path, printable(path), columns
-        self._suffix = Path(path).suffix.lower()
-        known = [".jsonl", ".csv", ".parquet", *([".npz"] if columns.width else [])]
-        if self._suffix not in known or Path(path).is_dir():
-            raise ValueError(f"{self._name}: results are written to a {', '.join(known[:-1])} or {known[-1]} file")
-        if self._suffix == ".parquet":
-            require("pyarrow", "15.0", extra="parquet")
-        self._csv, self._grows = self._suffix == ".csv", self._suffix in (".jsonl", ".csv")
-        self._rows = Path(path if self._grows else f"{path}.part")
-        self._file: BinaryIO | None = None
-        self.skipped = 0
-        """How many images :meth:`missing` has found to be there."""
-
-    def open(self, *, resume: bool) -> None:
-        """Open the file for :meth:`add`.
-
-        Args:
-            resume: keep the rows of an earlier run, except an incomplete last one; False starts anew.
-
-        Raises:
-            ValueError: there is nothing to resume: the file is complete, and is not of a kind that grows.
-            OutputError: the file cannot be written.
-        """
-        if resume and not self._grows and not self._rows.exists() and Path(self._path).exists():
-            raise ValueError(f"{self._name}: is complete; --resume adds images to .jsonl and .csv files only")
-        with writing(self._path):
-            self._file = self._rows.open("r+b" if resume and self._rows.exists() else "w+b")
-            end = sum(map(len, _complete_rows(self._rows, quoted=self._csv)))
-            self._file.truncate(end)
-            self._file.seek(end)
-        if self._csv and not end:
-            self.add([self._columns.csv_header()])
-
-    def missing(self, paths: Iterable[str]) -> Iterator[Item]:
-        """Iterate over the images of the paths that have no row yet.
-
-        The rows are read along with the paths; only those in another order than the paths are held in memory.
-
-        Raises:
-            ValueError: while iterating, the rows are not those of this verb.
-        """
-        rows, others = self._sources(), None
-        for item in expand(paths):
-            if others is None:
-                source = next(rows, None)
-                if source == item.source:
-                    self.skipped += 1
-                    continue
-                others = Counter(() if source is None else (source, *rows))
-            if others[item.source]:
-                others[item.source] -= 1
-                self.skipped += 1
-            else:
-                yield item
-
-    def line(self, result: ImageResult | Embedding) -> str:
-        """Return the row of one image, for :meth:`add`."""
-        if self._csv:
-            return self._columns.csv_line(result)
-        if self._grows or not isinstance(result, Embedding) or result.vector is None:
+    def line(self, result: Any, suffix: str) -> str:
+        """Return the row of an image in a file that grows, or in the ".part" of another one."""
+        if suffix == ".csv":
+            return self.csv_line(result)
+        if suffix == ".jsonl" or not self.width or result.error is not None:
             return json.dumps(result.to_dict())
         packed = base64.b64encode(result.vector.numpy().astype("<f4").tobytes()).decode()
         return json.dumps({"source": result.source, "embedding": packed})
 
-    def add(self, lines: Iterable[str]) -> None:
-        """Append rows.
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def _no_formula(text: str) -> str:
+    """Begin a text that a spreadsheet would take for a formula with an apostrophe."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _without_apostrophe(cell: str) -> str:
+    """Undo :func:`_no_formula`."""
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
+def _prediction_cells(result: ImageResult) -> tuple[object, ...]:
+    """Return the most probable class, and all as JSON."""
+    top = next(iter(result.predictions), None)
+    cells = ("", "", "") if top is None else (_no_formula(top.label), top.index, f"{top.probability:.6f}")
+    return *cells, json.dumps(result.to_dict()["predictions"])
+
+
+def _vector_cells(embedding: Embedding) -> list[str]:
+    """Return nine digits of each number, from which float32 values are restored exactly."""
+    return [f"{value:.9g}" for value in cast("Tensor", embedding.vector).tolist()]
+
+
+PREDICTIONS = Columns("predictions", ("label", "index", "probability", "predictions"), _prediction_cells)
+"""Columns of the files of :func:`predict_to_file`."""
+
+
+class RowFile:
+    """An output file with one row per image, held for one process: .jsonl, .csv, .parquet, or .npz for vectors.
+
+    A .jsonl or .csv file grows row by row. The rows of a .parquet or .npz file are kept in a file with ".part" added to
+    its name until :meth:`finish` writes the file itself. Beside the rows, a file with ".run.json" added to their name
+    says what computed them.
+
+    Raises:
+        ValueError: another format, or a file that cannot be resumed; on entering, the file exists.
+        ImportError: pyarrow is missing for .parquet.
+        OutputError: on entering, another process writes the file.
+    """
+
+    def __init__(
+        self, output: str | os.PathLike[str], columns: Columns, *, resume: bool = False, overwrite: bool = False
+    ) -> None:
+        self._name, self._columns, self._resume, self._overwrite = printable(str(output)), columns, resume, overwrite
+        self._suffix = Path(output).suffix.lower()
+        suffixes = [".jsonl", ".csv", ".parquet", *([".npz"] if columns.width else [])]
+        self._path = Path(os.path.realpath(output))  # a link stays
+        if self._suffix not in suffixes or self._path.is_dir():
+            raise ValueError(
+                f"{self._name}: results are written to a {', '.join(suffixes[:-1])} or {suffixes[-1]} file"
+            )
+        if self._suffix == ".parquet":
+            require("pyarrow", "15.0", extra="parquet")
+        self._csv, self._grows = self._suffix == ".csv", self._suffix in (".jsonl", ".csv")
+        self._regular = self._path.is_file() or not self._path.exists()
+        if not self._regular and (resume or not self._grows):
+            raise ValueError(f"{self._name}: only regular files can be resumed, or be .parquet or .npz files")
+        if resume and overwrite:
+            raise ValueError("resume continues a file and overwrite replaces it: choose one of them")
+        self._rows = self._path if self._grows else self._path.with_name(f"{self._path.name}.part")
+        self._record = self._rows.with_name(f"{self._rows.name}.run.json")
+        self._file: BinaryIO | None = None
+        self._previous: dict[str, Any] = {}  # the run of the rows that are there
+        self._end = self._repeated = 0
+        self.rows = self.failed = 0
+        """Rows in the file, and how many of them have an error."""
+
+    @property
+    def engine(self) -> str | None:
+        """Engine of the rows that are there."""
+        return self._previous.get("engine")
+
+    def __enter__(self) -> RowFile:
+        with contextlib.ExitStack() as stack:
+            if self._regular:
+                with writing(self._name):
+                    stack.enter_context(locked(self._path))
+                self._open_previous()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._stack, contextlib.suppress(OSError):  # reported when it was written
+            if self._file is not None:
+                self._file.close()
+
+    def _open_previous(self) -> None:
+        begun = _has_bytes(self._rows)
+        if not self._overwrite and not self._resume and (begun or _has_bytes(self._path)):
+            rows = "" if _has_bytes(self._path) else f" in {printable(self._rows.name)}"
+            raise ValueError(f"{self._name}: has rows already{rows}; resume continues them, overwrite replaces them")
+        if self._resume and not begun and _has_bytes(self._path):
+            raise ValueError(f"{self._name}: is complete; resume adds images to .jsonl and .csv files only")
+        if self._resume and begun:
+            try:
+                self._previous = dict(json.loads(self._record.read_bytes()))
+            except (OSError, ValueError, TypeError) as error:
+                name = printable(self._record.name)
+                raise ValueError(
+                    f"{self._name}: cannot be resumed: {name}, which says what computed its rows: {reason(error)}"
+                ) from None
+
+    def check(self, run: dict[str, Any]) -> None:
+        """Check that the rows that are there are of this run.
+
+        Raises:
+            ValueError: they are not; the message names what differs.
+        """
+        differences = [
+            f"{key} {_brief(self._previous.get(key))}, now {_brief(value)}"
+            for key, value in run.items()
+            if self._previous and self._previous.get(key) != value
+        ]
+        if differences:
+            raise ValueError(
+                f"{self._name}: cannot be resumed: its rows have {'; '.join(differences)}. Use the same options, or "
+                "overwrite it"
+            )
+
+    def missing(self, items: Sequence[Item], batch_size: int) -> list[Item]:
+        """Check the rows that are there, and return the images that have none, in order.
+
+        Rows in the order of the images that end within a batch have the images of this batch computed again, since
+        engines may round differently in batches of other sizes; :meth:`add` leaves them out.
+
+        Raises:
+            ValueError: a row is damaged, or not of this verb; nothing has been changed.
+        """
+        position, others = 0, Counter[str]()
+        for source, failed in self._read() if self._previous else ():
+            self.rows += 1
+            self.failed += failed
+            if position < len(items) and items[position].source == source:
+                position += 1
+            else:
+                others[source] += 1
+        if not others:
+            self._repeated = position % batch_size if position < len(items) else 0
+            return list(items[position - self._repeated :])
+        remaining = []
+        for item in items[position:]:
+            if others[item.source]:
+                others[item.source] -= 1
+            else:
+                remaining.append(item)
+        return remaining
+
+    def start(self, run: dict[str, Any]) -> None:
+        """Open the file for :meth:`add`, with the rows that are there, except an incomplete last one.
+
+        Raises:
+            ValueError: as :meth:`check`.
+            OutputError: the file cannot be written.
+        """
+        self.check(run)
+        with writing(self._name):
+            self._file = self._rows.open("r+b" if self._previous else "wb")
+            if self._regular:
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
+                with write_atomically(self._record) as record:
+                    record.write(json.dumps(run, indent=1).encode() + b"\n")
+            if self._csv and not self._end:
+                self._write([self._columns.csv_header()])
+
+    def add(self, rows: list[tuple[str, bool]]) -> int:
+        """Append rows, each a line and whether it has an error, and return how many were new.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        assert self._file is not None, "open the file first"  # noqa: S101
-        with writing(self._path):
-            self._file.writelines((line + "\n").encode("utf-8", "surrogateescape") for line in lines)
-            self._file.flush()
+        rows, self._repeated = rows[self._repeated :], 0
+        with writing(self._name):
+            self._write([line for line, _ in rows])
+        self.rows += len(rows)
+        self.failed += sum(failed for _, failed in rows)
+        return len(rows)
 
-    def finish(self) -> None:
+    def _write(self, lines: list[str]) -> None:
+        file = cast(BinaryIO, self._file)
+        file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))  # at once: whole batches
+        file.flush()
+
+    def finish(self, run: dict[str, Any]) -> None:
         """Close the file; write the .parquet or .npz file from the rows.
 
         Raises:
             OutputError: the file cannot be written; the rows remain, and ``resume`` continues from them.
         """
-        assert self._file is not None, "open the file first"  # noqa: S101
-        self._file.close()
-        if self._grows:
-            return
-        with writing(self._path):
-            with write_atomically(self._path) as file:
-                if self._suffix == ".npz":
-                    self._write_npz(file)
-                else:
-                    self._write_parquet(file)
-            self._rows.unlink()
+        with writing(self._name):
+            cast(BinaryIO, self._file).close()
+            if not self._grows:
+                with write_atomically(self._path) as file:
+                    (self._write_npz if self._suffix == ".npz" else self._write_parquet)(file, json.dumps(run))
+                self._rows.unlink()
+                self._record.unlink()
 
-    def _write_parquet(self, file: BinaryIO) -> None:
+    def _write_parquet(self, file: BinaryIO, run: str) -> None:
+        """Write the rows, with the run as metadata; "source_bytes" has the names that are not UTF-8, if any."""
         pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-        schema, rows = arrow_schema(self._columns.value), self._dicts()
+        schema = arrow_schema(self._columns.value).with_metadata({"hardnet": run})
+        if any(escape_bytes(row["source"]) != row["source"] for row in self._dicts()):
+            schema = schema.append(pa.field("source_bytes", pa.binary()))
+        rows = self._dicts()
         with parquet.ParquetWriter(file, schema) as writer:
-            while chunk := list(itertools.islice(rows, 1000)):
-                for row in chunk:  # file names need not be UTF-8, Arrow's strings are
-                    row.update({key: printable(row[key]) for key in ("source", "error") if key in row})
+            while chunk := list(islice(rows, 1000)):
+                for row in chunk:
+                    name = row["source"]
+                    row["source"] = escape_bytes(name)
+                    row["source_bytes"] = None if row["source"] == name else os.fsencode(name)
                 writer.write_table(pa.Table.from_pylist(chunk, schema))
 
-    def _write_npz(self, file: BinaryIO) -> None:
-        """Write ``embeddings``, float32 (N, width), NaN where there is an error, ``sources`` and ``errors``."""
+    def _write_npz(self, file: BinaryIO, run: str) -> None:
+        """Write ``embeddings``, float32 (N, width), NaN for errors; and ``sources``, ``errors``, ``run``."""
         import numpy as np
 
         texts = [(row["source"], row.get("error", "")) for row in self._dicts()]
@@ -167,45 +432,65 @@ class RowFile:
                 np.lib.format.write_array_header_2_0(entry, header)
                 for row in self._dicts():
                     entry.write(row.get("embedding", missing).tobytes())
-            for position, name in enumerate(("sources", "errors")):
+            sources, errors = zip(*texts, strict=True) if texts else ((), ())
+            for name, values in (("sources", sources), ("errors", errors), ("run", run)):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.array([text[position] for text in texts], np.str_))
+                    np.lib.format.write_array(entry, np.array(values, np.str_))
 
     def _dicts(self) -> Iterator[dict[str, Any]]:
         import numpy as np
 
-        for line in _complete_rows(self._rows, quoted=False):
-            row: dict[str, Any] = json.loads(line)
-            if isinstance(row.get("embedding"), str):
-                row["embedding"] = np.frombuffer(base64.b64decode(row["embedding"]), "<f4")
-            yield row
-
-    def _sources(self) -> Iterator[str]:
-        import csv
-
-        if not self._rows.exists():
-            return
-        for number, content in enumerate(_complete_rows(self._rows, quoted=self._csv)):
-            line = content.decode("utf-8", "surrogateescape").removesuffix("\n")
-            try:
-                if not self._csv:
-                    row = json.loads(line)
-                    row["error" if "error" in row else self._columns.value]
-                    yield str(row["source"])
-                elif number:
-                    yield next(csv.reader([line]))[0]
-                elif line != self._columns.csv_header():
-                    raise ValueError
-            except (ValueError, LookupError, TypeError, StopIteration, csv.Error):
-                raise ValueError(f"{self._name}: cannot be resumed: {line[:50]!r} is no row of this command") from None
-
-
-def _complete_rows(path: Path, quoted: bool) -> Iterator[bytes]:
-    """Iterate over the rows that end with a line break; in CSV files, line breaks within quotes end no row."""
-    with path.open("rb") as file:
-        row = b""
-        for line in file:
-            row += line
-            if line.endswith(b"\n") and not (quoted and row.count(b'"') % 2):
+        with self._rows.open("rb") as file:
+            for line in file:
+                row: dict[str, Any] = json.loads(line)
+                if isinstance(row.get("embedding"), str):
+                    row["embedding"] = np.frombuffer(base64.b64decode(row["embedding"]), "<f4")
                 yield row
-                row = b""
+
+    def _read(self) -> Iterator[tuple[str, bool]]:
+        """Iterate over the complete rows: the source, and whether there is an error."""
+        cell = r'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
+        pattern = re.compile(rf"({cell})(?:,{cell}){{{len(self._columns.csv)}}},({cell})\n")
+        row, start, end = "", 1, 0
+        with self._rows.open("rb") as file:
+            for number, content in enumerate(file, 1):
+                line, end = content.decode("utf-8", "surrogateescape"), end + len(content)
+                row, start = (row + line, start) if row else (line, number)
+                if not line.endswith("\n"):
+                    return
+                swallowed = row != line and pattern.fullmatch(line)  # by a damaged row, which has odd quotes as well
+                if self._csv and row.count('"') % 2 and not swallowed:
+                    continue  # a line break within quotes
+                try:
+                    result = self._parse(row, pattern if self._csv else None, header=start == 1)
+                except (ValueError, LookupError, TypeError):
+                    raise ValueError(
+                        f"{self._name}: cannot be resumed: line {start} is no row of this command: {row[:50]!r}"
+                    ) from None
+                if result is not None:
+                    yield result
+                row, self._end = "", end
+
+    def _parse(self, row: str, pattern: re.Pattern[str] | None, *, header: bool) -> tuple[str, bool] | None:
+        """Return the source of a row, and whether there is an error; None for the header of a .csv file."""
+        if pattern is None:
+            content = json.loads(row)
+            if ("error" in content) == (self._columns.value in content):
+                raise ValueError
+            return str(content["source"]), "error" in content
+        match = pattern.fullmatch(row)
+        if match is None or header != (row == f"{self._columns.csv_header()}\n"):
+            raise ValueError
+        source, error = match.groups()
+        if source.startswith('"'):
+            source = source[1:-1].replace('""', '"')
+        return None if header else (_without_apostrophe(source), bool(error))
+
+
+def _has_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _brief(value: object) -> str:
+    """Return a value for a message: of a digest, the first digits."""
+    return str(value)[:12] if re.fullmatch("[0-9a-f]{64}", str(value)) else str(value)

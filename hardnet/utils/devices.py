@@ -12,11 +12,14 @@ def usable_device(device: str | int | torch.device) -> torch.device:
     """Return a device on which torch can compute.
 
     Args:
-        device: "auto" is CUDA if available, else MPS (Apple), else the CPU; a number is that CUDA device.
+        device: "auto" is CUDA if available, else MPS (Apple), else the CPU; a number is that CUDA device. Under
+            torchrun, "auto" and "cuda" are the GPU of the local rank.
 
     Raises:
         ValueError: there is no such device.
     """
+    if device in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device == "auto":
         kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         return torch.device(next(kind for kind, available in kinds.items() if available))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,14 @@ class Ranks:
         dist.all_gather_object(gathered, value, group=self._group)
         return gathered
 
+    def scatter(self, values: list[T]) -> T:
+        """Return to every rank its own of the values that rank 0 gives, one per rank."""
+        if self.size == 1:
+            return values[0]
+        received: list[Any] = [None]
+        dist.scatter_object_list(received, values if self.first else None, src=0, group=self._group)
+        return cast(T, received[0])
+
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors, in place, with those of rank 0."""
         if self.size > 1:
@@ -50,20 +58,20 @@ class Ranks:
 
 
 @contextmanager
-def connect(device: str = "auto") -> Iterator[Ranks]:
+def connect(device: str | torch.device = "auto") -> Iterator[Ranks]:
     """Join the ranks that torchrun started, by gloo on CPU and nccl on CUDA; leave them at the end.
 
     If the process has joined them already, as within an outer ``connect``, that group is used and kept.
 
     Args:
         device: "cpu", "cuda", "cuda:1", ..., or "auto": CUDA if there is one. Under torchrun each rank takes the
-            GPU of its local rank.
+            GPU of its local rank. A ``torch.device`` is taken as it is.
 
     Raises:
         ValueError: there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    compute = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else 0)
+    compute = device if isinstance(device, torch.device) else _device(device)
     if size == 1:
         yield Ranks(0, 1, compute)
         return
@@ -84,10 +92,8 @@ def connect(device: str = "auto") -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    if name in ("auto", "cuda"):
-        name = f"cuda:{local_rank}" if torch.cuda.is_available() else name.replace("auto", "cpu")
-    device = usable_device(name)
+def _device(name: str) -> torch.device:
+    device = usable_device("cpu" if name == "auto" and not torch.cuda.is_available() else name)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {name!r}")
     return device

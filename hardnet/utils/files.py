@@ -44,6 +44,32 @@ def writing(path: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file for this process, by a hidden file beside it that is removed at the end.
+
+    Raises:
+        OutputError: another process holds it.
+        OSError: the hidden file cannot be written.
+    """
+    import filelock
+
+    path.parent.stat()  # filelock would create the folder
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise OutputError(f"{printable(str(path))}: another process is writing it") from None
+    except NotImplementedError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes it when it is released
+            os.unlink(lock.lock_file)  # noqa: PTH108
+        lock.release()
+
+
+@contextlib.contextmanager
 def write_atomically(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file in the folder of ``target``; move it to ``target`` when the block ends without an error.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
+import os
 from collections.abc import Iterable, Sequence
 
 
@@ -18,6 +20,17 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte of a file name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def escape_bytes(name: str) -> str:
+    r"""Escape the undecodable bytes of a file name, as ``\xff``, so that the text can be encoded in UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def split_lines(content: bytes) -> list[str]:
+    r"""Split a list of file names at ``\n`` or ``\r\n`` only; a byte order mark is no part of the first name."""
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [os.fsdecode(line.removesuffix(b"\r")) for line in lines]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
