@@ -14,9 +14,10 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.photographs import calibration_images
-from hardnet.engines import accelerate, available_engines
-from hardnet.engines.timing import settle
-from hardnet.engines.torch_engine import cpu_threads
+from hardnet.engines import available_engines
+from hardnet.engines.acceleration import build_engine
+from hardnet.engines.base import cpu_threads
+from hardnet.engines.timing import estimate_statistics
 from hardnet.factory import create_model
 from hardnet.images.preprocess import Preprocessing
 from hardnet.models.config import CONFIGS
@@ -146,7 +147,7 @@ def settled_network(case: Case, device: str = "cpu") -> nn.Module:
     """Return the network of a case in evaluation mode, with activations in the range of a trained network."""
     network = create_network(case.source, case.model)
     with cpu_threads(1):  # equal statistics on every run: conversions are cached by the weights
-        settle(network, 224, 224)
+        estimate_statistics(network, 224, 224)
     return network.eval().to(device)
 
 
@@ -165,12 +166,8 @@ def in_engine(network: Any, case: Case, preprocessing: Preprocessing | None = No
         raise NotImplementedError(f"the {case.engine} engine has no {case.precision} here")
     network = network if case.source == OURS else Peer(case.model, fuse(network))
     calibration = calibration_images() if case.precision == "int8" else None
-    options = {
-        "calibration": calibration,
-        "preprocessing": preprocessing,
-        "example_input": images_of(case.shape, device),
-    }
-    return accelerate(network, engine=case.engine, precision=case.precision, **options)
+    images = images_of(case.shape, device)
+    return build_engine(network, case.engine, case.precision, images, None, calibration, preprocessing, checked=False)
 
 
 def images_of(shape: Shape, device: str | torch.device) -> Tensor:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
+import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS, Fill, same
+from conftest import MODELS, Fill, same, small_model
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrizations import spectral_norm
+from torchvision.ops import FrozenBatchNorm2d
 
 from hardnet import Accelerated, Classifier, HarDNet, accelerate, create_model
-from hardnet.engines import EngineCache, available_engines, base, choose_engine, onnx, openvino
-from hardnet.engines.acceleration import cpu_has_bf16
-from hardnet.engines.cache import artifacts_dir, fingerprint
+from hardnet.engines import EngineCache, available_engines, base, cache, choose_engine, onnx, openvino
+from hardnet.engines.cache import artifacts_dir, fingerprint, from_artifact
+from hardnet.engines.calibration import check_agreement
+from hardnet.engines.torch_private import cpu_has_bf16
 from hardnet.images.preprocess import Preprocessing
+from hardnet.models.layers import ConvLayer
 
 SAMPLE = Path(__file__).parent.parent / "images" / "fashion_mnist" / "bag-00018.png"
 SHAPES = [(1, 3, 64, 96), (3, 3, 33, 32), (0, 3, 64, 64), (1, 3, 224, 224), (3, 3, 65, 97)]
@@ -26,6 +36,7 @@ CASES = [
     for engine in ("eager", "torch", "openvino", "onnxruntime")
     for name in MODELS
 ]
+ENGINES = ["torch", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("openvino", "onnxruntime"))]
 ACCELERATE = importlib.import_module("hardnet.engines.acceleration")  # the package has a function of this name
 
 
@@ -168,14 +179,14 @@ def test_auto_takes_the_preferred_one_and_says_so(
     assert "hardnet39ds runs in torch, fp32, on cpu" in caplog.text
     assert available_engines() == ["torch", "eager"]
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name == "openvino" or None)
-    assert ACCELERATE._plan("auto", "fp32", torch.device("cpu"), None).engine == "openvino"
+    assert ACCELERATE._check_engine("auto", "fp32", torch.device("cpu")) == "openvino"
 
 
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"engine": "warp"}, ValueError, "no engine 'warp'; known: auto, eager, torch"),
-        ({"precision": "fp8"}, ValueError, "no precision 'fp8'"),
+        ({"engine": "warp"}, ValueError, "unknown engine 'warp'; known: auto, eager, torch"),
+        ({"precision": "fp8"}, ValueError, "unknown precision 'fp8'"),
         ({"engine": "torch", "precision": "int8"}, ValueError, "torch engine has no int8 on cpu, only fp32, bf16"),
         ({"engine": "openvino", "precision": "int8"}, ValueError, "int8 needs calibration="),
         ({"engine": "torch", "calibration": [torch.zeros(1, 3, 64, 64)]}, ValueError, "goes with precision='int8'"),
@@ -201,12 +212,182 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
         accelerate(nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("engine", ["eager", "torch", "openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+def test_images_that_are_no_numbers_get_no_answer(engine: str) -> None:
+    model, x = small_model(), torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+    x[1, 0, 5, 5], x[3, 2, 0, 0] = float("nan"), -float("inf")
+    logits = accelerate(model, engine=engine)(x)
+    assert isinstance(logits, Tensor)
+    assert logits.isnan().all(1).tolist() == [False, True, False, True]
+    assert same(logits[::2], expected[::2])
+
+
+def _replace_norms(model: HarDNet, make: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+    for layer in model.modules():
+        if isinstance(getattr(layer, "norm", None), nn.BatchNorm2d):
+            layer.norm = make(layer.norm)  # type: ignore[arg-type]
+
+
+def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
+    frozen = FrozenBatchNorm2d(norm.num_features, norm.eps)
+    frozen.load_state_dict(norm.state_dict(), strict=False)
+    return frozen
+
+
+def _fused(model: HarDNet) -> None:
+    for layer in model.modules():
+        if isinstance(layer, ConvLayer):
+            layer.conv, layer.norm = fuse_conv_bn_eval(layer.conv, layer.norm), nn.Identity()  # type: ignore[arg-type]
+
+
+def _circular(model: HarDNet) -> None:
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+            layer.padding_mode = "circular"
+            layer._reversed_padding_repeated_twice = [1, 1, 1, 1]
+
+
+CHANGES: dict[str, Callable[[HarDNet], object]] = {
+    "fused": _fused,
+    "frozen": lambda model: _replace_norms(model, _frozen),
+    "groups": lambda model: _replace_norms(model, lambda norm: nn.GroupNorm(1, norm.num_features)),
+    "synchronised": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "circular padding": _circular,
+    "activation": lambda model: setattr(model.base[0], "relu", nn.Hardswish()),
+    "spectral norm": lambda model: spectral_norm(model.base[1].conv),
+    "head": lambda model: setattr(model.base[-1], "3", nn.Linear(model.num_features, 10)),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_replaced_layers_compute_the_same(change: str, engine: str) -> None:
+    model, x = small_model(), torch.randn(2, 3, 64, 64)
+    CHANGES[change](model)
+    model.eval()
+    fast = accelerate(model, engine=engine, example_input=x)
+    with torch.no_grad():
+        assert same(fast(x), model(x))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: prune.identity(model.base[1].conv, "weight"), r"Conv2d 'base\.1\.conv' has a hook"),
+        (lambda model: model.register_forward_hook(lambda *_: None), "HarDNet 'model' has a hook"),
+        (lambda model: model.base[-1].train(), r"Dropout 'base\.\d+\.2' is in training mode"),
+        (lambda model: setattr(model.base[0], "norm", nn.BatchNorm2d(24, track_running_stats=False)),
+         r"BatchNorm2d 'base\.0\.norm' normalises by the statistics of each batch"),
+    ],
+)  # fmt: skip
+def test_layers_that_no_engine_runs_are_named(change: Callable[[HarDNet], object], message: str) -> None:
+    model = small_model()
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        accelerate(model, engine="torch")
+
+
+def test_an_engine_with_another_result_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ACCELERATE._TABLE["torch"]
+    monkeypatch.setitem(ACCELERATE._TABLE, "torch", row._replace(build=lambda model, *_: lambda x: 1.001 * model(x)))
+    with pytest.raises(ValueError, match=r"the torch engine does not compute what hardnet39ds computes.* 1\.0e-03"):
+        accelerate(small_model(), engine="torch")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_models_of_timm_give_logits(engine: str) -> None:
+    timm = pytest.importorskip("timm")
+    importlib.import_module("hardnet.timm_registry")
+    model, x = timm.create_model("hardnet39ds", num_classes=5).eval(), torch.rand(2, 3, 64, 64)
+    fast = accelerate(model, engine=engine)
+    with torch.no_grad():
+        assert same(fast(x), model(x))  # type: ignore[arg-type]
+    assert fast.feature_info is None
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ([torch.zeros(2, 3, 64, 64, dtype=torch.uint8)], "floating-point images, got torch.uint8"),
+        ([torch.full((2, 3, 64, 64), float("nan"))], "got values up to nan"),
+        (255 * torch.rand(2, 3, 64, 64), "got values up to 25.*: scale them"),
+        ([torch.zeros(2, 3, 64)], "takes images of shape"),
+        ([[0.0]], "takes batches of images, .* got list"),
+        ([torch.zeros(0, 3, 64, 64)], "int8 needs calibration="),
+    ],
+)
+def test_calibration_images_are_checked(calibration: list[Tensor], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        accelerate(small_model(), engine="openvino", precision="int8", calibration=calibration)
+
+
+def test_int8_that_changes_too_many_labels_is_refused() -> None:
+    model, x = small_model(), [torch.randn(10, 3, 64, 64)]
+    check_agreement(model, model, x, 0.9)
+    order = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+    with pytest.raises(ValueError, match=r"int8 changes 100% of the labels .*at most 10%"):
+        check_agreement(model, lambda x: model(x)[:, order], x, 0.9)
+    model.reset_classifier(0)
+    check_agreement(model, lambda x: 1.1 * model(x), x, 0.9)
+    with pytest.raises(ValueError, match="changes the output by 200% of its norm"):
+        check_agreement(model, lambda x: -model(x), x, 0.9)
+
+
+QUIET = """
+import random, sys, torch, hardnet
+from hardnet.engines import openvino
+
+openvino.cpu_has_amx_int8 = lambda: True  # NNCF then reports what it leaves in float
+model, x = hardnet.create_model("hardnet39ds", weights="FASHION_MNIST").eval(), [torch.randn(4, 3, 64, 64)]
+before = list(sys.path), random.getstate(), torch.get_rng_state().tolist()
+for engine, precision in (("torch", "fp32"), ("onnxruntime", "int8"), ("openvino", "int8")):
+    hardnet.accelerate(model, engine=engine, precision=precision, calibration=x if precision == "int8" else None)
+sys.exit(before != (list(sys.path), random.getstate(), torch.get_rng_state().tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_conversions_print_nothing_and_leave_the_state_of_the_process() -> None:
+    result = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_torch_engine_draws_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    accelerate(small_model(), engine="torch")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "amx", "precision", "faster"),
+    [
+        ("hardnet39ds", True, "fp32", "bf16"),
+        ("hardnet68", True, "fp32", "int8"),
+        ("hardnet39ds", False, "fp32", "int8"),
+        ("hardnet39ds", False, "bf16", "int8"),
+        ("hardnet39ds", True, "bf16", None),
+    ],
+)
+def test_the_log_names_the_faster_precision(
+    name: str, amx: bool, precision: str, faster: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "cpu_has_amx_int8", lambda: amx)
+    monkeypatch.setattr(ACCELERATE, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name)
+    assert next(iter(ACCELERATE._faster(create_model(name), precision, "cpu")), None) == faster
+
+
 def test_an_accelerated_model_is_for_evaluation_and_checks_its_input() -> None:
     fast = accelerate(create_model("hardnet39ds"), engine="torch")
     assert not list(fast.parameters())
     with pytest.raises(RuntimeError, match="for evaluation only"):
         fast.train()
     assert fast.eval() is fast
+    assert copy.deepcopy(fast) is fast
+    with pytest.raises(TypeError, match=r"pickle the model, and call hardnet\.accelerate"):
+        pickle.dumps(fast)
     for x, said in (
         (torch.zeros(3, 64, 64), "add the batch dimension"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.float64), "takes float32 images"),
@@ -216,23 +397,40 @@ def test_an_accelerated_model_is_for_evaluation_and_checks_its_input() -> None:
             fast(x)
 
 
-@pytest.mark.slow
-def test_a_conversion_is_kept_and_a_damaged_one_is_made_anew(caplog: pytest.LogCaptureFixture) -> None:
-    model = create_model("hardnet39ds", weights="FASHION_MNIST").eval()
-    x = torch.randn(1, 3, 64, 64)
-    wanted = accelerate(model, engine="openvino")(x)
-    assert isinstance(wanted, Tensor)
-    [kept] = artifacts_dir().iterdir()
-    made = (kept / "model.xml").stat().st_mtime_ns
-    accelerate(model, engine="openvino")
-    assert (kept / "model.xml").stat().st_mtime_ns == made
-    (kept / "model.xml").write_bytes(b"<net")
-    again = accelerate(model, engine="openvino")(x)
-    assert isinstance(again, Tensor)
-    assert same(again, wanted, 1e-6)
-    assert "cannot be used" in caplog.text
-    assert [path.name for path in artifacts_dir().iterdir()] == [kept.name]
+def test_a_conversion_is_kept_until_its_bytes_change_or_the_cache_is_full(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    built = []
+
+    def build(folder: Path) -> None:
+        built.append(folder)
+        (folder / "model.bin").write_bytes(bytes(100))
+
+    def use(folder: Path) -> bytes:
+        return (folder / "model.bin").read_bytes()
+
+    def converted(key: str) -> int:
+        assert from_artifact(key, build, use) == bytes(100)
+        return len(built)
+
+    assert [converted("first"), converted("first")] == [1, 1]
+    (artifacts_dir() / "first" / "model.bin").write_bytes(bytes(99) + b"x")
+    assert converted("first") == 2
+    assert "not those that were written" in caplog.text
+    (artifacts_dir() / "first" / "digests.json").unlink()
+    assert [converted("first"), converted("second")] == [3, 4]
+    os.utime(artifacts_dir() / "first", (1, 1))
+    assert converted("first") == 4  # "second" is now the one that was not used for longest
+    monkeypatch.setattr(cache, "CACHE_LIMIT", 500)
+    os.utime(artifacts_dir() / "second", (1, 1))
+    converted("third")
+    assert sorted(path.name for path in artifacts_dir().iterdir()) == ["first", "third"]
+
+
+def test_the_name_of_a_conversion_depends_on_the_weights() -> None:
+    model = small_model()
     before = fingerprint(model, "openvino")
+    assert fingerprint(small_model(), "openvino") == before
     with torch.no_grad():
         next(model.parameters()).mul_(2)
     assert fingerprint(model, "openvino") != before
@@ -292,7 +490,7 @@ def test_engines_of_auto_are_built_once_and_fall_back_to_pytorch(
 
 def test_labels_stay_when_the_engine_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: None)
-    monkeypatch.setattr(ACCELERATE, "FEW", 12)
+    monkeypatch.setattr(ACCELERATE, "EAGER_UP_TO", 12)
     options = {"weights": "FASHION_MNIST", "device": "cpu"}
     eager, auto = (Classifier("hardnet39ds", engine=engine, **options) for engine in ("eager", "auto"))  # type: ignore[arg-type]
     expected, results = (runner.predict(SAMPLE.parent, batch_size=8) for runner in (eager, auto))
@@ -317,12 +515,16 @@ def test_large_batches_run_in_equal_slices(
     assert all(same(one, other) for one, other in pairs)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("engine", "sizes"), [("eager", [9]), ("torch", [5, 4])])
-def test_all_engines_but_eager_get_slices(engine: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[int] = []
-    build = ACCELERATE.Engine(lambda *_: lambda x: found.append(len(x)) or x.sum((2, 3)), ("fp32",))
+@pytest.mark.parametrize(("engine", "expected"), [("eager", [1, 9]), ("torch", [1, 5, 4])])
+def test_all_engines_but_eager_get_slices(engine: str, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def build(model: HarDNet, *_: object) -> Callable[[Tensor], Tensor]:
+        return lambda x: sizes.append(len(x)) or model(x)  # type: ignore[func-returns-value]
+
     monkeypatch.setattr(base, "_SLICE_PIXELS", 5 * 64 * 64 + 1)
-    monkeypatch.setitem(ACCELERATE._TABLE, engine, build)
-    x = torch.rand(9, 3, 64, 64)
-    assert same(accelerate(create_model("hardnet39ds"), engine=engine)(x), x.sum((2, 3)))  # type: ignore[arg-type]
-    assert found == sizes
+    monkeypatch.setitem(ACCELERATE._TABLE, engine, ACCELERATE._TABLE[engine]._replace(build=build))
+    model, x = small_model(), torch.rand(9, 3, 64, 64)
+    with torch.no_grad():
+        assert same(accelerate(model, engine=engine)(x), model(x))  # type: ignore[arg-type]
+    assert sizes == expected  # the first image is the comparison with the model

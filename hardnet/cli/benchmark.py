@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..engines.timing import Step, quartiles, settle, time_pass, timed_passes
+from ..engines.timing import Step, estimate_statistics, quartiles, time_pass, timed_passes
 from ..factory import create_model
 from ..utils.devices import usable_device
 from ..utils.files import write_atomically, writing
@@ -22,7 +22,6 @@ from ..weights.load import Loaded, load_weights
 from .arguments import SOME_FAILED, Verbs, say
 from .output import show
 
-USUAL_ENGINES = ("eager", "torch", "onnxruntime", "openvino")  # need no compiler; the installed ones are the default
 PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
 PROTOCOL = ("batch_size", "size", "device", "rounds", "turn_seconds")
 Key: TypeAlias = tuple[str, str, str]  # model, engine, precision
@@ -75,7 +74,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
-    from ..engines import accelerate, available_engines
+    from ..engines import ENGINES, available_engines
+    from ..engines.acceleration import build_engine
 
     device = usable_device(arguments.device)
     images = torch.randn(arguments.batch_size, 3, *arguments.size).to(device)
@@ -87,15 +87,15 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
         torch.manual_seed(0)
         model = create_model(loaded.config.name if loaded else name, weights=loaded)
         if loaded is None:
-            settle(model, *arguments.size)
+            estimate_statistics(model, *arguments.size)
         model = model.eval().to(device)
         for precision in arguments.precisions:
-            usual = [engine for engine in USUAL_ENGINES if engine in available_engines(device, precision)]
-            for engine in arguments.engines or usual:
+            installed = available_engines(device, precision)
+            for engine in arguments.engines or sorted(installed, key=ENGINES.index):
                 say(f"building {name} {engine} {precision}")
-                options: dict[str, Any] = {"calibration": [images.cpu()]} if precision == "int8" else {}
+                calibration = [images.cpu()] if precision == "int8" else None
                 try:
-                    fast = accelerate(model, engine=engine, precision=precision, example_input=images, **options)
+                    fast = build_engine(model, engine, precision, images, calibration=calibration, checked=False)
                 except (ImportError, RuntimeError, ValueError) as error:
                     left_out.append(f"{name} {engine} {precision}: {error}")
                 else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import NamedTuple, cast
 
@@ -16,7 +16,19 @@ from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.validation import check_count
 from . import onnx, openvino, torch_engine
-from .base import Accelerated, Plan, Run, in_slices, normalising
+from .base import (
+    Accelerated,
+    EngineSettings,
+    Run,
+    difference,
+    in_slices,
+    marking_invalid,
+    normalising,
+    on_threads,
+)
+from .calibration import check_batches
+from .folding import evaluation_copy
+from .torch_private import cpu_has_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -30,26 +42,40 @@ CALIBRATION_IMAGES = 256
 class Engine(NamedTuple):
     """One row of the table of engines."""
 
-    build: Callable[[ImageModule, Plan, list[Tensor]], Run]
+    build: Callable[[ImageModule, EngineSettings, list[Tensor]], Run]
+    """(model in evaluation mode, settings, calibration) -> the function that runs it."""
     cpu: tuple[str, ...]
     """Precisions on the CPU."""
     cuda: tuple[str, ...] = ()
+    """Precisions on CUDA."""
     packages: tuple[str, ...] = ()
     """Optional packages."""
     int8_packages: tuple[str, ...] = ()
-    """Further ones for int8."""
+    """Further optional packages for int8."""
+    with_torch: bool = False
+    """True if it computes with torch, whose number of threads is then set for each call."""
+    takes_pixels: bool = False
+    """True if it scales and normalises uint8 images itself."""
+    in_slices: bool = True
+    """True if it runs large batches in slices on the CPU."""
 
 
 _TABLE = {
-    "eager": Engine(torch_engine.build_eager, ("fp32",), ("fp32",)),
-    "torch": Engine(torch_engine.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16")),
+    "eager": Engine(torch_engine.build_eager, ("fp32",), ("fp32",), with_torch=True, in_slices=False),
+    "torch": Engine(torch_engine.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16"), with_torch=True),
     "onnxruntime": Engine(onnx.build, ("fp32", "int8"), ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
-    "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",)),
+    "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",), takes_pixels=True),
 }
-FEW, MANY = 32, 10_000
-"""Images after which building the "torch" engine, and converting for another one, pay off on CPUs."""
-_PATIENCE = 256
+EAGER_UP_TO, TORCH_UP_TO = 32, 10_000
+"""Images up to which, on CPUs, building the engine "torch", and converting for another one, do not pay off."""
+_COMPILE_AFTER = 256
 """Images of a shape after which compiling a graph pays off."""
+_LEAST_AGREEMENT = 0.9
+"""Share of the calibration images whose label int8 must keep."""
+_TOLERANCES = {"fp32": 1e-4, "int8": math.inf}
+"""Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated."""
+_COARSE = 0.5
+"""The tolerance in bf16 and fp16, whose difference is up to 0.1 with random weights."""
 
 ENGINES = tuple(_TABLE)
 """What ``engine=`` may be, in addition to "auto"."""
@@ -79,28 +105,97 @@ def accelerate(
             once. Other shapes work as well.
         threads: CPU threads; None uses torch's number.
         calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
-        preprocessing: makes the engine take uint8 images as well, (N, 3, H, W), which it scales and normalises.
+        preprocessing: with it the engine takes uint8 images as well, (N, 3, H, W), which it scales and normalises;
+            None takes the model's own, if it has one.
 
     Raises:
-        TypeError: the model is not one of this library.
-        ValueError: an unknown engine or precision, a combination that does not exist, int8 without calibration, or an
-            ``example_input`` of a wrong shape.
+        TypeError: the model is not one of this library, or ``calibration`` has something else than tensors.
+        ValueError: an unknown engine or precision, a combination that does not exist, int8 without calibration, with
+            images that are not prepared as for the model, or with labels that differ from the model's on more than one
+            in ten of them; a layer that no engine can run, which is named; an engine whose output is not the model's;
+            an ``example_input`` of a wrong shape.
         ImportError: a package is missing; the message names the extra.
     """
+    return build_engine(model, engine, precision, example_input, threads, calibration, preprocessing)
+
+
+def build_engine(
+    model: ImageModule,
+    engine: str,
+    precision: str,
+    example_input: Tensor | None = None,
+    threads: int | None = None,
+    calibration: Iterable[Tensor] | None = None,
+    preprocessing: Preprocessing | None = None,
+    *,
+    checked: bool = True,
+) -> Accelerated:
+    """Do what :func:`accelerate` does; without ``checked``, do not compare results: for timing random weights."""
     if not isinstance(model, ImageModule):
         raise TypeError(f"only models of this library can be accelerated, got {type(model).__name__}")
     device = next(model.parameters()).device
-    plan = _plan(engine, precision, device, threads)
-    patience = 0 if example_input is not None else _PATIENCE
-    plan = replace(plan, patience=patience, preprocessing=preprocessing)
-    batches = _calibration(precision, calibration)
-    run = _TABLE[plan.engine].build(model, plan, batches)
-    result = Accelerated(model, in_slices(run) if device.type == "cpu" and plan.engine != "eager" else run, plan)
-    logger.info("%s runs in %s, %s, on %s", model.config.name, plan.engine, plan.precision, device)
+    engine = _check_engine(engine, precision, device)
+    if threads is not None:
+        check_count("threads", threads, least=1)
+    if precision != "int8" and calibration is not None:
+        raise ValueError(f"calibration goes with precision='int8', not {precision!r}")
+    batches = check_batches(model, calibration) if precision == "int8" else []
+    reference = evaluation_copy(model).float()
+    normalise = preprocessing or (model.preprocessing if model.in_chans == 3 else None)
+    # The form of the input that is expected is tried: an engine may prepare the other one when it is needed.
+    sample = _sample(model, as_pixels=preprocessing is not None).to(device)
+    with torch.inference_mode(False), torch.no_grad():
+        expected = normalising(reference, preprocessing)(sample)
+    settings = EngineSettings(
+        engine,
+        precision,
+        device,
+        threads or torch.get_num_threads(),
+        compile_after=0 if example_input is not None else _COMPILE_AFTER,
+        preprocessing=normalise,
+        several=not isinstance(expected, Tensor),
+        least_agreement=_LEAST_AGREEMENT if checked and batches else 0.0,
+    )
+    row = _TABLE[engine]
+    run = row.build(reference, settings, batches)
+    if not row.takes_pixels:
+        run = normalising(run, normalise)
+    run = marking_invalid(run, row.with_torch)
+    if device.type == "cpu":
+        run = on_threads(run, settings.threads) if row.with_torch else run
+        run = in_slices(run) if row.in_slices else run
+    result = Accelerated(model, run, settings)
+    error = difference(result(sample), expected) if checked else 0.0
+    if not error <= _TOLERANCES.get(precision, _COARSE):
+        raise ValueError(
+            f"the {engine} engine does not compute what {model.config.name} computes, the difference is {error:.1e} of "
+            "the largest value: run the model itself, or undo what was changed in its layers"
+        )
+    faster = "".join(f"; {name} is faster here" for name in _faster(model, precision, device.type)[:1])
+    logger.info("%s runs in %s, %s, on %s%s", model.config.name, engine, precision, device, faster)
     if example_input is not None:
         for _ in range(2):  # the torch engine compiles when a shape comes a second time
             result(example_input)
     return result
+
+
+def _sample(model: ImageModule, as_pixels: bool) -> Tensor:
+    side, generator = max(64, model.min_input_size), torch.Generator().manual_seed(0)
+    shape = (1, model.in_chans, side, side + 32)
+    if as_pixels:
+        return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def _faster(model: ImageModule, precision: str, device: str) -> list[str]:
+    """Return the precisions that are faster on this processor and possible here, the fastest first."""
+    if device != "cpu":
+        return []
+    order = ["int8", "bf16", "fp32"]
+    if openvino.cpu_has_amx_int8() and getattr(model.config, "depthwise", False):
+        order = ["bf16", "int8", "fp32"]  # depthwise convolutions stay in float32
+    possible = [name for name in order[: order.index(precision)] if available_engines(device, name)]
+    return [name for name in possible if name != "bf16" or cpu_has_bf16()]
 
 
 def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None = None) -> str:
@@ -114,9 +209,11 @@ def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None 
         images: how many images are to be computed; None means many.
     """
     device = next(model.parameters()).device.type
-    if precision == "fp32" and (device != "cpu" or (images is not None and images <= FEW)):
+    if precision == "fp32" and (device != "cpu" or (images is not None and images <= EAGER_UP_TO)):
         return "eager"
-    return "torch" if precision == "fp32" and images is not None and images <= MANY else _choose(precision, device)
+    return (
+        "torch" if precision == "fp32" and images is not None and images <= TORCH_UP_TO else _choose(precision, device)
+    )
 
 
 class EngineCache:
@@ -131,7 +228,7 @@ class EngineCache:
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing | None = None) -> None:
         self._model, self.preprocessing = model, preprocessing
-        run = normalising(model, preprocessing)
+        run = marking_invalid(normalising(model, preprocessing), with_torch=True)
         self._runs: dict[str, Run] = {"eager": in_slices(run) if next(model.parameters()).device.type == "cpu" else run}
         self._lock = threading.Lock()
 
@@ -166,13 +263,12 @@ def available_engines(device: str | torch.device = "cpu", precision: str = "fp32
     return [engine for engine in order if precision in _precisions(engine, kind) and not _missing(engine, precision)]
 
 
-def _plan(engine: str, precision: str, device: torch.device, threads: int | None) -> Plan:
+def _check_engine(engine: str, precision: str, device: torch.device) -> str:
+    """Return the engine that "auto" stands for; check that it is available."""
     if engine != "auto" and engine not in ENGINES:
-        raise ValueError(f"there is no engine {engine!r}; known: auto, {', '.join(ENGINES)}")
+        raise ValueError(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
-        raise ValueError(f"there is no precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    if threads is not None:
-        check_count("threads", threads, least=1)
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if engine == "auto":
         engine = _choose(precision, device.type)
     precisions = _precisions(engine, device.type)
@@ -188,7 +284,7 @@ def _plan(engine: str, precision: str, device: torch.device, threads: int | None
         )
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise ValueError("this processor does not compute in bf16, it would be slower than fp32")
-    return Plan(engine, precision, device, threads or torch.get_num_threads())
+    return engine
 
 
 def _choose(precision: str, device: str) -> str:
@@ -208,19 +304,3 @@ def _missing(engine: str, precision: str) -> list[str]:
     row = _TABLE[engine]
     packages = row.packages + (row.int8_packages if precision == "int8" else ())
     return [package for package in packages if find_spec(package) is None]
-
-
-def _calibration(precision: str, calibration: Iterable[Tensor] | None) -> list[Tensor]:
-    if precision != "int8":
-        if calibration is not None:
-            raise ValueError(f"calibration goes with precision='int8', not {precision!r}")
-        return []
-    batches = list(calibration or ())
-    if not sum(map(len, batches)):
-        raise ValueError("int8 needs calibration=: some batches of typical input, (N, C, H, W), a few hundred images")
-    return batches
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether the processor computes in bf16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,13 +1,16 @@
-"""The module that every engine returns: same input and output as the model."""
+"""The module that every engine returns, with the input and output of the model; what the engines have in common."""
 
 from __future__ import annotations
 
 import logging
+import math
+import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +24,7 @@ Run = Callable[[Tensor], Output]
 
 
 @dataclass(frozen=True)
-class Plan:
+class EngineSettings:
     """How a model is run."""
 
     engine: str
@@ -29,16 +32,21 @@ class Plan:
     device: torch.device
     threads: int
     """CPU threads."""
-    patience: int = 0
-    """Images of one shape in a row before anything is compiled for this shape."""
+    compile_after: int = 0
+    """Compile for a shape after this many consecutive images of it."""
     preprocessing: Preprocessing | None = None
     """Normalises uint8 images; without it, there are only float32 images."""
+    several: bool = False
+    """True if the model returns a list of feature maps."""
+    least_agreement: float = 0.0
+    """Share of the calibration images whose label int8 must keep."""
 
 
 class Accelerated(nn.Module):
     """A model in a faster engine: the signature and the output of the model, for evaluation only.
 
-    It has no parameters: later changes of the model have no effect on it, and it stays on its device.
+    It has no parameters: later changes of the model have no effect on it, and it stays on its device. An image with a
+    NaN or an infinite value gets an output of NaN.
 
     Attributes:
         engine: the engine that was chosen, such as "openvino".
@@ -46,18 +54,19 @@ class Accelerated(nn.Module):
         device: the device of its input and output.
         threads: the number of CPU threads that it uses.
         num_classes: of the model, None for a feature pyramid.
-        feature_info: of the feature pyramid, None for a classifier.
+        feature_info: of the feature pyramid, None for other models.
         categories: names of the model's classes; None if unknown.
-        preprocessing: preprocessing of the model's weights; None if unknown.
-        takes_pixels: whether it takes uint8 images as well, which it normalises by ``preprocessing``.
+        preprocessing: preprocessing of the images that it takes; None if unknown.
+        takes_pixels: True if it takes uint8 images as well, which it normalises by ``preprocessing``.
 
     Raises:
         ValueError: in ``forward``, an input of a shape that the model refuses, of another type than float32 (or uint8,
             with ``takes_pixels``) or on another device.
         RuntimeError: in ``train``.
+        TypeError: it is pickled.
     """
 
-    def __init__(self, model: ImageModule, run: Run, plan: Plan) -> None:
+    def __init__(self, model: ImageModule, run: Run, settings: EngineSettings) -> None:
         super().__init__()
         self.config = model.config
         self.in_chans = model.in_chans
@@ -65,10 +74,12 @@ class Accelerated(nn.Module):
         self.categories: tuple[str, ...] | None = model.categories
         self.weights_record = model.weights_record
         self.num_classes: int | None = getattr(model, "num_classes", None)
-        self.feature_info: tuple[FeatureInfo, ...] | None = getattr(model, "feature_info", None)
-        self.engine, self.precision, self.device, self.threads = plan.engine, plan.precision, plan.device, plan.threads
-        self.preprocessing = plan.preprocessing or model.preprocessing
-        self.takes_pixels = plan.preprocessing is not None
+        features = model.feature_info if settings.several else None
+        self.feature_info = cast("tuple[FeatureInfo, ...] | None", features)
+        self.engine, self.precision = settings.engine, settings.precision
+        self.device, self.threads = settings.device, settings.threads
+        self.preprocessing = settings.preprocessing or model.preprocessing
+        self.takes_pixels = settings.preprocessing is not None
         self._run = run
         super().train(False)
 
@@ -86,7 +97,7 @@ class Accelerated(nn.Module):
     def _empty(self, x: Tensor) -> Output:
         """Return the output for an empty batch, which some engines refuse."""
         output = self._run(x.new_zeros(1, *x.shape[1:]))
-        return [each[:0] for each in output] if isinstance(output, list) else output[:0]
+        return [level[:0] for level in output] if isinstance(output, list) else output[:0]
 
     def train(self, mode: bool = True) -> Accelerated:
         """Stay in evaluation mode.
@@ -98,8 +109,18 @@ class Accelerated(nn.Module):
             raise RuntimeError("an accelerated model is for evaluation only: train the model, then accelerate it again")
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
+        """Return the module itself, which nothing changes."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled."""
+        raise TypeError(
+            "an accelerated model cannot be pickled: pickle the model, and call hardnet.accelerate in the other process"
+        )
+
     def extra_repr(self) -> str:
-        """Return what ``print(model)`` shows in the parentheses."""
+        """Text that ``print(model)`` shows in parentheses."""
         return f"{self.config.name}, {self.engine}, {self.precision}, {self.device}, {self.threads} threads"
 
 
@@ -110,6 +131,79 @@ def normalising(run: Run, preprocessing: Preprocessing | None) -> Run:
         return run(preprocessing.normalise(x) if preprocessing is not None and x.dtype == torch.uint8 else x)
 
     return normalised
+
+
+def marking_invalid(run: Run, with_torch: bool) -> Run:
+    """Return a function that gives NaN for images with a NaN or an infinite value.
+
+    Clipped activations would make a finite output of them.
+
+    Args:
+        run: the function to call.
+        with_torch: look at the images with torch, whose threads then spin for a while. Where others compute, NumPy
+            looks at them, in one thread.
+    """
+
+    def marked(x: Tensor) -> Output:
+        finite = x.dtype == torch.uint8 or _is_finite(x, with_torch)
+        output = run(x)
+        if finite:
+            return output
+        invalid = ~x.flatten(1).isfinite().all(1)
+        levels = [
+            level.masked_fill(invalid.view(-1, *[1] * (level.dim() - 1)), math.nan) for level in levels_of(output)
+        ]
+        return levels if isinstance(output, list) else levels[0]
+
+    return marked
+
+
+def _is_finite(x: Tensor, with_torch: bool) -> bool:
+    """Return True if all values are finite; False also if their sum is not."""
+    if with_torch:
+        return math.isfinite(x.sum().item())
+    values = x.numpy()
+    return math.isfinite(values.max()) and math.isfinite(values.min())
+
+
+def levels_of(output: Output) -> list[Tensor]:
+    """Return the feature maps of a pyramid, or the one output of another model."""
+    return [output] if isinstance(output, Tensor) else output
+
+
+def difference(output: Output, expected: Output) -> float:
+    """Return the largest difference, relative to the largest expected value; infinite if the shapes differ."""
+    largest = 0.0
+    for values, wanted in zip(levels_of(output), levels_of(expected), strict=True):
+        if values.shape != wanted.shape:
+            return math.inf
+        error = (values - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)
+        largest = max(largest, float(error.nan_to_num(math.inf)))
+    return largest
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Set torch's number of threads within the block."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def on_threads(run: Run, count: int) -> Run:
+    """Return a function that runs on this number of torch's threads."""
+
+    def limited(x: Tensor) -> Output:
+        with cpu_threads(count):
+            return run(x)
+
+    return limited
 
 
 _SLICE_PIXELS = 8 * 224 * 224
@@ -138,17 +232,24 @@ def in_slices(run: Run) -> Run:
     return sliced
 
 
+_TALKATIVE = ("nncf", "onnxscript", "torch._export", "torch.export", "torch.onnx", "torch.utils.cpp_extension")
+
+
 @contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Hide warnings and log messages of torch's exporters about their internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "torch._export")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
+def undisturbed() -> Iterator[None]:
+    """Keep what converters do besides converting from the caller: messages, random numbers, the search path."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    path, state = list(sys.path), random.getstate()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
+        random.setstate(state)
+        sys.path[:] = path
+        for logger, level in zip(loggers, levels, strict=True):
+            if logger.level == logging.ERROR:  # else the library, imported in the block, has set it
+                logger.setLevel(level)

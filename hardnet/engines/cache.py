@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -18,15 +20,55 @@ from torch import Tensor
 from ..models.network import ImageModule
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
+from .base import EngineSettings, Run
+from .calibration import check_agreement
+from .folding import fold
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+CACHE_LIMIT = 2 * 1024**3
+"""Bytes of all converted models; above it, those that were not used for longest are removed."""
+
+_DIGESTS = "digests.json"
+
 
 def artifacts_dir() -> Path:
     """Return the folder of the converted models: ``hardnet-engines`` in torch.hub's directory (see ``TORCH_HOME``)."""
     return Path(torch.hub.get_dir()) / "hardnet-engines"
+
+
+def converted(
+    model: ImageModule,
+    settings: EngineSettings,
+    calibration: list[Tensor],
+    conditions: tuple[object, ...],
+    convert: Callable[[ImageModule, Path], None],
+    load: Callable[[Path], Run],
+) -> Run:
+    """Return a converted model, from the cache or converted now.
+
+    Args:
+        model: in evaluation mode.
+        settings: how it is to run.
+        calibration: batches of images for int8; in other precisions none.
+        conditions: what the converted files depend on, besides the model and the calibration.
+        convert: (folded model in float32 on the CPU, folder) -> files.
+        load: (folder) -> the function that runs the model.
+
+    Raises:
+        ValueError: in int8, too many labels change; nothing is kept.
+    """
+    key = fingerprint(model, settings.engine, *conditions, settings.least_agreement, data=calibration)
+
+    def build(folder: Path) -> None:
+        folded = fold(model).cpu().float()
+        convert(folded, folder)
+        if settings.least_agreement and calibration:
+            check_agreement(folded, load(folder), calibration, settings.least_agreement)
+
+    return from_artifact(key, build, load)
 
 
 def fingerprint(model: ImageModule, engine: str, *conditions: object, data: Iterable[Tensor] = ()) -> str:
@@ -49,27 +91,64 @@ def _bytes_of(tensor: Tensor) -> Any:
 def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path], Result]) -> Result:
     """Return ``use(folder)`` for the folder of a conversion; call ``build(folder)`` first if it does not exist.
 
-    The folder is renamed to its final name when it is complete, so parallel conversions do not disturb each other and
-    an interrupted one leaves nothing behind. A damaged conversion is made again. Where nothing can be written, a
-    temporary folder is used, with a warning in the log.
+    The folder is renamed to its final name when it is complete and on the disk, so parallel conversions do not disturb
+    each other and an interrupted one leaves nothing that is used. A conversion whose files have other bytes than were
+    written is made again. Where nothing can be written, a temporary folder is used, with a warning in the log.
     """
     home = artifacts_dir()
-    kept = home / key
-    if kept.is_dir():
+    entry = home / key
+    if entry.is_dir():
         try:
-            return use(kept)
+            if json.loads((entry / _DIGESTS).read_bytes()) != _digests(entry):
+                raise ValueError("its files are not those that were written")
+            os.utime(entry)
+            return use(entry)
         except Exception as error:  # any error of an engine that reads a damaged file
-            logger.warning("the converted model in %s cannot be used (%s); converting again", kept, error)
-            shutil.rmtree(kept, ignore_errors=True)
+            logger.warning("the converted model in %s cannot be used (%s); converting again", entry, error)
+            shutil.rmtree(entry, ignore_errors=True)
     try:
         home.mkdir(parents=True, exist_ok=True)
         with scratch_folder(home, ".unfinished-") as folder:
             build(folder)
+            (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
+            for path in (*folder.iterdir(), folder):
+                _flush(path)
             with contextlib.suppress(OSError):  # another process finished first: its folder is equal
-                folder.rename(kept)
-            return use(kept if kept.is_dir() else folder)
+                folder.rename(entry)
+                _flush(home)
+            _remove_oldest(home, entry)
+            return use(entry if entry.is_dir() else folder)
     except OSError as error:
         logger.warning("the converted model is not kept: %s", error)
-    with tempfile.TemporaryDirectory(prefix="hardnet-") as name:
+    with tempfile.TemporaryDirectory(prefix="hardnet-", ignore_cleanup_errors=True) as name:
         build(Path(name))
         return use(Path(name))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.iterdir() if path.name != _DIGESTS)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _flush(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    with contextlib.suppress(OSError):  # systems that do not flush folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_oldest(home: Path, newest: Path) -> None:
+    """Remove conversions until the others fit the limit, those that were not used for longest first."""
+    entries = []
+    for entry in home.iterdir():
+        with contextlib.suppress(OSError):  # another process removes it
+            size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+            entries.append((entry.stat().st_mtime, size, entry))
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in sorted(entries):
+        if total > CACHE_LIMIT and entry != newest:
+            shutil.rmtree(entry, ignore_errors=True)
+            total -= size

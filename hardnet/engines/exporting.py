@@ -25,7 +25,7 @@ from ..models.segmentation import FCHarDNet
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import quiet_exporter
+from .base import undisturbed
 from .folding import fold
 from .onnx import open_session, write_onnx
 from .openvino import core, to_openvino, write_openvino
@@ -89,7 +89,7 @@ def export(
     example = _random(2, model.in_chans, height, width, uint8_input)
     with scratch_folder(target.parent, f".{target.name[:50]}.") as scratch:
         written = scratch / target.name
-        with quiet_exporter():
+        with undisturbed():
             kind.write(folded, written, example, metadata(model, uint8_input))
         sizes = [(height, width), (least, least), (least + 1, 97)]
         _compare(kind.load(written), model, preprocessing, sizes, uint8_input)

@@ -1,36 +1,88 @@
-"""Fold batch normalisation into the convolutions."""
+"""Copy a model for inference; fold batch normalisation into the convolutions."""
 
 from __future__ import annotations
 
 import copy
 from typing import TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..models.layers import ConvLayer, DWConvLayer
+from .torch_private import has_hooks
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def evaluation_copy(model: Model) -> Model:
+    """Return a copy in evaluation mode, without gradients; parametrised weights become plain ones.
+
+    Raises:
+        ValueError: a layer does what a copy in evaluation mode would not do; the message names it.
+    """
+    for name, module in model.named_modules():
+        problem = None
+        if has_hooks(module):
+            problem = "has a hook, which would not run: remove it first (after pruning, prune.remove)"
+        elif isinstance(module, _NORMS) and module.running_mean is None:
+            problem = "normalises by the statistics of each batch: only the model itself can do this"
+        elif isinstance(module, (*_NORMS, *_DROPOUTS)) and module.training and not model.training:
+            problem = "is in training mode, the model is not: call model.eval(), or run the model itself"
+        if problem is not None:
+            raise ValueError(f"{type(module).__name__} {name or 'model'!r} {problem}")
+    copied = copy.deepcopy(model).eval()
+    for module in list(copied.modules()):
+        if parametrize.is_parametrized(module):
+            names = list(cast(nn.ModuleDict, module.parametrizations))
+            values = [cast(Tensor, getattr(module, name)).detach() for name in names]
+            # remove_parametrizations would change the class, which the model has too.
+            del module.parametrizations
+            module.__class__ = type(module).__mro__[1]
+            for name, value in zip(names, values, strict=True):
+                module.register_parameter(name, nn.Parameter(value))
+    return copied.requires_grad_(False)
 
 
 def fold(model: Model) -> Model:
     """Return a copy of a model, in evaluation mode, with batch normalisation folded into the convolutions.
 
-    The copy computes the same up to rounding. It cannot be trained, and its state dict has other keys.
+    The copy computes the same up to rounding. It cannot be trained, and its state dict has other keys. Layers that were
+    replaced by others stay as they are.
 
     Args:
-        model: a classifier or feature pyramid of this library; it is not changed.
+        model: a model of this library; it is not changed.
+
+    Raises:
+        ValueError: a layer has a hook, is in training mode where the model is not, or normalises by the statistics of
+            each batch.
     """
-    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    folded = evaluation_copy(model)
     for layer in list(folded.modules()):
-        if isinstance(layer, (ConvLayer, DWConvLayer)):
-            name = convolution_name(layer)
+        name, *rest = plain_layers(layer)
+        if rest[:1] == ["norm"]:
             conv, norm = cast(nn.Conv2d, getattr(layer, name)), cast(nn.BatchNorm2d, layer.norm)
             setattr(layer, name, fuse_conv_bn_eval(conv, norm))
             del layer.norm
     return folded
 
 
-def convolution_name(layer: ConvLayer | DWConvLayer) -> str:
-    """Return the name of the attribute that holds a layer's convolution."""
-    return "conv" if isinstance(layer, ConvLayer) else "dwconv"
+_USUAL: dict[str, tuple[type[nn.Module], ...]] = {
+    "conv": (nn.Conv2d,),
+    "dwconv": (nn.Conv2d,),
+    "norm": (nn.BatchNorm2d, nn.SyncBatchNorm),
+    "relu": (nn.ReLU, nn.ReLU6),
+}
+
+
+def plain_layers(layer: nn.Module) -> list[str]:
+    """Return the names of the modules of a ConvLayer or DWConvLayer if they are the usual ones in order, else [""]."""
+    parts = dict(layer.named_children())
+    usual = type(layer) in (ConvLayer, DWConvLayer) and all(
+        type(part) in _USUAL.get(name, ()) for name, part in parts.items()
+    )
+    names = list(parts)
+    return names if usual and names[:1] in (["conv"], ["dwconv"]) and names == sorted(names) else [""]

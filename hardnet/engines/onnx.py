@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from ..models.network import ImageModule
 from ..utils.devices import cpu_flags
 from ..utils.optional import require
-from .base import Output, Plan, Run, normalising, quiet_exporter
-from .cache import fingerprint, from_artifact
-from .folding import fold
+from .base import EngineSettings, Output, Run, undisturbed
+from .cache import converted
+
+INPUT = "images"
+"""The name of the input."""
 
 OPSET = 18
 """The opset of the files: the oldest one that torch's exporter writes, so that most runtimes read them."""
@@ -25,26 +26,28 @@ OPSET = 18
 _LOWEST = "1.19"
 
 
-def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
+def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor]) -> Run:
     """Convert, or take the conversion from the cache, and open a session."""
     runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
+    int8 = settings.precision == "int8"
+    seven_bits = int8 and settings.device.type == "cpu" and cpu_sums_in_16_bits()
     # The int8 file depends on the version of the quantiser, the float32 file does not.
-    version = runtime.__version__ if plan.precision == "int8" else ""
-    seven_bits = plan.precision == "int8" and plan.device.type == "cpu" and cpu_sums_in_16_bits()
-    key = fingerprint(model, "onnxruntime", plan.precision, OPSET, version, seven_bits, data=calibration)
+    conditions = (settings.precision, OPSET, runtime.__version__ if int8 else "", seven_bits)
 
-    def convert(folder: Path) -> None:
-        plain = fold(model).cpu().float()
-        write_onnx(plain, folder / "model.onnx", torch.zeros(2, model.in_chans, 64, 96))
-        if plan.precision == "int8":
+    def convert(folded: nn.Module, folder: Path) -> None:
+        write_onnx(folded, folder / "model.onnx", torch.zeros(2, model.in_chans, 64, 96))
+        if int8:
             quantize_onnx(folder / "model.onnx", calibration, seven_bits)
 
-    session = from_artifact(key, convert, lambda folder: open_session(folder / "model.onnx", plan.threads, plan.device))
+    return converted(model, settings, calibration, conditions, convert, lambda folder: _load(folder, settings))
+
+
+def _load(folder: Path, settings: EngineSettings) -> Run:
+    session = open_session(folder / "model.onnx", settings.threads, settings.device)
     names = [output.name for output in session.get_outputs()]
-    pixels = session.get_inputs()[0].name
 
     def on_cpu(x: Tensor) -> list[Tensor]:
-        arrays = session.run(names, {pixels: x.contiguous().numpy()})
+        arrays = session.run(names, {INPUT: x.contiguous().numpy()})
         return [torch.from_numpy(array) for array in arrays]
 
     def on_cuda(x: Tensor) -> list[Tensor]:
@@ -52,7 +55,7 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
 
         x = x.contiguous()
         binding = session.io_binding()
-        binding.bind_input(pixels, "cuda", x.device.index or 0, np.float32, tuple(x.shape), x.data_ptr())
+        binding.bind_input(INPUT, "cuda", x.device.index or 0, np.float32, tuple(x.shape), x.data_ptr())
         for name in names:
             binding.bind_output(name, "cpu")
         torch.cuda.current_stream(x.device).synchronize()  # the runtime has a stream of its own
@@ -60,10 +63,10 @@ def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
         return [torch.from_numpy(array).to(x.device) for array in binding.copy_outputs_to_cpu()]
 
     def run(x: Tensor) -> Output:
-        tensors = on_cuda(x) if plan.device.type == "cuda" else on_cpu(x)
-        return tensors if hasattr(model, "feature_info") else tensors[0]
+        tensors = on_cuda(x) if settings.device.type == "cuda" else on_cpu(x)
+        return tensors if settings.several else tensors[0]
 
-    return normalising(run, plan.preprocessing)
+    return run
 
 
 def open_session(path: Path, threads: int, device: torch.device | None = None) -> Any:
@@ -98,12 +101,14 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, metadata: dict[str
     Raises:
         ImportError: onnx or onnxscript is missing.
     """
+    from torch.export import Dim
+
     require("onnx", "1.17", extra="onnxruntime")
     require("onnxscript", "0.2", extra="onnxruntime")
     if example.shape[0] < 2 or example.shape[2] == example.shape[3]:  # equal sizes would become one dimension
         example = example.new_zeros(2, example.shape[1], 64, 96)
     sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
-    with torch.no_grad(), quiet_exporter():
+    with torch.no_grad(), undisturbed():
         count = len(output) if isinstance(output := model(example), (list, tuple)) else 1
         names = ["logits"] if count == 1 else [f"features_{index}" for index in range(count)]
         program = torch.onnx.export(
@@ -112,7 +117,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, metadata: dict[str
             dynamo=True,
             dynamic_shapes=sizes,
             opset_version=OPSET,
-            input_names=["images"],
+            input_names=[INPUT],
             output_names=names,
             verbose=False,
         )
@@ -132,8 +137,9 @@ def cpu_sums_in_16_bits() -> bool:
 
 def quantize_onnx(path: Path, calibration: list[Tensor], seven_bits: bool) -> None:
     """Replace a float32 ONNX file by its int8 form: activations per tensor, weights per channel, in 7 bits or 8."""
-    quantization = importlib.import_module("onnxruntime.quantization")
-    shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
+    with undisturbed():
+        quantization = importlib.import_module("onnxruntime.quantization")
+        shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
 
     class Batches(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
@@ -141,10 +147,10 @@ def quantize_onnx(path: Path, calibration: list[Tensor], seven_bits: bool) -> No
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._batches, None)
-            return None if batch is None else {"images": batch.cpu().float().contiguous().numpy()}
+            return None if batch is None else {INPUT: batch.cpu().float().contiguous().numpy()}
 
     prepared, quantized = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
-    with quiet_exporter():
+    with undisturbed():
         shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),

@@ -18,47 +18,44 @@ from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.devices import cpu_flags
 from ..utils.optional import require
-from .base import Output, Plan, Run, quiet_exporter
-from .cache import fingerprint, from_artifact
-from .folding import fold
+from .base import EngineSettings, Output, Run, undisturbed
+from .cache import converted
 
 _LOWEST = "2024.6"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """Always set: the default on a processor with bf16 is to compute in bf16."""
 
 
-def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
+def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor]) -> Run:
     """Convert, or take the conversion from the cache, and compile it for this processor."""
     openvino = require("openvino", _LOWEST, extra="openvino")
-    kind = "int8" if plan.precision == "int8" else "float"
-    guarded = plan.precision == "int8" and cpu_has_amx_int8()
-    skip_depthwise = guarded and getattr(model.config, "depthwise", False)
-    key = fingerprint(model, "openvino", kind, openvino.__version__, skip_depthwise, data=calibration)
-    settings = {
+    int8 = settings.precision == "int8"
+    skip_depthwise = int8 and cpu_has_amx_int8()
+
+    def convert(folded: nn.Module, folder: Path) -> None:
+        network = to_openvino(folded, torch.zeros(1, model.in_chans, 64, 96))
+        if int8:
+            network = quantize_openvino(network, calibration, skip_depthwise)
+        write_openvino(network, folder / "model.xml")
+
+    conditions = ("int8" if int8 else "float", openvino.__version__, skip_depthwise)
+    return converted(model, settings, calibration, conditions, convert, lambda folder: _load(folder, settings))
+
+
+def _load(folder: Path, settings: EngineSettings) -> Run:
+    network = core().read_model(folder / "model.xml")
+    properties = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": plan.threads,
-        "INFERENCE_PRECISION_HINT": _HINTS[plan.precision],
+        "INFERENCE_NUM_THREADS": settings.threads,
+        "INFERENCE_PRECISION_HINT": _HINTS[settings.precision],
     }
 
-    def convert(folder: Path) -> None:
-        converted = to_openvino(fold(model).cpu().float(), torch.zeros(1, model.in_chans, 64, 96))
-        if plan.precision == "int8":
-            converted = quantize_openvino(converted, calibration, skip_depthwise)
-        write_openvino(converted, folder / "model.xml")
+    @functools.cache
+    def compiled(of_pixels: bool) -> Run:
+        images = with_pixels(network.clone(), settings.preprocessing) if of_pixels else network
+        return runner(core().compile_model(images, "CPU", properties), several=settings.several)
 
-    def compile_from(folder: Path) -> Run:
-        network = core().read_model(folder / "model.xml")
-
-        def compiled(network: Any) -> Run:
-            return runner(core().compile_model(network, "CPU", settings), several=hasattr(model, "feature_info"))
-
-        if plan.preprocessing is None:
-            return compiled(network)
-        on_pixels = compiled(of_pixels(network.clone(), plan.preprocessing))
-        on_floats = functools.cache(lambda: compiled(network))
-        return lambda x: on_pixels(x) if x.dtype == torch.uint8 else on_floats()(x)
-
-    return from_artifact(key, convert, compile_from)
+    return lambda x: compiled(x.dtype == torch.uint8)(x)
 
 
 def cpu_has_amx_int8() -> bool:
@@ -91,12 +88,13 @@ def runner(compiled: Any, *, several: bool = False) -> Run:
     return run
 
 
-def of_pixels(network: Any, preprocessing: Preprocessing) -> Any:
+def with_pixels(network: Any, preprocessing: Preprocessing | None) -> Any:
     """Make the input of a network, in place, uint8 pixels that it scales and normalises itself."""
     openvino = require("openvino", _LOWEST, extra="openvino")
     pre = importlib.import_module("openvino.preprocess").PrePostProcessor(network)
     pre.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NCHW"))
     steps = pre.input().preprocess().convert_element_type(openvino.Type.f32)
+    assert preprocessing is not None  # noqa: S101 - without it there are no pixels
     steps.mean([255 * value for value in preprocessing.mean]).scale([255 * value for value in preprocessing.std])
     return pre.build()
 
@@ -108,7 +106,7 @@ def to_openvino(model: nn.Module, example: Tensor) -> Any:
         ImportError: OpenVINO is missing.
     """
     openvino = require("openvino", _LOWEST, extra="openvino")
-    with torch.no_grad(), quiet_exporter():
+    with torch.no_grad(), undisturbed():
         converted = openvino.convert_model(model, example_input=example, input=[("x", [-1, example.shape[1], -1, -1])])
     converted.inputs[0].get_tensor().set_names({"images"})
     return converted
@@ -138,14 +136,15 @@ def quantize_openvino(converted: Any, calibration: list[Tensor], skip_depthwise:
     Raises:
         ImportError: NNCF is missing.
     """
-    nncf = require("nncf", "2.14", extra="int8")
+    with undisturbed():
+        nncf = require("nncf", "2.14", extra="int8")
     images = [image[None] for batch in calibration for image in batch.cpu().float()]
     dataset = nncf.Dataset(images, lambda image: image.numpy())
     # NNCF draws progress bars on standard output, where the command line prints its results.
     bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
     depthwise = {"GroupConvolution"} & {operator.get_type_name() for operator in converted.get_ops()}
     scope = nncf.IgnoredScope(types=list(depthwise)) if skip_depthwise and depthwise else None
-    with quiet_exporter(), bars:
+    with undisturbed(), bars:
         return nncf.quantize(
             converted,
             dataset,

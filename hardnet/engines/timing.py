@@ -13,7 +13,7 @@ from torch import nn
 Step: TypeAlias = Callable[[], object]  # one forward pass
 
 
-def settle(model: nn.Module, height: int, width: int) -> None:
+def estimate_statistics(model: nn.Module, height: int, width: int) -> None:
     """Set the normalisation statistics from random images, so that activations have the range of a trained network."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -10,18 +10,16 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import ConvLayer, DWConvLayer
 from ..models.network import ImageModule
-from .base import Output, Plan, Run, normalising
-from .folding import convolution_name, fold
+from . import torch_private
+from .base import EngineSettings, Output, Run, difference
+from .folding import fold, plain_layers
 
 logger = logging.getLogger(__name__)
 
@@ -33,39 +31,22 @@ _MAX_GRAPHS = {"cpu": 4, "cuda": 8}
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference between a graph and the model, relative to the largest value."""
 
-_LOCK = threading.Lock()
-"""Whether TorchScript uses oneDNN's graphs is a setting of the whole process."""
+
+def build_eager(model: ImageModule, settings: EngineSettings, calibration: list[Tensor]) -> Run:
+    """Return the model."""
+    return model
 
 
-def build_eager(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
-    """Return a copy of the model."""
-    eager = normalising(copy.deepcopy(model).eval().requires_grad_(False), plan.preprocessing)
-
-    def run(x: Tensor) -> Output:
-        with cpu_threads(plan.threads):
-            return eager(x)
-
-    return run
-
-
-def build(model: ImageModule, plan: Plan, calibration: list[Tensor]) -> Run:
+def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor]) -> Run:
     """Return the folded model in channels-last order: as graphs, or with fused operators, where torch has them."""
-    dtype = DTYPES[plan.precision]
+    dtype = DTYPES[settings.precision]
     folded: nn.Module = fold(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if plan.device.type == "cuda":
-        return normalising(_CudaGraphs(in_channels_last(folded, dtype)), plan.preprocessing)
-    if _onednn_works(dtype):
-        fused = fuse(copy.deepcopy(folded, {id(each): each for each in folded.parameters()}))  # the weights are shared
-        prepared = in_channels_last(OneDnnGraphs(folded, fused, plan.patience), dtype)
-    else:
-        prepared = in_channels_last(folded, dtype)
-    normalised = normalising(prepared, plan.preprocessing)
-
-    def run(x: Tensor) -> Output:
-        with cpu_threads(plan.threads):
-            return normalised(x)
-
-    return run
+    if settings.device.type == "cuda":
+        return _CudaGraphs(in_channels_last(folded, dtype))
+    if not _onednn_works(dtype):
+        return in_channels_last(folded, dtype)
+    fused = fuse(copy.deepcopy(folded, {id(weight): weight for weight in folded.parameters()}))  # shares the weights
+    return in_channels_last(OneDnnGraphs(folded, fused, settings.compile_after), dtype)
 
 
 def in_channels_last(model: Callable[[Tensor], Any], dtype: torch.dtype) -> Run:
@@ -73,76 +54,65 @@ def in_channels_last(model: Callable[[Tensor], Any], dtype: torch.dtype) -> Run:
 
     def run(x: Tensor) -> Output:
         output = model(x.to(dtype=dtype, memory_format=torch.channels_last))
-        return [each.float() for each in output] if isinstance(output, (list, tuple)) else output.float()
+        return [level.float() for level in output] if isinstance(output, (list, tuple)) else output.float()
 
     return run
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Set torch's number of threads within the block."""
-    before = torch.get_num_threads()
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def fuse(folded: nn.Module) -> nn.Module:
     """Replace, in place, a folded model's convolutions and activations by fused operators of oneDNN."""
     for layer in list(folded.modules()):
-        if isinstance(layer, (ConvLayer, DWConvLayer)):
-            name = convolution_name(layer)
-            setattr(layer, name, FusedConv(getattr(layer, name), getattr(layer, "relu", None)))
-            if isinstance(layer, ConvLayer):
+        name, *rest = plain_layers(layer)
+        conv = getattr(layer, name, None)
+        if not isinstance(conv, nn.Conv2d) or rest not in ([], ["relu"]) or conv.padding_mode != "zeros":
+            continue
+        if isinstance(conv.padding, tuple):
+            setattr(layer, name, FusedConv(conv, getattr(layer, "relu", None)))
+            if rest:
                 del layer.relu
     return folded
 
 
 class FusedConv(nn.Module):
-    """Convolution, bias and activation in one oneDNN call: (N, C, H, W) -> (N, out, H / stride, W / stride), CPU."""
+    """Convolution, bias and activation in one oneDNN call: (N, C, H, W) -> (N, out, H / stride, W / stride), CPU.
+
+    The activation is ReLU, ReLU6 or None.
+    """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
         super().__init__()
         weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
         bias = conv.bias.detach() if conv.bias is not None else None
+        self.weight: Tensor
+        self.bias: Tensor | None
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups, *_onednn_activation(activation), "")
+        name = {type(None): "none", nn.ReLU6: "hardtanh"}.get(type(activation), "relu")
+        numbers = [0.0, 6.0] if name == "hardtanh" else []
+        self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups, name, numbers, "")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out, H / stride, W / stride)."""
-        output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.arguments)
-        return output
-
-
-def _onednn_activation(activation: nn.Module | None) -> tuple[str, list[float]]:
-    if activation is None:
-        return "none", []
-    if isinstance(activation, nn.ReLU6):
-        return "hardtanh", [0.0, 6.0]
-    if isinstance(activation, nn.ReLU):
-        return "relu", []
-    raise TypeError(f"{type(activation).__name__} cannot be fused with a convolution")
+        return torch_private.fused_convolution(x, self.weight, self.bias, *self.arguments)
 
 
 def _onednn_works(dtype: torch.dtype) -> bool:
     """Try the fused operator, which is not part of torch's stable interface, on a small convolution."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    conv = nn.Conv2d(3, 8, 3, padding=1).to(dtype)
-    x = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(3, 8, 3, padding=1, bias=False, device="meta")
+    conv.weight = nn.Parameter(torch.randn(conv.weight.shape, generator=generator).to(dtype), requires_grad=False)
+    x = torch.randn(1, 3, 9, 9, generator=generator).to(dtype)
     try:
         with torch.no_grad():
-            found = FusedConv(conv, nn.ReLU6())(x)
-            wanted = conv(x).clamp(0, 6)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return bool(torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2))
+            works = difference(FusedConv(conv, nn.ReLU6())(x), conv(x).clamp(0, 6)) < 1e-2
+        reason = "it is not exact"
+    except (AttributeError, RuntimeError, TypeError) as error:
+        works, reason = False, str(error)
+    if not works:
+        logger.warning("torch has no fused convolutions of oneDNN here, running without: %s", reason)
+    return works
 
 
 class OneDnnGraphs:
@@ -151,11 +121,12 @@ class OneDnnGraphs:
     Args:
         folded: the network to compile; its parameters must not require gradients.
         otherwise: the same network, for all other shapes.
-        patience: images of the shape in a row that run before it is compiled; at least one batch does.
+        compile_after: compile for a shape after this many consecutive images of it, and at least one batch.
     """
 
-    def __init__(self, folded: nn.Module, otherwise: Callable[[Tensor], Output], patience: int = 0) -> None:
-        self._folded, self._otherwise, self._patience = folded, otherwise, patience
+    def __init__(self, folded: nn.Module, otherwise: Callable[[Tensor], Output], compile_after: int = 0) -> None:
+        self._folded, self._otherwise, self._compile_after = folded, otherwise, compile_after
+        self._most, self._lock = _MAX_GRAPHS["cpu"], threading.Lock()
         self._graphs: dict[torch.Size, Callable[[Tensor], Output]] = {}
         self._seen: torch.Size | None = None
         self._images = 0  # of this shape in a row
@@ -168,9 +139,9 @@ class OneDnnGraphs:
             return run(x)
         self._images = len(x) + (self._images if x.shape == self._seen else 0)
         self._seen = x.shape
-        if self._images <= max(self._patience, len(x)) or len(self._graphs) >= _MAX_GRAPHS["cpu"]:
+        if self._images <= max(self._compile_after, len(x)) or len(self._graphs) >= self._most:
             return self._otherwise(x)
-        with _LOCK:
+        with self._lock:
             if x.shape not in self._graphs:
                 self._graphs[x.shape] = self._compile(x)
         return self._graphs[x.shape](x)
@@ -178,44 +149,18 @@ class OneDnnGraphs:
     def _compile(self, x: Tensor) -> Callable[[Tensor], Output]:
         """Return the graph for the shape of x, or the model if the compiler fails or the graph is not exact."""
         try:
-            graph = compile_graph(self._folded, x)
-            error = _difference(graph(x), self._otherwise(x))
+            graph = torch_private.compile_graph(self._folded, x)
+            error = difference(graph(x), self._otherwise(x))
         except (AttributeError, RuntimeError, TypeError) as failure:
-            why = str(failure).strip().split("\n")[-1]  # TorchScript puts a traceback of its own before it
-            logger.warning("no graph of oneDNN for images of %s, running without: %s", tuple(x.shape), why)
+            reason = str(failure).strip().split("\n")[-1]  # TorchScript puts a traceback of its own before it
+            logger.warning("no graph of oneDNN for images of %s, running without: %s", tuple(x.shape), reason)
+            if isinstance(failure, AttributeError):
+                self._most = 0  # this torch does not have the compiler
             return self._otherwise
         if not error <= _TOLERANCE[x.dtype]:  # true for NaN as well
             logger.warning("the graph of oneDNN for images of %s is not exact, running without", tuple(x.shape))
             return self._otherwise
         return graph
-
-
-def compile_graph(model: nn.Module, x: Tensor) -> Callable[[Tensor], Output]:
-    """Return a folded model compiled for the shape of x.
-
-    Raises:
-        AttributeError, RuntimeError, TypeError: torch does not have the compiler, or the compiler fails.
-    """
-    before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated; checks of the shape become constants
-        torch.jit.enable_onednn_fusion(True)
-        try:
-            # torch.jit.trace would keep the graph until the process ends.
-            traced, _ = torch._C._create_graph_by_tracing(lambda x: model(x), (x,), lambda tensor: "", True, False)
-            graph: Callable[[Tensor], Output] = torch._C._create_function_from_graph("forward", traced)
-            for _ in range(2):  # the first call profiles, the second compiles
-                graph(x)
-        finally:
-            torch.jit.enable_onednn_fusion(before)
-    return graph
-
-
-def _difference(found: Output, wanted: Output) -> float:
-    """Return the largest difference, relative to the largest value."""
-    both = ([output] if isinstance(output, Tensor) else output for output in (found, wanted))
-    one, other = (torch.cat([each.flatten() for each in output]).float() for output in both)
-    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-30))
 
 
 class _CudaGraphs:
@@ -238,7 +183,7 @@ class _CudaGraphs:
         graph, images, output = self._graphs[x.shape]
         images.copy_(x)
         graph.replay()
-        return [each.clone() for each in output] if isinstance(output, list) else output.clone()
+        return [level.clone() for level in output] if isinstance(output, list) else output.clone()
 
     def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Output]:
         images = x.clone()

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from conftest import Fill, same
 from torch import Tensor, nn
 
 from hardnet import accelerate, create_model
-from hardnet.engines import fold, torch_engine
+from hardnet.engines import fold, torch_engine, torch_private
 from hardnet.engines.torch_engine import FusedConv, OneDnnGraphs, fuse
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -38,7 +39,7 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("patience", "most", "count", "sizes", "times"),
+    ("compile_after", "most", "count", "sizes", "times"),
     [
         (0, 4, 1, (64, 64, 64, 64), (1, 2, 2, 2)),  # the second time, to compare the graph with
         (8, 4, 4, (64, 64, 64, 64), (1, 2, 3, 3)),  # after 8 images
@@ -47,7 +48,7 @@ def images(*shape: int, seed: int = 0) -> Tensor:
     ],
 )
 def test_a_shape_that_comes_again_gets_a_graph(
-    patience: int,
+    compile_after: int,
     most: int,
     count: int,
     sizes: tuple[int, ...],
@@ -63,7 +64,7 @@ def test_a_shape_that_comes_again_gets_a_graph(
         output: Tensor = folded(x)
         return output
 
-    graphs = OneDnnGraphs(folded, plain, patience)
+    graphs = OneDnnGraphs(folded, plain, compile_after)
     for number, (size, wanted) in enumerate(zip(sizes, times, strict=True)):
         x = images(count, 3, size, size, seed=number)
         assert same(graphs(x), folded(x))
@@ -85,18 +86,16 @@ def test_what_torch_is_set_to_stays(setting: bool, folded: nn.Module) -> None:
         torch.jit.enable_onednn_fusion(before)
 
 
-@pytest.mark.parametrize("trouble", ["fails", "is missing", "is wrong", "gives no number"])
+@pytest.mark.parametrize("trouble", ["fails", "is wrong", "gives no number"])
 def test_runs_without_where_the_compiler(
     trouble: str, folded: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def compile_graph(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
         if trouble == "fails":
             raise RuntimeError("could not create a primitive")
-        if trouble == "is missing":
-            raise AttributeError("module 'torch.jit' has no attribute 'trace'")
         return lambda x: model(x) * (1.001 if trouble == "is wrong" else float("nan"))
 
-    monkeypatch.setattr(torch_engine, "compile_graph", compile_graph)
+    monkeypatch.setattr(torch_private, "compile_graph", compile_graph)
     graphs = OneDnnGraphs(folded, folded)
     x = images(1, 3, 64, 64)
     with caplog.at_level(logging.WARNING):
@@ -104,6 +103,44 @@ def test_runs_without_where_the_compiler(
             assert torch.equal(graphs(x), folded(x))
     [said] = caplog.records  # once
     assert "running without" in said.message
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (torch.ops, "mkldnn"),
+        (torch._C, "_create_graph_by_tracing"),
+        (torch._C, "_create_function_from_graph"),
+        (torch.jit, "enable_onednn_fusion"),
+    ],
+)
+def test_answers_without_each_private_function_of_torch(
+    place: object, name: str, golden_fill: Fill, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = golden_fill(create_model("hardnet39ds")).eval()
+    if name == "mkldnn":
+        monkeypatch.setattr("hardnet.engines.acceleration.cpu_has_bf16", lambda: False)
+        monkeypatch.setattr(place, name, SimpleNamespace())
+    else:
+        monkeypatch.delattr(place, name)
+    fast = accelerate(model, engine="torch", example_input=images(1, 3, 64, 64))  # type: ignore[arg-type]
+    for size in (64, 96, 96):
+        x = images(1, 3, size, size)
+        with torch.no_grad():
+            assert same(fast(x), model(x))
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "running without" in record.message
+
+
+def test_bf16_without_the_private_function_of_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    monkeypatch.setattr(torch_private, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    assert torch_private.cpu_has_bf16()
+    monkeypatch.setattr(torch_private, "cpu_flags", frozenset)
+    assert not torch_private.cpu_has_bf16()
+    assert "the system is asked instead" in caplog.text
 
 
 def test_threads_share_the_graphs(folded: nn.Module) -> None:

@@ -1,0 +1,72 @@
+"""Calibration of int8: check the images that are given for it, and compare the result with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..models.network import ImageModule, check_images
+from .base import Run, in_slices, levels_of
+
+_LARGEST = 30.0
+"""Normalised pixels lie within a few units of 0; larger values are pixels that were not scaled."""
+_MOST_NOISE = 0.5
+"""Norm of the difference from the model's output, over the norm of this, where there are no labels."""
+
+
+def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None) -> list[Tensor]:
+    """Return the batches, (N, C, H, W) each, of which there is at least one image.
+
+    Raises:
+        TypeError: something else than tensors.
+        ValueError: no image, a shape that the model refuses, or values that are not those of normalised images.
+    """
+    batches = [calibration] if isinstance(calibration, Tensor) else list(calibration or ())
+    for batch in batches:
+        if not isinstance(batch, Tensor):
+            raise TypeError(f"calibration= takes batches of images, (N, C, H, W) tensors, got {type(batch).__name__}")
+        check_images(batch, model.config.name, model.in_chans, model.min_input_size)
+        largest = float(batch.abs().max()) if len(batch) else 0.0
+        if not largest <= _LARGEST:
+            raise ValueError(
+                f"calibration= takes images that are prepared as for the model, got values up to {largest:g}: "
+                "scale them to [0, 1] and normalise them first"
+            )
+    if not sum(map(len, batches)):
+        raise ValueError("int8 needs calibration=: some batches of typical input, (N, C, H, W), a few hundred images")
+    return batches
+
+
+def check_agreement(model: ImageModule, int8: Run, batches: list[Tensor], least: float) -> None:
+    """Compare the int8 form of a model with the model on the calibration images.
+
+    Args:
+        model: in float32, on the CPU.
+        int8: (N, C, H, W) -> its output.
+        batches: the images.
+        least: share of the images (segmentation: of the pixels) whose label must be the model's.
+
+    Raises:
+        ValueError: fewer labels are; of a model without labels, the output differs by more than half of its norm.
+    """
+    labelled = bool(getattr(model, "num_classes", None))
+    same, count, noise, norm = 0.0, 0, 0.0, 0.0
+    with torch.inference_mode():
+        for batch in batches:
+            images = batch.cpu().float()
+            outputs = levels_of(in_slices(int8)(images)), levels_of(in_slices(model)(images))
+            for values, expected in zip(*outputs, strict=True):
+                same += float((values.argmax(1) == expected.argmax(1)).sum())
+                count += expected.numel() // expected.shape[1]
+                noise += float((values - expected).square().sum())
+                norm += float(expected.square().sum())
+    advice = "calibrate on more, or more typical images, or use another precision"
+    if labelled and not same >= least * count:
+        raise ValueError(
+            f"int8 changes {1 - same / count:.0%} of the labels of the calibration images (at most {1 - least:.0%} is "
+            f"accepted): {advice}"
+        )
+    if not labelled and not noise <= _MOST_NOISE**2 * norm:
+        raise ValueError(f"int8 changes the output by {(noise / max(norm, 1e-30)) ** 0.5:.0%} of its norm: {advice}")
