@@ -263,6 +263,18 @@ def test_listing_is_recursive_sorted_and_keeps_to_images(tmp_path: Path) -> None
     assert describe_left_out(left_out).startswith("2 .cr2 (raw: export as JPEG or TIFF), 1 .pdf (vector graphics), 1 ")
 
 
+def test_heic_is_read_like_a_jpeg(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6](scene())))
+    heif.from_pillow(stored).save(tmp_path / "phone.heic", exif=exif.tobytes(), quality=95)
+    assert names(tmp_path) == ["phone.heic"]
+    image = load_image(tmp_path / "phone.heic")
+    assert image.size == (80, 48)
+    assert np.median(np.abs(np.asarray(image, dtype=int) - scene())) <= 3
+
+
 HEIC = b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 
@@ -280,18 +292,6 @@ def test_heic_without_its_package_is_named_with_the_remedy(
     (tmp_path / "photo.jpg").touch()
     assert [item.source for item in expand([tmp_path])] == [str(tmp_path / "photo.jpg")]
     assert caplog.messages == [f"{tmp_path}: left out: 1 .heic (pip install pillow-heif)"]
-
-
-def test_heic_is_read_like_a_jpeg(tmp_path: Path) -> None:
-    heif = pytest.importorskip("pillow_heif")
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    stored = Image.fromarray(np.ascontiguousarray(STORED[6](scene())))
-    heif.from_pillow(stored).save(tmp_path / "phone.heic", exif=exif.tobytes(), quality=95)
-    assert names(tmp_path) == ["phone.heic"]
-    image = load_image(tmp_path / "phone.heic")
-    assert image.size == (80, 48)
-    assert np.median(np.abs(np.asarray(image, dtype=int) - scene())) <= 3
 
 
 def test_listing_follows_links_but_not_in_circles(tmp_path: Path) -> None:
