@@ -5,7 +5,7 @@
 """
 
 from .engines import Accelerated, accelerate, export
-from .factory import create_model, from_pretrained, hardnet39ds, hardnet68, hardnet68ds, hardnet85
+from .factory import create_model, fchardnet70, from_pretrained, hardnet39ds, hardnet68, hardnet68ds, hardnet85
 from .images import load_image
 from .inference.classifier import Classifier, Extractor
 from .inference.gradcam import explain
@@ -15,6 +15,7 @@ from .models.config import HarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.layers import HarDBlock
 from .models.network import HarDNet
+from .models.segmentation import FCHarDNet
 from .utils.errors import ExportError, ImageError, WeightsError
 from .utils.version import __version__ as __version__
 from .weights.catalog import WeightsRecord, get_weights, list_models, list_weights
@@ -22,10 +23,10 @@ from .weights.load import Loaded, load_weights
 
 # fmt: off
 __all__ = [
-    "Accelerated", "Classifier", "Embedding", "ExportError", "Extractor", "HarDBlock", "HarDNet", "HarDNetConfig",
-    "HarDNetFeatures", "ImageError", "ImageResult", "JobSummary", "Loaded", "Prediction", "Results", "WeightsError",
-    "WeightsRecord", "accelerate", "create_model", "explain", "export", "extract_to_file", "from_pretrained",
-    "get_weights", "hardnet39ds", "hardnet68", "hardnet68ds", "hardnet85", "list_models", "list_weights", "load_image",
-    "load_weights", "predict_to_file",
+    "Accelerated", "Classifier", "Embedding", "ExportError", "Extractor", "FCHarDNet", "HarDBlock", "HarDNet",
+    "HarDNetConfig", "HarDNetFeatures", "ImageError", "ImageResult", "JobSummary", "Loaded", "Prediction",
+    "Results", "WeightsError", "WeightsRecord", "accelerate", "create_model", "explain", "export",
+    "extract_to_file", "fchardnet70", "from_pretrained", "get_weights", "hardnet39ds", "hardnet68", "hardnet68ds",
+    "hardnet85", "list_models", "list_weights", "load_image", "load_weights", "predict_to_file",
 ]
 # fmt: on

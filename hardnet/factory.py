@@ -8,8 +8,10 @@ from typing import Literal, TypedDict, overload
 
 from typing_extensions import Unpack
 
+from .models.config import FCHarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.network import HarDNet
+from .models.segmentation import FCHarDNet
 from .utils.text import known_names
 from .weights.catalog import DEFAULT, get_config
 from .weights.download import Progress
@@ -34,6 +36,11 @@ class ModelOptions(TypedDict, total=False):
 
 # fmt: off
 @overload
+def create_model(  # type: ignore[overload-overlap]
+    name: Literal["fchardnet70"], *, weights: Source | None = None, num_classes: int | None = None,
+    in_chans: int | None = None, progress: Progress = True, use_ema: bool = True,
+) -> FCHarDNet: ...
+@overload
 def create_model(
     name: str, *, weights: Source | None = None, num_classes: int | None = None, in_chans: int | None = None,
     drop_rate: float | None = None, progress: Progress = True, use_ema: bool = True,
@@ -49,14 +56,14 @@ def create_model(
     name: str, *, weights: Source | None = None, num_classes: int | None = None, in_chans: int | None = None,
     drop_rate: float | None = None, progress: Progress = True, use_ema: bool = True, features_only: bool = False,
     out_indices: Sequence[int] | None = None, output_stride: int | None = None,
-) -> HarDNet | HarDNetFeatures:
+) -> HarDNet | HarDNetFeatures | FCHarDNet:
     # fmt: on
     """Build a model by name: (N, in_chans, H, W) -> (N, num_classes) logits, on the CPU, in training mode.
 
     With ``features_only``, (N, in_chans, H, W) -> a list of feature maps; see :class:`hardnet.HarDNetFeatures`.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`, or "fchardnet70" (see :func:`fchardnet70`).
         weights: any source of :func:`hardnet.weights.load.load_weights`: a tag of :func:`list_weights` or "DEFAULT", a
             record, a file, the folder of a training run or of ``save_pretrained``, or ``hf-hub:owner/name@revision``.
             None leaves the model randomly initialised.
@@ -86,8 +93,13 @@ def create_model(
         config = loaded.config
     if in_chans is None:
         in_chans = 3 if loaded is None else loaded.in_chans
-    model: HarDNet | HarDNetFeatures
-    if features_only:
+    model: HarDNet | HarDNetFeatures | FCHarDNet
+    if isinstance(config, FCHarDNetConfig):
+        if features_only or drop_rate is not None:
+            raise ValueError(f"features_only and drop_rate are for classifiers, not for {name}")
+        classes = (loaded and loaded.num_classes) or 19 if num_classes is None else num_classes
+        model = FCHarDNet(config, num_classes=classes, in_chans=in_chans)
+    elif features_only:
         indices = (1, 2, 3, 4) if out_indices is None else out_indices
         stride = 32 if output_stride is None else output_stride
         model = HarDNetFeatures(config, out_indices=indices, output_stride=stride, in_chans=in_chans)
@@ -98,6 +110,25 @@ def create_model(
         fill(model, loaded)
         model.categories = loaded.categories if num_classes is None and not features_only else None
     return model
+
+
+def fchardnet70(
+    *, weights: Source | None = None, num_classes: int | None = None, in_chans: int | None = None, use_ema: bool = True
+) -> FCHarDNet:
+    """FC-HarDNet-70, for segmentation: (N, in_chans, H, W) -> (N, num_classes, H, W) logits, H and W from 64 pixels.
+
+    Args:
+        weights: the path of a file, such as one of the authors'; None leaves the model randomly initialised.
+        num_classes: None takes that of the weights, or 19 without weights; see :func:`create_model`.
+        in_chans: channels of the input; None takes those of the weights, or 3; see :func:`create_model`.
+        use_ema: prefer the averaged weights of a training checkpoint.
+
+    Raises:
+        ValueError, WeightsError: as :func:`create_model`.
+
+    Source: https://github.com/PingoLH/FCHarDNet
+    """
+    return create_model("fchardnet70", weights=weights, num_classes=num_classes, in_chans=in_chans, use_ema=use_ema)
 
 
 def from_pretrained(source: Source, *, revision: str | None = None, token: str | None = None) -> HarDNet:

@@ -12,7 +12,7 @@ catalogue in lower case (``hardnet85.imagenet1k_v2``), and ``pretrained_cfg_over
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -186,7 +186,7 @@ def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) 
     if not pretrained:
         return TimmHarDNet(config, **keywords)
     loaded = load_weights(_weights(config.name, cfg, record), model=config.name)
-    model = TimmHarDNet(loaded.config, **keywords)
+    model = TimmHarDNet(cast(HarDNetConfig, loaded.config), **keywords)
     fill(model, loaded)
     if model.num_classes == cfg.num_classes:  # the weights' own head
         model.categories = loaded.categories

@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, golden_input, golden_state, same
+from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import hardnet
+from hardnet import WeightsError, load_weights
 from hardnet.engines import FORMATS, accelerate, export
 from hardnet.models.config import FCHARDNET70
 from hardnet.models.cost import measure_cost
 from hardnet.models.segmentation import FCHarDNet
+from hardnet.weights.catalog import CITYSCAPES
 
 INPUTS = {"even": (1, (1, 3, 128, 192)), "odd": (2, (1, 3, 97, 131))}
 
@@ -73,11 +78,60 @@ def other_pooling(model: FCHarDNet) -> None:
 
 
 @pytest.mark.parametrize("mistake", [other_activation, other_order_of_links, other_pooling])
-def test_one_mistake_is_noticed(mistake: object) -> None:
+def test_one_mistake_is_noticed(mistake: Callable[[FCHarDNet], None]) -> None:
     """The comparison with the golden vectors can fail."""
     model = golden_model()
     mistake(model)
     assert difference_from_the_original(model, "even") > 2e-5
+
+
+@pytest.fixture(scope="module")
+def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as the authors' training script writes it, with torch 1 and NumPy 1."""
+    state = {f"module.{key}": value for key, value in golden_state("fchardnet70").items()}
+    content = {"epoch": 90000, "model_state": state, "best_iou": np.float64(0.777)}
+    path = tmp_path_factory.mktemp("authors") / "model.pkl"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    return path
+
+
+def test_the_authors_checkpoints_load_with_classes_and_bgr(authors_file: Path) -> None:
+    model = hardnet.fchardnet70(weights=authors_file).eval()
+    assert difference_from_the_original(model, "even") <= 2e-5
+    assert model.categories == tuple(CITYSCAPES)
+    red = Image.new("RGB", (70, 64), "red")
+    first, _, last = model.preprocessing(red).mean((1, 2)).tolist()
+    assert (first, last) == pytest.approx((-0.406 / 0.225, (1 - 0.485) / 0.229), rel=1e-5)
+    assert model.preprocessing(red).shape == (3, 64, 70)
+    assert load_weights(authors_file).config == FCHARDNET70
+    with pytest.raises(WeightsError, match=r"does not fit hardnet68: .* It looks like a checkpoint of fchardnet70"):
+        hardnet.create_model("hardnet68", weights=authors_file)
+
+
+def test_new_classes_and_channels(authors_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "hardnet"):
+        model = hardnet.create_model("fchardnet70", weights=authors_file, num_classes=4, in_chans=1)
+    assert "19 classes in the weights, 4 in the model" in caplog.text
+    assert model.categories is None
+    assert model.eval()(torch.zeros(1, 1, 64, 64)).shape == (1, 4, 64, 64)
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    mine = hardnet.fchardnet70(weights=tmp_path / "mine.pth")
+    assert (mine.num_classes, mine.in_chans, mine.categories, mine.preprocessing) == (4, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: hardnet.fchardnet70(weights="DEFAULT"), "no weights of fchardnet70: give the path of a file"),
+        (lambda: hardnet.create_model("fchardnet70", features_only=True), "are for classifiers"),
+        (lambda: hardnet.create_model("fchardnet7"), "fchardnet70"),
+        (lambda: hardnet.fchardnet70(num_classes=0), "num_classes must be an integer >= 1"),
+    ],
+)
+def test_what_cannot_be_built_is_said(build: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build()
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 64), (1, 65, 127), (0, 64, 96)])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from ..models.config import CONFIGS, FCHARDNET70
+from ..models.config import NETWORKS
 from ..models.cost import StageCost, measure_cost
 from ..utils.text import table
 from ..utils.validation import image_size
-from ..weights.catalog import list_models
 from ..weights.load import load_weights
 from .arguments import Verbs, add_weights
 from .output import show
@@ -19,9 +18,7 @@ _COLUMNS = ("layers", "parameters", "MACs", "CIO", "MACs/CIO")
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("info", help="show layers, parameters, multiply-accumulates and memory traffic")
-    parser.add_argument(
-        "model", nargs="?", choices=[*list_models(), FCHARDNET70.name], help="one model, stage by stage (default: all)"
-    )
+    parser.add_argument("model", nargs="?", choices=NETWORKS, help="one model, stage by stage (default: all)")
     parser.add_argument("--size", type=image_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
     add_weights(parser)
     parser.set_defaults(run=_info)
@@ -29,14 +26,13 @@ def add_verb(verbs: Verbs) -> None:
 
 def _info(arguments: argparse.Namespace) -> int:
     height, width = arguments.size
-    configs = {**CONFIGS, FCHARDNET70.name: FCHARDNET70}
-    names = [arguments.model] if arguments.model else list_models()
+    names = [arguments.model] if arguments.model else list(NETWORKS)
     options: dict[str, int] = {}
     if arguments.weights is not None:
         loaded = load_weights(arguments.weights, model=arguments.model)
         names = [loaded.config.name]
         options = {"num_classes": loaded.num_classes or 0, "in_chans": loaded.in_chans}
-    costs = [measure_cost(configs[name], height=height, width=width, **options) for name in names]
+    costs = [measure_cost(NETWORKS[name], height=height, width=width, **options) for name in names]
     if len(costs) > 1:
         show(table(("model", *_COLUMNS), [(cost.model, *_numbers(cost.total)) for cost in costs]))
         return 0

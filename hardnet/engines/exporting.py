@@ -57,7 +57,7 @@ def export(
         model: with the weights to export; it is not changed.
         path: of the file. "openvino" writes a second file next to it, with the weights and the suffix ``.bin``.
         format: "onnx" (opset 18), "openvino", "torch-export" or "torchscript".
-        size: H and W of the images; None uses the crop of the weights' preprocessing.
+        size: H and W of the images; None uses the crop of the weights' preprocessing, if there is one.
         uint8_input: take uint8 RGB values instead of float32: scaling and normalisation become part of the file, only
             resizing and cropping remain outside.
 
@@ -75,7 +75,7 @@ def export(
         raise ValueError(f"the file name for {format} must end in {kind.suffix}, got {str(target)!r}")
     warn_if_untrained(model)
     preprocessing = model.preprocessing or Preprocessing()
-    height, width = size or (preprocessing.crop, preprocessing.crop)
+    height, width = size or (preprocessing.crop or 4 * model.min_input_size,) * 2
     least = max(kind.least_size, model.min_input_size)
     if min(height, width) < least:
         raise ValueError(f"the size for {format} must be {least} pixels or more, got {height}x{width}")
@@ -103,7 +103,9 @@ def metadata(model: HarDNet | FCHarDNet, uint8_input: bool = False) -> dict[str,
     record = model.weights_record
     preprocessing = asdict(model.preprocessing or Preprocessing())
     preprocessing["input"] = (
-        "uint8 RGB (N, 3, H, W), resized and cropped" if uint8_input else "float32 (N, C, H, W), normalised"
+        f"uint8 {preprocessing['channels']} (N, 3, H, W), resized and cropped"
+        if uint8_input
+        else "float32 (N, C, H, W), normalised"
     )
     return {
         "model": model.config.name,

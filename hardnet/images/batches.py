@@ -239,7 +239,7 @@ def prepare(
         report: is called with every decoded picture.
 
     Raises:
-        ImageError: the image is unusable.
+        ImageError: the image is unusable, or too small after the transform.
         ValueError: the transform does not return a float tensor of ``in_chans`` channels.
     """
     content = item.content
@@ -248,7 +248,7 @@ def prepare(
     name = printable(item.source)
     preprocessing = transform if isinstance(transform, Preprocessing) and type(transform) is Preprocessing else None
     fast = decode == "fast" and preprocessing is not None
-    least_side = 2 * preprocessing.resize if fast and preprocessing else None
+    least_side = (2 * preprocessing.resize or None) if fast and preprocessing else None
     box: Box | None = None
     if isinstance(content, Tensor):
         if content.is_floating_point():
@@ -277,6 +277,8 @@ def prepare(
         raise ValueError(
             f"the model takes {in_chans} channels, the transform returned {len(tensor)}: pass a transform= that fits"
         )
+    if min(tensor.shape[1:]) < min_size:
+        raise ImageError(f"{name}: {_describe(tensor)} is too small, the model takes {min_size} pixels or more")
     return tensor
 
 

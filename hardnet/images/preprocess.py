@@ -35,33 +35,38 @@ class Preprocessing:
     Needs pillow.
 
     Raises:
-        ValueError: sizes that are not integers with 1 <= crop <= resize <= 16384, or statistics that are not three
-            finite numbers, positive ones for ``std``.
+        ValueError: sizes that are neither integers with 1 <= crop <= resize <= 16384 nor both 0, or statistics that are
+            not three finite numbers, positive ones for ``std``.
         TypeError: on a call with anything but a Pillow image.
         ImageError: on a call with a picture without pixels, or with values out of range.
     """
 
     resize: int = 256
-    """The shorter side, before the crop."""
+    """The shorter side, before the crop; 0, with ``crop`` 0, keeps the whole picture at its size."""
     crop: int = 224
     """Height and width of the result."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of red, green and blue in [0, 1]; subtracted."""
+    """Mean of each channel in [0, 1]; subtracted."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Of red, green and blue; what the difference is divided by."""
+    """Standard deviation of each channel; what the difference is divided by."""
     interpolation: str = "bilinear"
     """Filter of the resizing: one of ``INTERPOLATIONS``, antialiased."""
+    channels: str = "RGB"
+    """Order of the channels, also of ``mean`` and ``std``: "RGB" or "BGR"."""
 
     def __post_init__(self) -> None:
         sides = (self.crop, self.resize)
-        if {type(side) for side in sides} != {int} or not 1 <= self.crop <= self.resize <= _MAX_SIDE:
-            raise ValueError(f"1 <= crop <= resize <= {_MAX_SIDE} pixels is required, got {sides}")
+        possible = 1 <= self.crop <= self.resize <= _MAX_SIDE or sides == (0, 0)
+        if {type(side) for side in sides} != {int} or not possible:
+            limits = f"1 <= crop <= resize <= {_MAX_SIDE} pixels"
+            raise ValueError(f"{limits} is required, got {sides}; 0 and 0 keep the whole picture")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
                 raise ValueError(f"{name} must be three finite numbers, got {values!r}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std!r}")
-
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"channels must be RGB or BGR, got {self.channels!r:.100}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r:.100}"
@@ -75,8 +80,8 @@ class Preprocessing:
             ValueError: an entry is missing or out of its range.
         """
         try:
-            sizes = values["resize"], values["crop"]
-            return cls(*sizes, tuple(values["mean"]), tuple(values["std"]), values.get("interpolation", "bilinear"))
+            numbers = values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"])
+            return cls(*numbers, values.get("interpolation", "bilinear"), values.get("channels", "RGB"))
         except (LookupError, TypeError, ArithmeticError, AttributeError, ValueError) as error:
             raise ValueError(f'"preprocessing" is not valid: {error!r:.200}') from error
 
@@ -88,14 +93,15 @@ class Preprocessing:
             "mean": list(self.mean),
             "std": list(self.std),
             "interpolation": self.interpolation,
+            "channels": self.channels,
         }
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Pillow image -> float32 tensor (3, crop, crop)."""
+        """Pillow image -> float32 tensor (3, crop, crop), or (3, H, W) of the whole picture."""
         return self.normalise(self.pixels(image))
 
     def pixels(self, image: Image.Image, *, fast: bool = False, box: Box | None = None) -> Tensor:
-        """Resize and crop: Pillow image -> uint8 tensor (3, crop, crop).
+        """Resize and crop: Pillow image -> uint8 tensor (3, crop, crop), or (3, H, W) of the whole picture.
 
         Args:
             image: any Pillow image.
@@ -112,22 +118,24 @@ class Preprocessing:
             )
         if image.mode != "RGB" or "transparency" in image.info or 0 in image.size:
             image = to_rgb(image)
-        if fast:
+        if self.crop and fast:
             left, top, right, bottom = box or (0, 0, *image.size)
             edges = self.crop_box(right - left, bottom - top)
             shown = (left + edges[0], top + edges[1], min(left + edges[2], right), min(top + edges[3], bottom))
             image = image.resize((self.crop, self.crop), Image.Resampling[self.interpolation.upper()], shown)
-        else:
+        elif self.crop:
             image = limit_aspect_ratio(image)
             width, height = (self.resize * side // min(image.size) for side in image.size)
             image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
             image = _crop_centre(image, self.crop, self.crop)
         # Not permuted by torch, whose threads would get in the way of those that decode.
-        values = bytearray().join(channel.tobytes() for channel in image.split())
-        return torch.frombuffer(values, dtype=torch.uint8).view(3, self.crop, self.crop)
+        values = bytearray().join(image.getchannel(name).tobytes() for name in self.channels)
+        return torch.frombuffer(values, dtype=torch.uint8).view(3, image.height, image.width)
 
     def crop_box(self, width: float, height: float) -> Box:
         """Return the part of a picture that is used, in pixels of the picture: left, top, right, bottom."""
+        if not self.crop:
+            return 0, 0, width, height
 
         def span(side: float) -> tuple[float, float]:
             part = min(side, MAX_ASPECT_RATIO * min(width, height))  # what is resized

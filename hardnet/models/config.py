@@ -129,6 +129,8 @@ FCHARDNET70 = FCHarDNetConfig(
 """FC-HarDNet-70 (https://github.com/PingoLH/FCHarDNet)."""
 
 NetworkConfig = HarDNetConfig | FCHarDNetConfig
+NETWORKS: dict[str, NetworkConfig] = {**CONFIGS, FCHARDNET70.name: FCHARDNET70}
+"""The four classifiers and the segmentation network, by name."""
 
 
 def harmonic_links(layer: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS, Activation, HarDNetConfig
+from ..models.config import CONFIGS, NETWORKS, Activation, NetworkConfig
 from ..utils.text import known_names
 
 DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]
@@ -269,6 +269,21 @@ _RECORDS = (
     ),
 )  # fmt: skip
 
+# fmt: off
+CITYSCAPES = {
+    "road": (128, 64, 128), "sidewalk": (244, 35, 232), "building": (70, 70, 70), "wall": (102, 102, 156),
+    "fence": (190, 153, 153), "pole": (153, 153, 153), "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0), "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180),
+    "person": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100),
+    "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32),
+}
+# fmt: on
+"""Names of Cityscapes' 19 classes, in the order of the logits of the authors' weights, and their RGB colours."""
+BGR_PREPROCESSING = Preprocessing(
+    resize=0, crop=0, mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229), channels="BGR"
+)
+"""Preprocessing that the authors' segmentation network is trained with."""
+
 CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}
 
 DEFAULT_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
@@ -278,7 +293,7 @@ DEFAULT, DEFAULT_TAG = "DEFAULT", "IMAGENET1K_V1"
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the models that match a shell pattern, such as "*ds"."""
+    """Return the names of the classifiers that match a shell pattern, such as "*ds"."""
     return fnmatch.filter(CONFIGS, pattern)
 
 
@@ -307,18 +322,20 @@ def get_weights(name: str | None = None, tag: str = DEFAULT) -> WeightsRecord:
         tag = PACKAGED_TAG if name is None else DEFAULT_TAG
     name = name or DEFAULT_MODEL
     tags = list_weights(name)
+    if not tags:
+        raise ValueError(f"the catalogue has no weights of {name}: give the path of a file")
     if tag not in tags:
         raise ValueError(f"{name} has no weights {tag!r}; known: {known_names(tag, [*tags, DEFAULT])}")
     return CATALOG[name, tag]
 
 
-def get_config(name: str) -> HarDNetConfig:
-    """Return the configuration of a model.
+def get_config(name: str) -> NetworkConfig:
+    """Return the configuration of a classifier or segmentation network.
 
     Raises:
         ValueError: there is no such model.
     """
     try:
-        return CONFIGS[name]
+        return NETWORKS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"unknown model {name!r}; known: {known_names(str(name), CONFIGS)}") from None
+        raise ValueError(f"unknown model {name!r}; known: {known_names(str(name), NETWORKS)}") from None

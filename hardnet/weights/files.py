@@ -1,7 +1,7 @@
 """Read checkpoint files: bytes -> state dict or training checkpoint, without running code from the file.
 
-``torch.load(weights_only=True)`` admits tensors, plain containers and ``argparse.Namespace``, which timm's training
-script stores. A hostile pickle can still exhaust memory or time; safetensors files cannot.
+``torch.load(weights_only=True)`` admits tensors, plain containers, NumPy's float64 numbers and ``argparse.Namespace``,
+which timm's training script stores. A hostile pickle can still exhaust memory or time; safetensors files cannot.
 """
 
 from __future__ import annotations
@@ -95,13 +95,31 @@ def read_pickled(content: bytes, filename: str = "") -> Any:
                 total = sum(member.file_size for member in archive.infolist())
             if total > max(len(content), MAX_BYTES):
                 raise ValueError(f"{len(content)} bytes that unpack to {total}")
-        with _allowing, torch.serialization.safe_globals([argparse.Namespace]):
+        with _allowing, torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers()]):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader raise nearly anything
         raise WeightsError(
             f"cannot be read as a checkpoint of tensors ({_refusal(error)}). If it is a training checkpoint "
             "that holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
+
+
+def _numpy_numbers() -> list[Any]:
+    """Return what NumPy's float64 numbers, which training scripts store as scores, are read with."""
+    try:
+        import numpy as np
+    except ImportError:  # as may be under torch.hub
+        return []
+    read = np.float64().__reduce__()[0]
+    readers = []
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # its name in files of NumPy 1 and 2
+
+        def scalar(dtype: Any, content: bytes) -> Any:
+            return read(dtype, content)
+
+        scalar.__module__, scalar.__qualname__ = module, "scalar"
+        readers.append(scalar)
+    return [np.dtype, type(np.dtype("f8")), *readers]
 
 
 def _exported_kind(content: bytes, filename: str) -> str | None:

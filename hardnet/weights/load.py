@@ -9,13 +9,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS, HarDNetConfig
+from ..models.config import CONFIGS, NETWORKS, FCHarDNetConfig, HarDNetConfig, NetworkConfig
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
+from ..models.segmentation import FCHarDNet
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user
 from ..utils.text import known_names, printable
-from .catalog import CATALOG, DEFAULT, Digest, WeightsRecord, get_config, get_weights, identify, list_weights
+from .catalog import (
+    BGR_PREPROCESSING,
+    CATALOG,
+    CITYSCAPES,
+    DEFAULT,
+    Digest,
+    WeightsRecord,
+    get_config,
+    get_weights,
+    identify,
+    list_weights,
+)
 from .download import Progress, fetch
 from .files import deserialise, read_file, unpack_archive
 from .folder import (
@@ -52,10 +64,10 @@ class Loaded:
 
     name: str
     """Name for messages, such as "hardnet68 IMAGENET1K_V1", a path or "hf-hub:owner/name"."""
-    config: HarDNetConfig
+    config: NetworkConfig
     """The architecture, with the activation that the weights were trained with."""
     state: StateDict
-    """State dict of a classifier under the original implementation's keys, on the CPU."""
+    """State dict of a whole network under the original implementation's keys, on the CPU."""
     categories: tuple[str, ...] | None
     """Names of the classes in the order of the logits; None if unknown."""
     preprocessing: Preprocessing | None
@@ -133,13 +145,17 @@ def build_pretrained(
     if isinstance(source, (str, os.PathLike)) and not expand_user(source).exists() and is_repository(os.fspath(source)):
         source = HUB_PREFIX + os.fspath(source)
     loaded = load_weights(source, revision=revision, token=token)
+    if not isinstance(loaded.config, HarDNetConfig):
+        raise WeightsError(
+            f"{loaded.name}: is {loaded.config.name}: hardnet.{loaded.config.name}(weights=...) loads it"
+        )
     model = kind(loaded.config, num_classes=loaded.num_classes or 0, in_chans=loaded.in_chans)
     fill(model, loaded)
     model.categories = loaded.categories
     return model.eval()
 
 
-def fill(model: HarDNet | HarDNetFeatures, loaded: Loaded) -> None:
+def fill(model: HarDNet | HarDNetFeatures | FCHarDNet, loaded: Loaded) -> None:
     """Load weights into a model, with their preprocessing; the names of classes are the caller's to set.
 
     Raises:
@@ -219,12 +235,15 @@ def _load_content(
     checkpoint = deserialise(content, filename)
     state = find_state(checkpoint, use_ema=use_ema)
     if record is not None:
-        config = replace(get_config(record.model), block_activation=record.block_activation)
+        config: NetworkConfig = replace(CONFIGS[record.model], block_activation=record.block_activation)
         facts: tuple[tuple[str, ...] | None, Preprocessing | None] = (record.categories, record.preprocessing)
     else:
         config = _architecture(checkpoint, state, model)
         facts = _facts_of_run(checkpoint)
-    if is_imgclsmob(state):
+        if isinstance(config, FCHarDNetConfig) and "model_state" in checkpoint:  # of the authors' training script
+            names = tuple(CITYSCAPES) if head_classes(state, config) == len(CITYSCAPES) else None
+            facts = names, BGR_PREPROCESSING
+    if is_imgclsmob(state) and isinstance(config, HarDNetConfig):
         state = rename_imgclsmob(state, config)
     categories, preprocessing = facts
     classes = head_classes(state, config)
@@ -233,17 +252,20 @@ def _load_content(
     return Loaded(name, config, state, categories, preprocessing, record)
 
 
-def _architecture(checkpoint: dict[str, Any], state: StateDict, model: str | None) -> HarDNetConfig:
+def _architecture(checkpoint: dict[str, Any], state: StateDict, model: str | None) -> NetworkConfig:
     """Return the architecture that a checkpoint names, the expected one, or the one whose keys it has."""
     name = checkpoint.get("architecture")
-    if not isinstance(name, str) or name not in CONFIGS:
+    if not isinstance(name, str) or name not in NETWORKS:
         name = model or identify_model(state)
     if name is None:
-        raise WeightsError(f"neither names its model nor has the keys of {', '.join(CONFIGS)}: name the model")
-    activation = checkpoint.get("block_activation", CONFIGS[name].block_activation)
+        raise WeightsError(f"neither names its model nor has the keys of {', '.join(NETWORKS)}: name the model")
+    config = NETWORKS[name]
+    if not isinstance(config, HarDNetConfig):
+        return config
+    activation = checkpoint.get("block_activation", config.block_activation)
     if activation not in ("relu", "relu6"):
         raise WeightsError(f"block_activation must be relu or relu6, got {activation!r:.100}")
-    return replace(CONFIGS[name], block_activation=activation)
+    return replace(config, block_activation=activation)
 
 
 def _facts_of_run(checkpoint: dict[str, Any]) -> tuple[tuple[str, ...] | None, Preprocessing | None]:

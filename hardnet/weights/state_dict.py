@@ -13,9 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.config import CONFIGS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
+from ..models.config import (
+    NETWORKS,
+    STEM_LENGTH,
+    FCHarDNetConfig,
+    HarDNetConfig,
+    NetworkConfig,
+    head_index,
+    stage_indices,
+)
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
+from ..models.segmentation import FCHarDNet
 from ..utils.errors import WeightsError
 from ..utils.text import printable
 
@@ -120,16 +129,20 @@ def is_imgclsmob(state: StateDict) -> bool:
 
 def identify_model(state: StateDict) -> str | None:
     """Return the name of the variant with these keys and channel counts, whatever its classes; None if none has."""
-    for name, config in CONFIGS.items():
-        head = f"base.{head_index(config)}."
+    for name, config in NETWORKS.items():
+        head = _head_prefix(config)
         shapes = {key: shape for key, shape in _expected_shapes(config).items() if not key.endswith(_COUNTER)}
-        names = {key: imgclsmob_key(key, config) if is_imgclsmob(state) else key for key in shapes}
+        names = {key: _name_in(state, key, config) for key in shapes}
         others = {names[key] for key in shapes if key.startswith(head)}
         if {key for key in state if not key.endswith(_COUNTER)} | others == set(names.values()) and all(
             state[names[key]].shape[:1] == shape[:1] for key, shape in shapes.items() if not key.startswith(head)
         ):
             return name
     return None
+
+
+def _name_in(state: StateDict, key: str, config: NetworkConfig) -> str:
+    return imgclsmob_key(key, config) if is_imgclsmob(state) and isinstance(config, HarDNetConfig) else key
 
 
 def imgclsmob_key(key: str, config: HarDNetConfig) -> str:
@@ -165,9 +178,14 @@ def _imgclsmob_units(config: HarDNetConfig) -> Iterator[str]:
 
 
 @functools.cache
-def _expected_shapes(config: HarDNetConfig) -> dict[str, torch.Size]:
+def _expected_shapes(config: NetworkConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        return {key: value.shape for key, value in HarDNet(config).state_dict().items()}
+        model = FCHarDNet(config) if isinstance(config, FCHarDNetConfig) else HarDNet(config)
+        return {key: value.shape for key, value in model.state_dict().items()}
+
+
+def _head_prefix(config: NetworkConfig) -> str:
+    return "finalConv." if isinstance(config, FCHarDNetConfig) else f"base.{head_index(config)}."
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
@@ -182,14 +200,15 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
     return weight.repeat(1, repeats, 1, 1)[:, :in_chans] * (_COLOURS / in_chans)
 
 
-def head_classes(state: StateDict, config: HarDNetConfig) -> int | None:
-    """Return the number of classes of a state dict's linear layer; None if it has none.
+def head_classes(state: StateDict, config: NetworkConfig) -> int | None:
+    """Return the number of classes of a state dict's last layer; None if it has none.
 
     Raises:
         WeightsError: the layer has no classes.
     """
-    weight = state.get(f"base.{head_index(config)}.3.weight")
-    if weight is None or weight.dim() != 2:
+    segments = isinstance(config, FCHarDNetConfig)
+    weight = state.get(_head_prefix(config) + ("weight" if segments else "3.weight"))
+    if weight is None or weight.dim() != (4 if segments else 2):
         return None
     if not weight.shape[0]:
         raise WeightsError("has a head with 0 classes")
@@ -202,7 +221,7 @@ def stem_channels(state: StateDict) -> int | None:
     return None if weight is None or weight.dim() != 4 or not weight.shape[1] else weight.shape[1]
 
 
-def load_state(model: HarDNet | HarDNetFeatures, state: StateDict) -> None:
+def load_state(model: HarDNet | HarDNetFeatures | FCHarDNet, state: StateDict) -> None:
     """Load a state dict strictly, except for a head of other classes and a stem of other channels.
 
     With other classes the model keeps its new head, and a log line says so; a stem trained on three colours is adapted
@@ -216,7 +235,7 @@ def load_state(model: HarDNet | HarDNetFeatures, state: StateDict) -> None:
     """
     expected = model.state_dict()
     state = dict(state)
-    if isinstance(model, HarDNet):
+    if not isinstance(model, HarDNetFeatures):
         _fit_head(model, state)
     else:
         for key in _expected_shapes(model.config).keys() - expected.keys():
@@ -257,12 +276,12 @@ def load_state(model: HarDNet | HarDNetFeatures, state: StateDict) -> None:
     model.load_state_dict(state, strict=True)
 
 
-def _fit_head(model: HarDNet, state: StateDict) -> None:
+def _fit_head(model: HarDNet | FCHarDNet, state: StateDict) -> None:
     """If the numbers of classes differ, put the model's own head into the state dict."""
     classes = head_classes(state, model.config)
     if classes is None or classes == model.num_classes:
         return
-    head = f"base.{head_index(model.config)}."
+    head = _head_prefix(model.config)
     for key in [key for key in state if key.startswith(head)]:
         del state[key]
     state.update({key: value for key, value in model.state_dict().items() if key.startswith(head)})
