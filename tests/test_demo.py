@@ -103,7 +103,7 @@ def test_all_texts_of_the_catalogue_are_translated() -> None:
         assert not translate("ko", label).isascii()
 
 
-def test_the_table_as_csv(classifier: hardnet.Classifier) -> None:
+def test_the_csv_has_five_classes_or_an_error(classifier: hardnet.Classifier) -> None:
     view = look(classifier, hardnet.load_image(SNEAKER), explain=False)
     rows = [Row('a, "b".png', None, view, ""), Row("c.png", None, None, "is not an image")]
     head, good, bad = csv.reader(to_csv(rows).splitlines())

@@ -225,8 +225,8 @@ def check_layout(driver: Any) -> None:
         assert 0 <= result.rect["y"] - drop.rect["y"] - drop.rect["height"] < 40
 
 
-def test_a_visit(page: Any, tmp_path: Path) -> None:
-    """Upload, example, broken file, upload again: what is shown is read off the page."""
+def test_results_maps_and_errors_appear(page: Any, tmp_path: Path) -> None:
+    """Upload, example, broken file, upload again, as a visitor sees them."""
     check_layout(page)
     upload(page, GARMENTS / "shirt-00004.png")
     wait(page, lambda: top(page) == "Shirt")
@@ -270,7 +270,7 @@ def test_a_visit(page: Any, tmp_path: Path) -> None:
     wait(page, lambda: elements(page, ".drop img")[0].get_property("naturalWidth") == 28)
 
 
-def test_several_pictures(page: Any, tmp_path: Path) -> None:
+def test_rows_of_the_table_open_their_pictures(page: Any, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_bytes(b"no picture")
     upload(page, GARMENTS / "trouser-00002.png", GARMENTS / "bag-00018.png", tmp_path / "notes.png")
     wait(page, lambda: elements(page, ".table"))
@@ -293,7 +293,7 @@ def test_several_pictures(page: Any, tmp_path: Path) -> None:
     wait(page, lambda: top(page) == "Trouser")
 
 
-def test_weights_that_are_downloaded_and_some_that_cannot_be(page: Any) -> None:
+def test_downloads_show_progress_and_failures_a_reason(page: Any) -> None:
     upload(page, CAT)
     wait(page, lambda: top(page))
     arrive.clear()
@@ -315,14 +315,14 @@ def test_weights_that_are_downloaded_and_some_that_cannot_be(page: Any) -> None:
     wait(page, lambda: top(page))  # without waiting for the download
     arrive.set()
     time.sleep(2)
-    assert top(page)  # what was not wanted any more is not shown when it ends
+    assert top(page)  # and not replaced when the download ends
     elements(page, "[data-choose]")[0].click()
     wait(page, lambda: "HarDNet-39DS IMAGENET1K_V1" in text(page, ".facts"))
     assert len(elements(page, ".map")) == 5
     check_layout(page)
 
 
-def test_ones_own_model(tmp_path: Path, english: Any) -> None:
+def test_a_run_shows_its_classes_and_validation_pictures(tmp_path: Path, english: Any) -> None:
     """The page of a run that was saved: its classes, its validation pictures as examples, and the crop's frame."""
     run, data = tmp_path / "run", tmp_path / "data"
     names = [f"{label}/{number}.jpg" for label in ("<b>cat", "paper") for number in range(3)]
@@ -350,7 +350,7 @@ def test_ones_own_model(tmp_path: Path, english: Any) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_accessibility(
+def test_axe_finds_nothing(
     size: str, theme: str, any_language: tuple[Any, str], server: tuple[str, Path], tmp_path: Path
 ) -> None:
     """axe-core finds nothing, and nothing is cut off: empty, with a result, with an error."""
@@ -369,7 +369,7 @@ def test_accessibility(
         check_layout(driver)
 
 
-def test_the_keyboard(page: Any) -> None:
+def test_the_keyboard_reaches_examples_and_maps(page: Any) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     reached = []
