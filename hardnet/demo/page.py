@@ -52,7 +52,7 @@ def serve(
     *,
     weights: str | None = None,
     model: str | None = None,
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the page until interrupted, and announce its address.
 
@@ -65,7 +65,7 @@ def serve(
         weights: of one's own model, which the page offers first: a file, the folder of a training run, whose
             validation pictures become the examples, a saved folder, or ``hf-hub:owner/name``.
         model: the name of its architecture, if the weights do not say it.
-        announce: called with the line that has the address.
+        announce: called with the line that has the address; None prints it.
 
     Raises:
         ImportError: gradio is not installed.
@@ -88,7 +88,7 @@ def serve(
         import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
         name = f"[{host}]" if ":" in host else host
-        announce(f"hardnet: http://{name}:{listener.getsockname()[1]} (Ctrl-C ends)")
+        (announce or partial(print, flush=True))(f"hardnet: http://{name}:{listener.getsockname()[1]} (Ctrl-C ends)")
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
 
 
