@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import pickle
 import struct
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from torchvision import transforms
 
 import hardnet
+from hardnet.cli import main
 from hardnet.images.batches import Item, expand, prepare, prepare_batches
 from hardnet.images.preprocess import MAX_ASPECT_RATIO, Preprocessing
 from hardnet.images.read import load_image
@@ -221,3 +223,21 @@ def test_classifier_and_extractor_decode_as_they_are_told() -> None:
     assert all(not torch.equal(*pair) and torch.allclose(*pair, atol=0.1) for pair in zip(*results, strict=True))
     with pytest.raises(ValueError, match="decode='fast' requires the preprocessing"):
         hardnet.Classifier(model, transform=transforms.ToTensor(), decode="fast")
+
+
+def test_commands_decode_as_they_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = load_image(ROOT / "images" / "coffee.jpg").resize((601, 403), Image.Resampling.BICUBIC)
+    (tmp_path / "a.jpg").write_bytes(jpeg(photograph))
+    classifier = hardnet.Classifier("hardnet39ds", weights="FASHION_MNIST", decode="fast")
+    extractor = hardnet.Extractor("hardnet39ds", weights="FASHION_MNIST", decode="fast")
+    [expected] = classifier.predict([tmp_path / "a.jpg"], topk=1)
+    [vector] = extractor.stream([tmp_path / "a.jpg"])
+    arguments = [str(tmp_path), "--weights", "FASHION_MNIST", "--engine", "eager", "--decode", "fast"]
+    assert main(["predict", *arguments, "--format", "json", "--topk", "1"]) == 0
+    [[prediction]] = [row["predictions"] for row in json.loads(capsys.readouterr().out)]
+    assert prediction["probability"] == pytest.approx(expected.top.probability, abs=1e-6)
+    assert main(["extract", *arguments, "--output", str(tmp_path / "out.jsonl")]) == 0
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["embedding"] == pytest.approx(vector.vector.tolist(), abs=1e-5)
+    exact = hardnet.Extractor("hardnet39ds", weights="FASHION_MNIST").stream([tmp_path / "a.jpg"])
+    assert (next(exact).vector - vector.vector).abs().max() > 1e-3

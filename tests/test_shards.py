@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,15 @@ def test_an_interrupted_job_says_what_is_complete(tmp_path: Path, caplog: pytest
     with pytest.raises(KeyboardInterrupt):
         stages.write(Interrupted(), str(tmp_path / "out"))
     assert caplog.messages == [f"interrupted: {tmp_path / 'out'} holds 1 complete files with 2 images"]
+
+
+def test_names_are_sources_as_they_are(tmp_path: Path) -> None:
+    names = [b"a\nb.png", b"caf\xe9.png", b"large.png"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(png())
+    sources = [name for name, content, _ in read_files(list_files([str(tmp_path)]), None, None) if content]
+    assert [Path(source).name for source in sources] == ["a\nb.png", "caf\\xe9.png", "large.png"]
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in names:
+            archive.add(tmp_path / os.fsdecode(name), os.fsdecode(name))
+    assert list(rows(tmp_path / "s.tar")) == ["a\nb.png", "caf\\xe9.png", "large.png"]

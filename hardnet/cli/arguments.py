@@ -79,6 +79,12 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", nargs="+", metavar="PATH", help="for int8: a few hundred images like PATH")
 
 
+def add_decode(parser: argparse.ArgumentParser) -> None:
+    """Add ``--decode``."""
+    text = "fast: decode large JPEG files at a fraction of their size; results differ slightly (default: exact)"
+    parser.add_argument("--decode", choices=("exact", "fast"), default="exact", help=text)
+
+
 def check_calibration(arguments: argparse.Namespace, *, required: bool) -> None:
     """Check that ``--calibration`` and ``--precision int8`` go together.
 

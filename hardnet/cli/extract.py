@@ -10,6 +10,7 @@ from ..weights.catalog import DEFAULT
 from .arguments import (
     Verbs,
     add_calibration,
+    add_decode,
     add_device,
     add_engine_arguments,
     add_weights_arguments,
@@ -29,6 +30,7 @@ def add_verb(verbs: Verbs) -> None:
     add_device(parser)
     add_engine_arguments(parser)
     add_calibration(parser)
+    add_decode(parser)
     parser.set_defaults(run=_extract)
 
 
@@ -43,7 +45,7 @@ def _extract(arguments: argparse.Namespace) -> int:
         return write_on_ray(arguments, partial(_on_ray, arguments))
 
     paths = list_paths(arguments) if first_rank() else []
-    options = {name: getattr(arguments, name) for name in ("device", "engine", "precision", "calibration")}
+    options = {name: getattr(arguments, name) for name in ("device", "engine", "precision", "calibration", "decode")}
     extractor = Extractor(load_model(arguments), **options)
     return report(extract_to_file(extractor, paths, batch_size=arguments.batch_size, **file_options(arguments)))
 
@@ -51,4 +53,5 @@ def _extract(arguments: argparse.Namespace) -> int:
 def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
     from ..ray import embed
 
-    return embed(images, arguments.model, weights=arguments.weights or DEFAULT, batch_size=arguments.batch_size)
+    options = {name: getattr(arguments, name) for name in ("batch_size", "decode")}
+    return embed(images, arguments.model, weights=arguments.weights or DEFAULT, **options)

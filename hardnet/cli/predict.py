@@ -18,6 +18,7 @@ from ..weights.catalog import DEFAULT
 from .arguments import (
     Verbs,
     add_calibration,
+    add_decode,
     add_engine_arguments,
     add_model_arguments,
     check_calibration,
@@ -45,6 +46,7 @@ def add_verb(verbs: Verbs) -> None:
     add_job_arguments(parser, ".jsonl, .csv or .parquet", required=False)
     add_engine_arguments(parser)
     add_calibration(parser)
+    add_decode(parser)
     parser.add_argument("--format", choices=_FORMATS, default="table")
     parser.set_defaults(run=_predict)
 
@@ -61,7 +63,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     if ranks_of_torchrun() > 1 and not arguments.output:
         raise ValueError("several processes require --output")
     paths = list_paths(arguments) if first_rank() else []
-    options = {name: getattr(arguments, name) for name in ("device", "labels", "engine", "precision", "calibration")}
+    names = ("device", "labels", "engine", "precision", "calibration", "decode")
+    options = {name: getattr(arguments, name) for name in names}
     classifier = Classifier(load_model(arguments), **options)
     call = {name: getattr(arguments, name) for name in ("topk", "threshold", "batch_size")}
     if arguments.output:
@@ -88,7 +91,7 @@ def _on_ray(arguments: argparse.Namespace, images: Any) -> Any:
 
     if arguments.calibration:
         raise ValueError("--calibration does not go with --on")
-    options = ("labels", "topk", "threshold", "engine", "precision", "batch_size")
+    options = ("labels", "topk", "threshold", "engine", "precision", "batch_size", "decode")
     weights = arguments.weights or DEFAULT
     return predict(images, arguments.model, weights=weights, **{name: getattr(arguments, name) for name in options})
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
-from ..utils.text import printable, reason
+from ..utils.text import escape_bytes, printable, reason
 from .read import MAX_PIXELS, find_images, image_extensions, log_left_out, natural_key, no_images
 
 SHARDS = (".parquet", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -43,14 +43,14 @@ def list_files(paths: Iterable[str], filesystem: Any = None) -> Iterator[Row]:
         try:
             for name, location, error in _list(path, filesystem, left_out):
                 empty = False
-                yield printable(name), location, error
+                yield escape_bytes(name), location, error
             failure = str(no_images(path, left_out))
             if not empty:
                 log_left_out(path, left_out)
         except (ImageError, OSError, ValueError) as error:
             failure = f"{printable(path)}: cannot be listed: {reason(error)}"
         if empty:
-            yield printable(path), None, failure
+            yield escape_bytes(path), None, failure
 
 
 def _list(path: str, filesystem: Any, left_out: Counter[str]) -> Iterator[Row]:
@@ -96,7 +96,7 @@ def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Ite
                 opened.seek(0)
                 return [(name, opened.read(), None) if size <= MAX_BYTES else _too_large(name, size)]
         except (OSError, ValueError) as error:
-            return [(name, None, f"{name}: cannot be read: {reason(error)}")]
+            return [(name, None, f"{printable(name)}: cannot be read: {reason(error)}")]
 
     with ThreadPoolExecutor(_READERS) as pool:
         while some := list(islice(files, 4 * _READERS)):
@@ -112,7 +112,7 @@ def _open(path: str, filesystem: Any) -> Any:
 
 
 def _too_large(name: str, size: int) -> Row:
-    return name, None, f"{name}: is too large: {size:,} bytes, the limit is {MAX_BYTES:,}"
+    return name, None, f"{printable(name)}: is too large: {size:,} bytes, the limit is {MAX_BYTES:,}"
 
 
 def _members(name: str, file: Any) -> Iterator[Row]:
@@ -120,7 +120,7 @@ def _members(name: str, file: Any) -> Iterator[Row]:
     try:
         with file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                path, source = PurePosixPath(member.name), f"{name}/{printable(member.name)}"
+                path, source = PurePosixPath(member.name), f"{name}/{escape_bytes(member.name)}"
                 content = archive.extractfile(member) if member.isreg() else None  # not a link, device or folder
                 if content is None or path.suffix.lower() not in extensions or path.name.startswith("."):
                     continue
@@ -132,7 +132,7 @@ def _members(name: str, file: Any) -> Iterator[Row]:
                 if file.read(512) != bytes(512):
                     raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
-        yield name, None, f"{name}: is damaged or truncated after {count} images: {reason(error)}"
+        yield name, None, f"{printable(name)}: is damaged or truncated after {count} images: {reason(error)}"
 
 
 def _cells(name: str, file: Any, column: str | None) -> Iterator[Row]:
@@ -149,11 +149,11 @@ def _cells(name: str, file: Any, column: str | None) -> Iterator[Row]:
                 values = batch.column(0)
                 for value in values.field("bytes") if pa.types.is_struct(values.type) else values:
                     source, size = f"{name}/{number}", len(value.as_buffer() or b"")
-                    missing = None if value.is_valid else f"{source}: there is no image"
+                    missing = None if value.is_valid else f"{printable(source)}: there is no image"
                     yield (source, value.as_py(), missing) if size <= MAX_BYTES else _too_large(source, size)
                     number += 1
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield name, None, f"{name}: cannot be read after {number} rows: {reason(error)}"
+        yield name, None, f"{printable(name)}: cannot be read after {number} rows: {reason(error)}"
 
 
 def _holds_bytes(kind: Any) -> bool:
