@@ -2,7 +2,7 @@
 
 A table of a page stands between two comments, the first of which names it; files are those of benchmarks/results:
 
-    <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  for a batch size, a resolution and these engines
+    <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  a batch size, a resolution, engines; "ours" without peers
     <!-- generated: models cpu.json -->                           reported errors, costs, and times of OpenVINO
     <!-- generated: sweep sweep.json -->                          input shapes that were compared with eager mode
     <!-- generated: end-to-end end-to-end.json -->                every row
@@ -48,10 +48,11 @@ def speed_table(results: dict[str, Any], batch: str, size: str, *engines: str) -
     """Return one line per model, one column per engine such as "torch" or "openvino-int8"; by default all measured."""
     rows = [row for row in results["rows"] if (str(row["batch_size"]), case_of(row).size) == (batch, size)]
     cells = {case_of(row).network: _cell(row) for row in rows}
-    columns = [tuple(name.partition("-")[::2]) for name in engines]
+    columns = [tuple(name.partition("-")[::2]) for name in engines if name != "ours"]
     columns = columns or [(row["engine"], row["precision"]) for row in rows if row["source"] == OURS]
     columns = list(dict.fromkeys((engine, precision or "fp32") for engine, precision in columns))
-    networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] != BASELINE)
+    sources = [OURS] if "ours" in engines else ["torchvision", "timm", OURS]
+    networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] in sources)
     sides = size if "x" in size else f"{size} x {size}"
     header = [f"ms, batch {batch}, {sides}", "pytorchcv, eager", *(engine_name(*column) for column in columns)]
     lines = []
