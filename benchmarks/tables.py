@@ -2,7 +2,7 @@
 
 A table of a page stands between two comments, the first of which names it; files are those of benchmarks/results:
 
-    <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  a batch size, a resolution, engines; "ours" without peers
+    <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  shape, engines; "ours": no others
     <!-- generated: models cpu.json -->                           reported errors, costs, and times of OpenVINO
     <!-- generated: sweep sweep.json -->                          input shapes that were compared with eager mode
     <!-- generated: end-to-end end-to-end.json -->                every row
