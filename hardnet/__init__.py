@@ -11,6 +11,7 @@ from .inference.classifier import Classifier, Extractor
 from .inference.gradcam import explain
 from .inference.jobs import JobSummary, extract_to_file, predict_to_file
 from .inference.results import Embedding, ImageResult, Prediction, Results
+from .inference.segmenter import Segmentation, Segmenter
 from .models.config import HarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.layers import HarDBlock
@@ -25,8 +26,9 @@ from .weights.load import Loaded, load_weights
 __all__ = [
     "Accelerated", "Classifier", "Embedding", "ExportError", "Extractor", "FCHarDNet", "HarDBlock", "HarDNet",
     "HarDNetConfig", "HarDNetFeatures", "ImageError", "ImageResult", "JobSummary", "Loaded", "Prediction",
-    "Results", "WeightsError", "WeightsRecord", "accelerate", "create_model", "explain", "export",
-    "extract_to_file", "fchardnet70", "from_pretrained", "get_weights", "hardnet39ds", "hardnet68", "hardnet68ds",
-    "hardnet85", "list_models", "list_weights", "load_image", "load_weights", "predict_to_file",
+    "Results", "Segmentation", "Segmenter", "WeightsError", "WeightsRecord", "accelerate", "create_model",
+    "explain", "export", "extract_to_file", "fchardnet70", "from_pretrained", "get_weights", "hardnet39ds",
+    "hardnet68", "hardnet68ds", "hardnet85", "list_models", "list_weights", "load_image", "load_weights",
+    "predict_to_file",
 ]
 # fmt: on

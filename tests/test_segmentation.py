@@ -17,13 +17,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hardnet
-from hardnet import WeightsError, load_weights
+from hardnet import ImageError, Segmenter, WeightsError, load_image, load_weights
 from hardnet.engines import FORMATS, accelerate, export
 from hardnet.models.config import FCHARDNET70
 from hardnet.models.cost import measure_cost
 from hardnet.models.segmentation import FCHarDNet
 from hardnet.weights.catalog import CITYSCAPES
 
+REPO = Path(__file__).parent.parent
 INPUTS = {"even": (1, (1, 3, 128, 192)), "odd": (2, (1, 3, 97, 131))}
 
 
@@ -201,3 +202,73 @@ def test_exports_are_compared_with_the_model(kind: str, tmp_path: Path) -> None:
     assert export(golden_model(), path, format=kind, size=(64, 96)) == path
     with pytest.raises(ValueError, match="64 pixels or more, got 32x32"):
         export(golden_model(), path, format=kind, size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def segmenter(authors_file: Path) -> Segmenter:
+    return Segmenter("fchardnet70", weights=authors_file, device="cpu")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three photographs of two sizes, and one that is too small."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size in {"a.jpg": (96, 72), "b.png": (70, 64), "c.jpg": (96, 72), "small.png": (40, 90)}.items():
+        with Image.open(REPO / "images" / "coffee.jpg") as picture:
+            picture.convert("RGB").resize(size).save(folder / name)
+    return folder
+
+
+def test_a_map_has_the_pictures_size_and_the_models_classes(segmenter: Segmenter, pictures: Path) -> None:
+    results = segmenter(pictures, batch_size=4)
+    for name, result in zip(("a.jpg", "b.png", "c.jpg"), results, strict=False):
+        x = segmenter.transform(load_image(pictures / name))
+        with torch.inference_mode():
+            want = golden_model()(x[None]).argmax(1)[0]
+        assert torch.equal(result.classes, want.to(torch.uint8))
+    assert "too small, the model takes 64 pixels" in results[3].error
+    assert results[3].to_dict() == {"source": str(pictures / "small.png"), "error": results[3].error}
+    with pytest.raises(ImageError, match="too small"):
+        results[3].to_image()
+
+
+def test_what_a_result_shows(segmenter: Segmenter, pictures: Path) -> None:
+    [result] = segmenter([pictures / "b.png"])
+    shares = result.to_dict()["shares"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert set(shares) <= set(CITYSCAPES)
+    y, x = 10, 20
+    label = tuple(CITYSCAPES)[result.classes[y, x]]
+    assert result.to_image().getpixel((x, y)) == result.classes[y, x]
+    assert result.to_image().convert("RGB").getpixel((x, y)) == CITYSCAPES[label]
+    picture = load_image(pictures / "b.png")
+    assert result.overlay(opacity=0).tobytes() == picture.tobytes()
+    assert result.overlay(picture, opacity=1).getpixel((x, y)) == CITYSCAPES[label]
+    assert all(label in result._repr_html_() for label in shares)
+    with pytest.raises(ValueError, match="pass the prepared picture"):
+        result.overlay(Image.new("RGB", (64, 64)))
+
+
+def test_any_module_its_labels_and_its_errors(caplog: pytest.LogCaptureFixture, pictures: Path) -> None:
+    first = Segmenter(nn.Conv2d(3, 2, 1), labels=["first", "second"], device="cpu")
+    assert "preprocessing of the weights is unknown" in caplog.text
+    [result] = first(torch.full((3, 8, 9), -1.0))
+    assert set(result.shares) <= {"first", "second"}
+    [broken] = Segmenter(nn.Conv2d(3, 2, 1).requires_grad_(False).apply(lambda m: m.bias.fill_(torch.nan)))(
+        [pictures / "a.jpg"]
+    )
+    assert "not a number" in broken.error
+    with pytest.raises(ValueError, match=r"must return logits .* for \(1, 3, 72, 96\), got \(1, 3, 36, 48\)"):
+        Segmenter(nn.AvgPool2d(2), device="cpu")(pictures / "a.jpg")
+    with pytest.raises(ValueError, match="1 labels, but the model has 19 classes"):
+        Segmenter(golden_model(), labels=["road"], device="cpu")
+
+
+def test_engines_segment_as_the_model_does(authors_file: Path, segmenter: Segmenter, pictures: Path) -> None:
+    fast = Segmenter("fchardnet70", weights=authors_file, device="cpu", engine="torch")
+    for result, want in zip(fast(pictures), segmenter(pictures), strict=True):
+        assert (result.error, want.error) == (None, None) or result.error == want.error
+        if want.classes is not None:
+            assert (result.classes == want.classes).float().mean() > 0.999

@@ -70,12 +70,12 @@ class Batch:
         for positions in groups.values():
             yield positions, torch.stack([cast(Tensor, self.outcomes[position]) for position in positions])
 
-    def set_rows(self, positions: list[int], rows: Tensor) -> None:
-        """Replace the tensors at these positions by the model's output (N, width); rows must be finite."""
-        for position, row, finite in zip(positions, rows, rows.isfinite().all(1).tolist(), strict=True):
+    def set_rows(self, positions: list[int], rows: Tensor, finite: Tensor) -> None:
+        """Replace the tensors at these positions by the model's output (N, ...), or an error if it is not finite."""
+        for position, row, usable in zip(positions, rows, finite.tolist(), strict=True):
             name = printable(self.items[position].source)
             self.outcomes[position] = (
-                row if finite else ImageError(f"{name}: the model's output is infinite or not a number")
+                row if usable else ImageError(f"{name}: the model's output is infinite or not a number")
             )
 
 

@@ -31,7 +31,7 @@ from ..images.batches import (
     prepare_each,
 )
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS
+from ..models.config import NETWORKS
 from ..models.network import HarDNet, ImageModule, warn_if_untrained
 from ..utils.devices import usable_device
 from ..utils.errors import ImageError
@@ -50,7 +50,7 @@ Calibration = ImageLike | Iterable[ImageLike]
 
 
 class _Runner:
-    """A model on a device with its transform and its engines; what Classifier and Extractor share."""
+    """A model on a device with its transform and its engines; what Classifier, Extractor and Segmenter share."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _Runner:
     ) -> None:
         self.device = usable_device(device)
         self.model = _on_device(model, self.device)
-        self.transform: Transform = transform or getattr(model, "preprocessing", None) or Preprocessing()
+        self.transform: Transform = transform or getattr(model, "preprocessing", None) or self._default_transform()
         check_decode(decode, self.transform)
         self.decode = decode
         preprocessing = self.transform if type(self.transform) is Preprocessing else None
@@ -91,6 +91,9 @@ class _Runner:
             )
             self.engine = self.model.engine
         self._run = self._plain_run()
+
+    def _default_transform(self) -> Preprocessing:
+        return Preprocessing()
 
     def fix_engine(self, images: int | None, engine: str | None = None) -> str:
         """Choose the engine for a job of so many images, or take a named one, for all later calls; return its name."""
@@ -140,7 +143,7 @@ class _Runner:
         with closing(prepare_batches(items, self.transform, self.model, batch_size, self.decode)) as batches:
             for batch in batches:
                 for positions, stack in batch.stacks():
-                    batch.set_rows(positions, self._output(run, stack))
+                    batch.set_rows(positions, *self._output(run, stack))
                 for item, row in zip(batch.items, batch.outcomes, strict=True):
                     if isinstance(row, ImageError):
                         if raises:
@@ -148,14 +151,15 @@ class _Runner:
                         logger.warning("%s", row)
                     yield item, row
 
-    def _output(self, run: Callable[[Tensor], object], images: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, width) on the CPU."""
+    def _output(self, run: Callable[[Tensor], object], images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, channels, H, W) -> rows (N, width) on the CPU, and which of them are finite, (N,)."""
         with torch.inference_mode():
             output = run(images.to(self.device))
             if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
                 result = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the model must return a tensor of shape ({len(images)}, classes), got {result}")
-            return output.to("cpu", torch.promote_types(output.dtype, torch.float32))
+            rows = output.to("cpu", torch.promote_types(output.dtype, torch.float32))
+            return rows, rows.isfinite().all(1)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled and copied: without engines and open libraries, which are built again."""
@@ -206,7 +210,7 @@ def _build(model: object, weights: Source | None, kind: type[nn.Module], **optio
         TypeError: ``model`` is neither.
         ValueError: ``weights`` goes with a name only.
     """
-    names_weights = not (model is None or (isinstance(model, str) and model in CONFIGS))
+    names_weights = not (model is None or (isinstance(model, str) and model in NETWORKS))
     if names_weights and weights != DEFAULT:
         raise ValueError("weights= goes with the name of a model; modules, files and folders have their weights")
     if isinstance(model, kind):
@@ -224,7 +228,54 @@ def _build(model: object, weights: Source | None, kind: type[nn.Module], **optio
     return built.eval(), True
 
 
-class Classifier(_Runner):
+class LabellingRunner(_Runner):
+    """A runner whose model has classes with names; what Classifier and Segmenter share."""
+
+    def __init__(
+        self,
+        model: Source | nn.Module | None = None,
+        *,
+        weights: Source | None = DEFAULT,
+        device: str | int | torch.device = "auto",
+        labels: Sequence[str] | str | os.PathLike[str] | None = None,
+        transform: Transform | None = None,
+        engine: str = "auto",
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
+        decode: Decode = "exact",
+    ) -> None:
+        device = usable_device(device)
+        module, named = _build(model, weights, nn.Module)
+        warn_if_untrained(module)
+        super().__init__(module, device, transform, engine, precision, calibration, decode, changeable=not named)
+        categories: tuple[str, ...] | None = getattr(module, "categories", None)
+        record = getattr(module, "weights_record", None) if categories else None
+        self._name = str(record or type(module).__name__)
+        self.labels: tuple[str, ...] | None = categories if labels is None else _read_labels(labels)
+        classes = getattr(self.model, "num_classes", None)
+        if isinstance(classes, int):
+            self.labels = self._labels_for(classes)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the results, including a digest of the labels."""
+        labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
+        return super().describe() | {"labels": labels}
+
+    def __repr__(self) -> str:
+        classes = "unknown" if self.labels is None else len(self.labels)
+        kind, device = type(self).__name__, str(self.device)
+        return f"{kind}({self._name}, classes={classes}, device={device!r}, transform={self.transform!r})"
+
+    def _labels_for(self, classes: int) -> tuple[str, ...]:
+        if self.labels is None:
+            logger.info('the names of the %d classes are unknown, results say "class 0", ...: pass labels=', classes)
+            return tuple(f"class {index}" for index in range(classes))
+        if len(self.labels) != classes:
+            raise ValueError(f"there are {len(self.labels)} labels, but the model has {classes} classes")
+        return self.labels
+
+
+class Classifier(LabellingRunner):
     """Classifies files, folders, Pillow images, NumPy arrays and tensors.
 
     Args:
@@ -260,40 +311,6 @@ class Classifier(_Runner):
         ImageError: a picture of ``calibration`` is unusable.
         WeightsError: the weights could not be downloaded from any source.
     """
-
-    def __init__(
-        self,
-        model: Source | nn.Module | None = None,
-        *,
-        weights: Source | None = DEFAULT,
-        device: str | int | torch.device = "auto",
-        labels: Sequence[str] | str | os.PathLike[str] | None = None,
-        transform: Transform | None = None,
-        engine: str = "auto",
-        precision: str = "fp32",
-        calibration: Calibration | None = None,
-        decode: Decode = "exact",
-    ) -> None:
-        device = usable_device(device)
-        module, named = _build(model, weights, nn.Module)
-        warn_if_untrained(module)
-        super().__init__(module, device, transform, engine, precision, calibration, decode, changeable=not named)
-        categories: tuple[str, ...] | None = getattr(module, "categories", None)
-        record = getattr(module, "weights_record", None) if categories else None
-        self._name = str(record or type(module).__name__)
-        self.labels: tuple[str, ...] | None = categories if labels is None else _read_labels(labels)
-        classes = getattr(self.model, "num_classes", None)
-        if isinstance(classes, int):
-            self.labels = self._labels_for(classes)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what decides the results, including a digest of the labels."""
-        labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
-        return super().describe() | {"labels": labels}
-
-    def __repr__(self) -> str:
-        classes = "unknown" if self.labels is None else len(self.labels)
-        return f"Classifier({self._name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
 
     def predict(
         self, images: ImageLike | Iterable[ImageLike], topk: int = 5, batch_size: int = 32, threshold: float = 0.0
@@ -350,14 +367,6 @@ class Classifier(_Runner):
         pairs = zip(probabilities[:topk].tolist(), order[:topk].tolist(), strict=True)
         likely = [(index, value) for value, index in pairs if value >= threshold]
         return ImageResult(item.source, tuple(Prediction(labels[i], i, value, item.source) for i, value in likely))
-
-    def _labels_for(self, classes: int) -> tuple[str, ...]:
-        if self.labels is None:
-            logger.info('the names of the %d classes are unknown, results say "class 0", ...: pass labels=', classes)
-            return tuple(f"class {index}" for index in range(classes))
-        if len(self.labels) != classes:
-            raise ValueError(f"there are {len(self.labels)} labels, but the model has {classes} classes")
-        return self.labels
 
 
 def _read_labels(labels: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:

@@ -84,8 +84,8 @@ class Results(list[ImageResult]):
     def _repr_html_(self) -> str:
         """Return the picture and the most probable class of each image, of the first 40."""
         cards = "".join(
-            f"<figure style='margin:0;width:{_SIDE}px'>{''.join(map(_img, _pictures(result)))}<figcaption title="
-            f"'{html.escape(result.source)}'>{_caption(result)}</figcaption></figure>"
+            f"<figure style='margin:0;width:{_SIDE}px'>{''.join(map(inline_image, _pictures(result)))}"
+            f"<figcaption title='{html.escape(result.source)}'>{_caption(result)}</figcaption></figure>"
             for result in self[:_MAX_CARDS]
         )
         rest = f"<p>... and {len(self) - _MAX_CARDS} more</p>" if len(self) > _MAX_CARDS else ""
@@ -118,7 +118,7 @@ def result_html(result: ImageResult, pictures: Iterable[Image.Image], caption: s
         for p in result.predictions
     )
     text = html.escape(caption or result.error or result.source)
-    return f"<div>{''.join(map(_img, pictures))}<table><caption>{text}</caption>{rows}</table></div>"
+    return f"<div>{''.join(map(inline_image, pictures))}<table><caption>{text}</caption>{rows}</table></div>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +169,13 @@ def _pictures(result: ImageResult) -> list[Image.Image]:
         return []
 
 
-def _img(picture: Image.Image) -> str:
+def inline_image(picture: Image.Image, side: int = _SIDE) -> str:
+    """Return a picture as HTML, its longer side shown in ``side`` pixels."""
     stored = io.BytesIO()
-    width = round(_SIDE * picture.width / max(picture.size))
+    width = round(side * picture.width / max(picture.size))
     small = picture.copy()
-    small.thumbnail((2 * _SIDE, 2 * _SIDE))  # for screens of high density
-    form = "PNG" if max(small.size) <= _SIDE else "JPEG"
+    small.thumbnail((2 * side, 2 * side))  # for screens of high density
+    form = "PNG" if max(small.size) <= side else "JPEG"
     small.save(stored, form)
     data = base64.b64encode(stored.getvalue()).decode()
     return (

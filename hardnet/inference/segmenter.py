@@ -1,0 +1,184 @@
+"""Segment images: the class of every pixel."""
+
+from __future__ import annotations
+
+import colorsys
+import html
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..images.batches import ImageLike, Item
+from ..images.preprocess import Preprocessing
+from ..images.read import load_image
+from ..utils.errors import ImageError
+from ..utils.text import printable
+from ..utils.validation import check_count
+from ..weights.catalog import CITYSCAPES
+from .classifier import LabellingRunner
+from .results import inline_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+_MAX_CLASSES = 256  # of a map of bytes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Segmentation:
+    """The class of every pixel of one image, or an error."""
+
+    source: str
+    """The image: its path as given, or ``<image 3>``, ``<tensor 3>`` by its position among the results."""
+    classes: Tensor | None
+    """Index of the class of each pixel: uint8 (H, W), the size of the prepared picture; None if ``error`` is set."""
+    labels: tuple[str, ...]
+    """Names of the classes."""
+    error: str | None = None
+    """Why there is no map; it names the source."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels of each class that occurs, from 0 to 1, the largest first."""
+        counts = self._map().flatten().bincount(minlength=len(self.labels)) / self._map().numel()
+        order = [int(index) for index in counts.argsort(descending=True, stable=True) if counts[index]]
+        return {self.labels[index]: round(float(counts[index]), 6) for index in order}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON: ``source`` and either ``shares`` or ``error``."""
+        if self.error is not None:
+            return {"source": self.source, "error": self.error}
+        return {"source": self.source, "shares": self.shares}
+
+    def to_image(self) -> Image.Image:
+        """Return the map as a picture in mode P: its values are the indices, its palette the colours of the classes.
+
+        Raises:
+            ImageError: the image could not be segmented; the message is ``error``.
+        """
+        from PIL import Image
+
+        height, width = self._map().shape
+        picture = Image.frombytes("P", (width, height), self._map().contiguous().numpy().tobytes())
+        picture.putpalette([value for index, label in enumerate(self.labels) for value in colour_of(label, index)])
+        return picture
+
+    def overlay(self, picture: Image.Image | None = None, opacity: float = 0.5) -> Image.Image:
+        """Return the colours of the classes over a picture: None reads the source's file.
+
+        Raises:
+            ImageError: the image could not be segmented, or the file cannot be read.
+            ValueError: the map is not of the picture's size.
+        """
+        from PIL import Image
+
+        colours, picture = self.to_image().convert("RGB"), picture or load_image(self.source)
+        if picture.size != colours.size:
+            raise ValueError(
+                f"the picture has {picture.size} pixels, its map {colours.size}: pass the prepared picture"
+            )
+        return Image.blend(picture.convert("RGB"), colours, opacity)
+
+    def __repr__(self) -> str:
+        return f"Segmentation({self.source!r}: {self.error or self.summary()})"
+
+    def summary(self, count: int = 3) -> str:
+        """Return the largest classes with their shares, as text."""
+        return ", ".join(f"{label} {share:.1%}" for label, share in list(self.shares.items())[:count])
+
+    def _repr_html_(self) -> str:
+        """Return the overlay, or the map if there is no file, and the legend, for notebooks."""
+        if self.error is not None:
+            return f"<p>{html.escape(self.error)}</p>"
+        try:
+            picture = self.overlay()
+        except (ImageError, ValueError):
+            picture = self.to_image().convert("RGB")
+        colours = {label: colour_of(label, index) for index, label in enumerate(self.labels)}
+        legend = " ".join(
+            f"<span style='white-space:nowrap'><span style='background:rgb{colours[label]}'>&emsp;</span> "
+            f"{html.escape(label)} {share:.1%}</span>"
+            for label, share in self.shares.items()
+        )
+        return f"<figure>{inline_image(picture, 480)}<figcaption>{legend}</figcaption></figure>"
+
+    def _map(self) -> Tensor:
+        if self.classes is None:
+            raise ImageError(self.error or f"{printable(self.source)}: there is no map")
+        return self.classes
+
+
+def colour_of(label: str, index: int) -> tuple[int, int, int]:
+    """Return the RGB colour of a class: Cityscapes' if the label is one of its classes, else one by the index."""
+    hue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.45 + 0.45 * (index % 2), 0.9)
+    red, green, blue = (round(255 * value) for value in hue)
+    return CITYSCAPES.get(label, (red, green, blue))
+
+
+class Segmenter(LabellingRunner):
+    """Segments files, folders, Pillow images, NumPy arrays and tensors.
+
+    Args:
+        model: "fchardnet70", with ``weights``; a file of such weights; or a module that turns (N, 3, H, W) into
+            (N, classes, H, W) logits.
+        weights: with a name, the path of a file; None leaves the weights random.
+        labels: the names of the classes, as for :class:`Classifier`; None takes ``model.categories``, which are
+            Cityscapes' for the authors' weights.
+        transform: Pillow image -> float tensor (channels, H, W). None takes ``model.preprocessing``, or else the whole
+            picture at its size, RGB with ImageNet's statistics. It decides the size of the map.
+        device, engine, precision, calibration, decode: as for :class:`Classifier`.
+
+    Raises:
+        ValueError, TypeError, ImportError, ImageError, WeightsError: as for :class:`Classifier`.
+    """
+
+    def _default_transform(self) -> Preprocessing:
+        logger.warning("the preprocessing of the weights is unknown: RGB with ImageNet's statistics is taken")
+        return Preprocessing(resize=0, crop=0)
+
+    def predict(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 1) -> list[Segmentation]:
+        """Segment and return one result per image, in the order of the input; see :meth:`stream`."""
+        return list(self.stream(images, batch_size))
+
+    __call__ = predict
+
+    def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 1) -> Iterator[Segmentation]:
+        """Segment lazily, in bounded memory: one result per image, in the order of the input.
+
+        Args:
+            images: as for :meth:`hardnet.Classifier.stream`.
+            batch_size: the most images that the model gets at once; only images of one size share a batch.
+
+        Raises:
+            ImageError, TypeError, ValueError: as :meth:`hardnet.Classifier.stream`.
+        """
+        check_count("batch_size", batch_size, least=1)
+        rows = self._rows(images, batch_size)
+        return (
+            Segmentation(item.source, None, (), str(row))
+            if isinstance(row, ImageError)
+            else Segmentation(item.source, row, self.labels or ())
+            for item, row in rows
+        )
+
+    def _output(self, run: Callable[[Tensor], object], images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, channels, H, W) -> classes, uint8 (N, H, W), and whether the logits are finite, (N,), on the CPU."""
+        with torch.inference_mode():
+            logits = run(images.to(self.device))
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+            if not isinstance(logits, Tensor) or (*shape[:1], *shape[2:]) != (len(images), *images.shape[2:]):
+                found = shape or type(logits).__name__
+                raise ValueError(
+                    f"the model must return logits (N, classes, H, W) for {tuple(images.shape)}, got {found}"
+                )
+            if shape[1] > _MAX_CLASSES:
+                raise ValueError(f"maps have up to {_MAX_CLASSES} classes, the model has {shape[1]}")
+            self.labels = self._labels_for(shape[1])
+            best, classes = logits.max(1)  # NaN if one of them is
+            return classes.to("cpu", torch.uint8), best.isfinite().flatten(1).all(1).cpu()
