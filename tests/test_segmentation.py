@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hardnet
 from hardnet import ImageError, Segmenter, WeightsError, load_image, load_weights
+from hardnet.cli import main
 from hardnet.engines import FORMATS, accelerate, export
 from hardnet.models.config import FCHARDNET70
 from hardnet.models.cost import measure_cost
@@ -272,3 +273,28 @@ def test_engines_segment_as_the_model_does(authors_file: Path, segmenter: Segmen
         assert (result.error, want.error) == (None, None) or result.error == want.error
         if want.classes is not None:
             assert (result.classes == want.classes).float().mean() > 0.999
+
+
+def test_the_command_writes_maps_and_resumes_by_file(
+    authors_file: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = tmp_path / "maps"
+    command = ["segment", str(pictures), "--weights", str(authors_file), "--output", str(maps), "--device", "cpu"]
+    assert main([*command, "--overlay"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(maps / f"{name}.png") for name in "abc"]
+    assert sorted(path.name for path in maps.iterdir()) == sorted(
+        f"{name}{suffix}.png" for name in "abc" for suffix in ("", ".overlay")
+    )
+    [result] = Segmenter(authors_file, device="cpu")([pictures / "a.jpg"])
+    with Image.open(maps / "a.png") as written:
+        assert np.array_equal(np.asarray(written), result.classes.numpy())
+    assert main(command) == 2
+    assert "--resume skips its image" in capsys.readouterr().err
+    (maps / "b.png").unlink()
+    before = (maps / "a.png").stat().st_mtime_ns
+    assert main([*command, "--overlay", "--resume"]) == 1
+    assert capsys.readouterr().out.split()[0] == str(maps / "b.png")
+    assert (maps / "a.png").stat().st_mtime_ns == before
+    assert main([*command, "--overlay", "--resume", "--engine", "torch"]) == 2
+    assert "no map of the same weights and options" in capsys.readouterr().err

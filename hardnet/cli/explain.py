@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..images.batches import expand
 from ..utils.errors import ImageError
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
 from .arguments import Verbs, add_model_arguments, load_model, say, status_of_images
-from .jobs import add_path_arguments, list_paths
+from .jobs import add_path_arguments, list_paths, targets_of
 from .output import show
-
-if TYPE_CHECKING:
-    from ..images.batches import Item
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -43,7 +38,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     single = len(paths) == 1 and not Path(paths[0]).is_dir() and output.suffix != "" and not output.is_dir()
     if single and Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{printable(str(output))}: Pillow writes no pictures with the extension {output.suffix!r}")
-    jobs = [(item, output) for item in expand(paths)] if single else list(_targets(paths, output))
+    jobs = [(item, output) for item in expand(paths)] if single else list(targets_of(paths, output))
     classifier = Classifier(load_model(arguments), device=arguments.device, labels=arguments.labels)
     failed = 0
     for item, target in jobs:
@@ -65,22 +60,3 @@ def _explain(arguments: argparse.Namespace) -> int:
         name = "" if single else f"  {printable(str(target))}"
         show(f"{explanation.prediction.probability:.2%}  {printable(explanation.prediction.label)}{name}")
     return status_of_images(failed, len(jobs))
-
-
-def _targets(paths: Sequence[str], output: Path) -> Iterator[tuple[Item, Path]]:
-    """Every image below the paths with the file of its map: a .png of the same name, in folders as below the path.
-
-    Raises:
-        ValueError: the map would replace an image.
-    """
-    targets = set[Path]()
-    for path in paths:
-        for item in expand(path):
-            name = Path(item.source).relative_to(path) if Path(path).is_dir() else Path(Path(path).name)
-            target = output / name.with_suffix(".png")
-            if target in targets:  # a.jpg and a.png
-                target = target.with_name(f"{name.name}.png")
-            if target.resolve() == Path(item.source).resolve():
-                raise ValueError(f"{printable(str(target))} is one of the images: --output requires another folder")
-            targets.add(target)
-            yield item, target

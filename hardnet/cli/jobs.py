@@ -6,7 +6,7 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ..utils.validation import positive
 from .arguments import SOME_FAILED, first_rank, ranks_of_torchrun, say, status_of_images
 
 if TYPE_CHECKING:
+    from ..images.batches import Item
     from ..inference.jobs import JobSummary
 
 
@@ -51,6 +52,27 @@ def list_paths(arguments: argparse.Namespace) -> list[str]:
     if not any(paths):
         raise ValueError("there are no images to work on: give a PATH or --from-file")
     return [path for path in paths if path]
+
+
+def targets_of(paths: Sequence[str], output: Path) -> Iterator[tuple[Item, Path]]:
+    """Iterate over the images below the paths and the files of their maps: .png files, in folders as below the path.
+
+    Raises:
+        ValueError: the map would replace an image.
+    """
+    from ..images.batches import expand
+
+    targets = set[Path]()
+    for path in paths:
+        for item in expand(path):
+            name = Path(item.source).relative_to(path) if Path(path).is_dir() else Path(Path(path).name)
+            target = output / name.with_suffix(".png")
+            if target in targets:  # a.jpg and a.png
+                target = target.with_name(f"{name.name}.png")
+            if target.resolve() == Path(item.source).resolve():
+                raise ValueError(f"{printable(str(target))} is one of the images: --output requires another folder")
+            targets.add(target)
+            yield item, target
 
 
 def add_job_arguments(parser: argparse.ArgumentParser, kinds: str, *, required: bool) -> None:

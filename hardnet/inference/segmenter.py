@@ -173,9 +173,9 @@ class Segmenter(LabellingRunner):
             logits = run(images.to(self.device))
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
             if not isinstance(logits, Tensor) or (*shape[:1], *shape[2:]) != (len(images), *images.shape[2:]):
-                found = shape or type(logits).__name__
+                result = shape or type(logits).__name__
                 raise ValueError(
-                    f"the model must return logits (N, classes, H, W) for {tuple(images.shape)}, got {found}"
+                    f"the model must return logits (N, classes, H, W) for {tuple(images.shape)}, got {result}"
                 )
             if shape[1] > _MAX_CLASSES:
                 raise ValueError(f"maps have up to {_MAX_CLASSES} classes, the model has {shape[1]}")
