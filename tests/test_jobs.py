@@ -98,7 +98,7 @@ def test_every_image_has_one_row_in_order(
 ) -> None:
     folder, path = tmp_path / "in", tmp_path / f"x{suffix}"
     assert run(verb, folder, path) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == f"hardnet: {path}: 7 rows, 1 error, engine eager fp32"
+    assert capsys.readouterr().err.splitlines()[-1] == f"hardnet: {path}: rows: 7, errors: 1, engine: eager fp32"
     rows = read(path)
     assert [row["source"] for row in rows] == [str(folder / "0.png"), *names]
     assert [row["error"] is None for row in rows] == [False] + [True] * 6
@@ -172,7 +172,7 @@ def test_a_file_belongs_to_its_run(names: list[str], tmp_path: Path, capsys: pyt
         assert f"its rows have {difference}" in capsys.readouterr().err
         assert path.read_bytes() == content
     assert run("predict", tmp_path / "in", path, "--resume") == 1
-    assert "engine torch fp32" in capsys.readouterr().err  # the engine of the first part, not "auto" for 7 images
+    assert "engine: torch fp32" in capsys.readouterr().err  # the engine of the first part, not "auto" for 7 images
     assert run("extract", tmp_path / "in", path, "--resume") == 2
     (tmp_path / "x.jsonl.run.json").unlink()
     assert run("predict", tmp_path / "in", path, "--resume") == 2

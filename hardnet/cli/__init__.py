@@ -15,7 +15,7 @@ from ..utils.text import printable, reason
 from ..utils.version import __version__
 from . import benchmark, demo, evaluate, explain, export, extract, finetune, info, predict, segment, train, weights
 from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, say
-from .output import reserved_for_results, writing_output
+from .output import reserved_for_results
 
 _STATUSES = """Exit status: 0, success; 1, some images or files were unusable and the rest was done, or a training run
 failed; 2, the command line is wrong or there is nothing to work on; 3, weights could not be downloaded or do not fit;
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = build_parser().parse_args(argv)
-        finally:  # of a help text
-            _flush()
+        finally:
+            sys.stdout.flush()  # a help text
         with reserved_for_results(), _messages(arguments.verbose):
             verb: Verb = arguments.run
             return verb(arguments)
@@ -45,22 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(error)
         return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), WRONG_USE)
     except BrokenPipeError:  # the reader has ended, as `head` does
+        _drop_output()
         return 0
     except OSError as error:
+        _drop_output()
         say(": ".join([*([printable(str(error.filename))] if error.filename else []), reason(error)]))
         return NO_OUTPUT
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _flush() -> None:
-    try:
-        with writing_output():
-            sys.stdout.flush()
-    except (OutputError, BrokenPipeError):
-        with contextlib.suppress(OSError, ValueError):  # let Python's own flush at the end of the process succeed
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+def _drop_output() -> None:
+    """Let Python's own flush at the end of the process succeed."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: not a file, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -7,9 +7,10 @@ import argparse
 from ..engines import FORMATS, export
 from ..factory import create_model
 from ..utils.files import writing
+from ..utils.text import printable
 from ..utils.validation import image_size
 from ..weights.catalog import list_models
-from .arguments import Verbs, add_weights, load_model
+from .arguments import Verbs, add_weights, load_model, say
 from .output import show
 
 
@@ -34,4 +35,5 @@ def _export(arguments: argparse.Namespace) -> int:
     with writing(path):
         written = export(model, path, format=arguments.format, size=arguments.size, uint8_input=arguments.uint8_input)
     show(written)
+    say(f"{printable(str(written))}: {arguments.format}, compared with {loaded.name}")
     return 0

@@ -53,21 +53,14 @@ def show(text: object) -> None:
         OutputError: standard output cannot be written.
         BrokenPipeError: its reader has ended, as `head` does.
     """
-    with writing_output():
+    try:
         print(text, file=_results, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written: {reason(error)}") from None
 
 
 def shown_on_terminal() -> bool:
     """Return whether results scroll by on a terminal."""
     return (_results or sys.stdout).isatty()
-
-
-@contextlib.contextmanager
-def writing_output() -> Iterator[None]:
-    """Turn an OSError of standard output into an OutputError; leave BrokenPipeError."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"standard output cannot be written: {reason(error)}") from None

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 from ..images.batches import Item, expand
 from ..utils.distributed import connect
-from ..utils.errors import OutputError
 from ..utils.files import locked, write_atomically, writing
 from ..utils.optional import require
 from ..utils.progress import progress_bar
@@ -52,9 +51,8 @@ class JobSummary:
     """Precision of all rows."""
 
     def __str__(self) -> str:
-        errors = f"{self.failed} error{'s'[: self.failed != 1]}"
-        rows = f"{self.rows} row{'s'[: self.rows != 1]}"
-        return f"{printable(self.output)}: {rows}, {errors}, engine {self.engine} {self.precision}"
+        name = printable(self.output)
+        return f"{name}: rows: {self.rows}, errors: {self.failed}, engine: {self.engine} {self.precision}"
 
 
 def predict_to_file(
@@ -144,8 +142,7 @@ def _write_rows(
             remaining = file.missing(items, batch_size)
             groups = [remaining[start : start + group] for start in range(0, len(remaining), group)]
             work = [(list(chain(*groups[r :: ranks.size])), file.engine) for r in range(ranks.size)]
-        with _with_others():
-            share, engine = ranks.scatter(work)
+        share, engine = ranks.scatter(work)
         run["engine"] = runner.fix_engine(len(share), engine)
         if ranks.first:
             file.start(run)
@@ -153,8 +150,7 @@ def _write_rows(
         results = stream(share)
         while True:
             mine = [(columns.line(result, suffix), result.error is not None) for result in islice(results, group)]
-            with _with_others():
-                rows = list(chain(*ranks.gather(mine)))
+            rows = list(chain(*ranks.gather(mine)))
             if not rows:
                 break
             if ranks.first:
@@ -163,16 +159,7 @@ def _write_rows(
         if ranks.first:
             file.finish(run)
             summary = JobSummary(os.fspath(output), file.rows, file.failed, run["engine"], run["precision"])
-        with _with_others():
-            return cast(JobSummary, ranks.gather(summary)[0])
-
-
-@contextlib.contextmanager
-def _with_others() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise OutputError(f"another rank has ended; resume continues from the rows so far ({error})") from None
+        return cast(JobSummary, ranks.gather(summary)[0])
 
 
 class Columns(NamedTuple):

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .devices import usable_device
+from .errors import OutputError
+from .text import reason
 
 T = TypeVar("T")
 
@@ -39,7 +41,8 @@ class Ranks:
         if self.size == 1:
             return [value]
         gathered = [value] * self.size
-        dist.all_gather_object(gathered, value, group=self._group)
+        with _with_all_ranks():
+            dist.all_gather_object(gathered, value, group=self._group)
         return gathered
 
     def scatter(self, values: list[T]) -> T:
@@ -47,7 +50,8 @@ class Ranks:
         if self.size == 1:
             return values[0]
         received: list[Any] = [None]
-        dist.scatter_object_list(received, values if self.first else None, src=0, group=self._group)
+        with _with_all_ranks():
+            dist.scatter_object_list(received, values if self.first else None, src=0, group=self._group)
         return cast(T, received[0])
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
@@ -90,6 +94,14 @@ def connect(device: str | torch.device = "auto") -> Iterator[Ranks]:
         ranks._group = None
         if not joined_before:
             dist.destroy_process_group()
+
+
+@contextmanager
+def _with_all_ranks() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OutputError(f"another rank has ended: {reason(error)}") from None
 
 
 def _device(name: str) -> torch.device:
