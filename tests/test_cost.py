@@ -1,9 +1,8 @@
-"""The model table, recomputed; and the counts against torch's own counter and by hand."""
+"""The costs of the networks, against torch's own counter and by hand."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from hardnet import create_model
 from hardnet.models.config import CONFIGS, HarDNetConfig
 from hardnet.models.cost import measure_cost
-from hardnet.weights.catalog import CATALOG
-
-README = Path(__file__).parent.parent / "README.md"
 
 # Counted on the original implementation with torch's FlopCounterMode.
 PARAMS = {"hardnet39ds": 3488228, "hardnet68ds": 4180602, "hardnet68": 17565348, "hardnet85": 36670212}
@@ -67,23 +63,3 @@ def test_a_small_network_by_hand() -> None:
     assert (head.macs, head.cio, head.params, head.output_shape) == (50, 0, 55, (5,))
     assert (stem.layers, stage.layers, head.layers) == (2, 3, 1)
     assert [s.modules for s in cost.stages] == ["base[0:3]", "base[3:6]", "base[6]"]
-
-
-def test_the_table_in_the_readme_is_what_the_code_says() -> None:
-    rows = {}
-    for line in README.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0].strip("`") in MODELS and len(cells) == 7:
-            rows[cells[0].strip("`")] = cells[1:]
-    assert list(rows) == list(MODELS)
-    for name, cells in rows.items():
-        total = measure_cost(CONFIGS[name]).total
-        first, second = (CATALOG.get((name, f"IMAGENET1K_V{number}")) for number in (1, 2))
-        assert cells == [
-            f"{total.params / 1e6:.2f} M",
-            f"{total.macs / 1e9:.2f} G",
-            f"{total.cio / 1e6:.1f} M",
-            f"{total.macs_per_cio:.0f}",
-            f"{first.top1_error:.2f} / {first.top5_error:.2f}",
-            f"{second.top1_error:.2f} / {second.top5_error:.2f}" if second else "—",
-        ]
