@@ -18,6 +18,7 @@ from torch import nn
 from training_data import TINY, options, run_verb
 
 from hardnet import create_model
+from hardnet.cli import build_parser
 from hardnet.cli.train import add_train_arguments
 from hardnet.training.build import freeze_backbone, make_optimizer, make_scheduler, set_training_mode
 from hardnet.training.loop import FINAL
@@ -32,16 +33,16 @@ def test_training_prints_an_epoch_and_says_where_the_run_is(
     assert (
         run_verb("train", small_data, "--output", tmp_path / "run", *TINY, "--lr", 0.05, "--mean", 0.1, 0.2, 0.3) == 0
     )
-    *_, first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("epoch 1, size 32, loss ")
-    assert "validation top-1 error " in first
-    assert second == f"trained 1 epochs: {tmp_path / 'run'}"
+    lines = capsys.readouterr().out.splitlines()
+    (epoch,) = (line for line in lines if line.startswith("epoch 1 of 1, size 32, loss "))
+    assert "validation top-1 error " in epoch
+    assert lines[-1] == f"next: hardnet predict PICTURE --weights {tmp_path / 'run'}"
     final = torch.load(tmp_path / "run" / FINAL, weights_only=True)
     assert final["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in final["options"].items()}
     wanted = TrainOptions(**stored)
     assert (wanted.mean, wanted.epochs, wanted.crop, wanted.lr) == ((0.1, 0.2, 0.3), 1, "pad", 0.05)
-    with pytest.raises(TrainingError, match="holds a run already: go on with --resume auto"):
+    with pytest.raises(ValueError, match="holds a run already: go on with --resume auto"):
         run_verb("train", small_data, "--output", tmp_path / "run", *TINY)
 
 
@@ -97,6 +98,25 @@ def test_every_option_is_a_flag() -> None:
     assert flags == {"help", "recipe", "threads", *(field.name for field in dataclasses.fields(TrainOptions))}
 
 
+def test_a_wrong_option_is_answered_with_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--epochs", "x"], ["--epochs"], ["--crop", "square"], []):
+        with pytest.raises(SystemExit) as caught:
+            build_parser().parse_args(["finetune", "somewhere", *arguments])
+        assert caught.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) < 6
+        assert lines[0].startswith("hardnet finetune: ")
+        assert not arguments or lines[1].startswith(f"  {arguments[0]} ")
+
+
+def test_the_help_of_finetune_has_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["finetune", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--epochs N number of epochs (default: derived from the data)" in text
+    assert "--freeze " not in text
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -116,6 +136,8 @@ def test_every_option_is_a_flag() -> None:
         ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw, got 'adam'"),
         ({"mean": (1.0, 2.0)}, "mean takes three numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "std takes three numbers"),
+        ({"epochs": 2, "warmup": 2.0}, "leaves nothing"),
+        ({"cache_size": 36, "crop_ratio": 0.8}, "less than validation takes"),
         ({"size_schedule": "40"}, "SIZE@EPOCH"),
         ({"size_schedule": "16@0"}, "SIZE@EPOCH"),
         ({"size_schedule": "40@2,48@2"}, "must rise"),
@@ -149,8 +171,6 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     for step, rate in enumerate(rates):
         share = 0.01 + 0.99 * step / 10 if step < 10 else 0.1 + 0.9 * (1 + math.cos(math.pi * (step - 10) / 40)) / 2
         assert rate == pytest.approx(2.0 * share, abs=1e-9)
-    with pytest.raises(ValueError, match="leaves nothing"):
-        make_scheduler(optimizer, options(Path("d"), Path("o"), epochs=2, warmup=2.0), steps_per_epoch=10)
 
 
 def test_weight_decay_can_be_kept_off_norms_and_biases() -> None:

@@ -257,6 +257,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
     Trainer(options(data, tmp_path / "run"), ONE, StopAfter(0)).run()
     path = tmp_path / "run" / CHECKPOINT
 
+    (tmp_path / "later").mkdir()
+
     def refused(match: str, where: Path = data, output: str = "run", **changes: Any) -> None:
         with pytest.raises(TrainingError, match=match):
             Trainer(options(where, tmp_path / output, **{"resume": "auto", **changes}), ONE)
@@ -270,7 +272,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
     torch.save(hardnet.create_model("hardnet39ds", num_classes=3).state_dict(), tmp_path / "other.pth")
     refused(r"was made with weights None \(now '\S+other.pth'\)", weights=str(tmp_path / "other.pth"))
     refused(r"was made with epochs 2 \(now 3\), lr 0.05 \(now 0.1\)", epochs=3, lr=0.1)
-    refused("holds a run already: go on with --resume auto", resume="")
+    Trainer(options(data, tmp_path / "run"), ONE)  # not one epoch was complete: it starts over
+    torch.save(read(path) | {"progress": {"epoch": 1}}, tmp_path / "later" / CHECKPOINT)
+    with pytest.raises(ValueError, match="holds a run already: go on with --resume auto"):
+        Trainer(options(data, tmp_path / "later"), ONE)
     refused("no such checkpoint", output="new", resume=str(tmp_path / "nothing.pt"))
     content = read(path)
     for name, damaged in (("optimizer", {}), ("scheduler", {}), ("progress", {"epoch": 1, "extra": 2})):

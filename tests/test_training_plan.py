@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -12,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 from skimage import data
-from training_data import make_folder, picture
+from training_data import assert_same, make_folder, picture
 
-from hardnet import create_model
+from hardnet import create_model, from_pretrained
 from hardnet.cli import main
-from hardnet.training.derived_options import suit_data
-from hardnet.training.loop import FINAL, OPTIONS
+from hardnet.training.derived_options import derive_from_count
+from hardnet.training.loop import BEST, FINAL, OPTIONS, VALIDATION
 from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.training.options import TrainOptions, read_recipe
+from hardnet.training.summary import MISTAKES, MISTAKES_PICTURE
 
 QUICK = ("--size", "32", "--workers", "0", "--device", "cpu", "--threads", "1")
 
@@ -41,12 +43,12 @@ def stored(run: Path) -> dict[str, Any]:
 
 
 def test_options_depend_on_the_number_of_images_and_the_weights() -> None:
-    assert suit_data(50_000, 1, pretrained=True) == {}  # the defaults, which are ImageNet's
+    assert derive_from_count(50_000, 1, pretrained=True) == {}  # the defaults, which are ImageNet's
     sizes = (5, 60, 5_000, 49_999)
-    assert [suit_data(images, 1, pretrained=True)["batch_size"] for images in sizes] == [5, 16, 64, 128]
-    assert suit_data(5_000, 4, pretrained=True)["batch_size"] == 16
+    assert [derive_from_count(images, 1, pretrained=True)["batch_size"] for images in sizes] == [5, 16, 64, 128]
+    assert derive_from_count(5_000, 4, pretrained=True)["batch_size"] == 16
     for images in sizes:
-        fresh, tuned = (suit_data(images, 1, pretrained=weights) for weights in (False, True))
+        fresh, tuned = (derive_from_count(images, 1, pretrained=weights) for weights in (False, True))
         assert fresh["epochs"] > tuned["epochs"]
         TrainOptions("d", "o", **fresh)
 
@@ -56,10 +58,13 @@ def test_a_small_folder_is_trained_with_derived_options(
 ) -> None:
     arguments = ("--weights", "FASHION_MNIST", "--epochs", 1, *QUICK)
     assert hardnet("train", folder, "--output", tmp_path / "run", *arguments) == 0
-    first, second, *_ = capsys.readouterr().out.splitlines()
-    assert first == "3 classes, 24 images for training, 6 for validation"
-    assert second.startswith("options for these data and weights: --batch-size 16 --lr ")
-    told = dict(part.split(" ", 1) for part in second.split(": ", 1)[1][2:].split(" --"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 classes, 24 images for training, 6 for validation"
+    assert lines[1] == "images of a class: class_0 8 + 2, class_1 8 + 2, class_2 8 + 2"
+    assert lines[3] == "hardnet39ds from the weights FASHION_MNIST on cpu, 1 thread, 0 data workers"
+    assert lines[2].startswith("options for these data and weights: ")
+    told = dict(part.split(" ", 1) for part in lines[2].split(": ", 1)[1][2:].split(" --"))
+    assert {"batch-size", "lr", "min-scale", "mean"} <= told.keys()
     options = stored(tmp_path / "run")
     for flag, text in told.items():
         value = options[flag.replace("-", "_")]
@@ -84,14 +89,43 @@ def test_finetuning_trains_the_head_then_all_and_its_folder_predicts(
     body = [key for key in start if not key.startswith("base.14.")]
     assert all(torch.equal(start[key], first[key]) for key in body)
     assert not any(torch.equal(first[key], last[key]) for key in body if key.endswith("conv.weight"))
-    capsys.readouterr()
+    check_summary(run, capsys.readouterr().out.splitlines())
     picture(1, 77).save(tmp_path / "one.png")
-    assert hardnet("predict", tmp_path / "one.png", "--weights", run / "pretrained", "--format", "json") == 0
+    assert hardnet("predict", tmp_path / "one.png", "--weights", run, "--format", "json") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert {prediction["label"] for prediction in result["predictions"]} == {"class_0", "class_1", "class_2"}
     assert hardnet("evaluate", folder, "--weights", run / "pretrained", "--device", "cpu", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out)[0]["images"] == 30
     assert hardnet("finetune", folder, *arguments, "--resume", "auto") == 0  # nothing is left to do
+
+
+def check_summary(run: Path, lines: list[str]) -> None:
+    """What is printed at the end fits the files of the run."""
+    metrics = read_metrics(run / METRICS)
+    best = min(metrics, key=lambda numbers: (numbers["val_top1_error"], -numbers["epoch"]))
+    wrong = round(6 * best["val_top1_error"] / 100)
+    start = f"best epoch, {best['epoch']} of 2: {wrong} of 6 validation images wrong"
+    position = next(number for number, line in enumerate(lines) if line.startswith(start))
+    assert f"last epoch: {metrics[-1]['val_top1_error']:.2f} % wrong" in lines[position]
+    with (run / MISTAKES).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == wrong > 0
+    held_out = (run / VALIDATION).read_text().splitlines()
+    for row, line in zip(rows, lines[position + 2 :], strict=False):
+        assert row["image"] in held_out
+        assert row["image"].startswith(row["class"])
+        assert line.startswith(f"  {row['image']}: taken for {row['prediction']} (")
+    with Image.open(run / MISTAKES_PICTURE) as sheet:
+        assert sheet.width > 100 * wrong
+    content = torch.load(run / BEST, weights_only=True)
+    assert content["metrics"] == best
+    assert_same(hardnet_model(run / "pretrained"), content["model"])
+    assert_same(hardnet_model(run), content["model"])
+    assert lines[-1] == f"next: hardnet predict PICTURE --weights {run}"
+
+
+def hardnet_model(source: Path) -> dict[str, torch.Tensor]:
+    return dict(from_pretrained(source).state_dict())
 
 
 @pytest.mark.slow

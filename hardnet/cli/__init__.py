@@ -14,7 +14,7 @@ from ..utils.errors import ExportError, OutputError, TrainingError, WeightsError
 from ..utils.text import printable, reason
 from ..utils.version import __version__
 from . import benchmark, demo, evaluate, explain, export, extract, finetune, info, predict, segment, train, weights
-from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, say
+from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, Parser, say
 from .output import reserved_for_results
 
 _STATUSES = """Exit status: 0, success; 1, some images or files were unusable and the rest was done, or a training run
@@ -82,7 +82,7 @@ def _messages(verbose: bool) -> Iterator[None]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; the function of the chosen one is ``run``."""
-    parser = argparse.ArgumentParser(prog="hardnet", description="HarDNet image classifiers.", epilog=_STATUSES)
+    parser = Parser(prog="hardnet", description="HarDNet image classifiers.", epilog=_STATUSES)
     parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more on standard error")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

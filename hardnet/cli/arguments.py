@@ -5,12 +5,31 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from ..utils.validation import positive
 from ..weights.catalog import DEFAULT, DEFAULT_MODEL, DEFAULT_TAG, get_weights, list_models
 from ..weights.load import Loaded, load_weights
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a wrong option with the help of this option, not with a list of all."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and end the process with status 2."""
+        option = re.match(r"argument (-[^\s/:]+)", message)
+        lines = self.format_help().splitlines()
+        first = re.compile(rf"  {re.escape(option[1])}(,| |$)") if option else None
+        starts = [number for number, line in enumerate(lines) if first and first.match(line)]
+        shown = [f"{self.prog}: {message}"]
+        for number, line in enumerate(lines[starts[0] :] if starts else ()):
+            if number and not line.startswith("   "):
+                break
+            shown.append(line)
+        self.exit(WRONG_USE, "\n".join([*shown, f"{self.prog} --help lists all options", ""]))
+
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -97,7 +116,7 @@ def check_calibration(arguments: argparse.Namespace, *, required: bool) -> None:
         raise ValueError("--precision int8 requires --calibration: a few hundred images like those to come")
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
+def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--threads``."""
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads per rank (default: torch's choice)")
 

@@ -161,15 +161,9 @@ def _levels_below_head(model: nn.Module, name: str) -> int:
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, options: TrainOptions, steps_per_epoch: int) -> LRScheduler:
-    """Return the learning rate's curve over steps: a linear warm-up, then half a cosine down to ``min_lr``.
-
-    Raises:
-        ValueError: the warm-up is as long as the run.
-    """
+    """Return the learning rate's curve over steps: a linear warm-up, then half a cosine down to ``min_lr``."""
     total = options.epochs * steps_per_epoch
     warmup = round(options.warmup * steps_per_epoch)
-    if warmup >= total:
-        raise ValueError(f"a warm-up of {options.warmup} epochs leaves nothing of a run of {options.epochs}")
 
     def share(step: int) -> float:
         if step < warmup:

@@ -165,24 +165,35 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def find_checkpoint(options: TrainOptions, present: Sequence[bool]) -> Path | None:
+def find_checkpoint(options: TrainOptions, present: Sequence[bool] | None = None) -> Path | None:
     """Return the checkpoint to resume from; None starts a new run.
 
     Args:
         options: of the run.
-        present: whether each rank sees a checkpoint in the output folder.
+        present: whether each rank sees a checkpoint in the output folder; None if there is one rank.
 
     Raises:
-        TrainingError: the output folder holds a run and ``resume`` is not set, or only some ranks see it.
+        ValueError: the output folder holds a run, of at least one complete epoch, and ``resume`` is not set.
+        TrainingError: only some ranks see the checkpoint.
     """
-    own = Path(options.output).expanduser() / CHECKPOINT
+    latest = Path(options.output).expanduser() / CHECKPOINT
     given = None if options.resume in ("", "auto") else Path(options.resume).expanduser()
+    present = [latest.exists()] if present is None else present
     exists = all(present)
     if any(present) and not exists:
-        raise TrainingError(f"{own} is there for some ranks only: the output folder must be shared by all machines")
-    if exists and options.resume != "auto" and given != own:
-        raise TrainingError(f"{own.parent} holds a run already: go on with --resume auto, or name another --output")
-    return given or (own if exists else None)
+        raise TrainingError(f"{latest} is there for some ranks only: the output folder must be shared by all machines")
+    if exists and options.resume != "auto" and given != latest:
+        if _complete_epochs(latest):
+            raise ValueError(f"{latest.parent} holds a run already: go on with --resume auto, or name another --output")
+        exists = False
+    return given or (latest if exists else None)
+
+
+def _complete_epochs(path: Path) -> int:
+    try:
+        return int(load(path)["progress"]["epoch"])
+    except (TrainingError, KeyError, TypeError, ValueError):
+        return 1  # a damaged checkpoint is not overwritten either
 
 
 def restore(path: Path, parts: Parts, facts: Facts) -> Position:

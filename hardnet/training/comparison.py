@@ -15,6 +15,7 @@ from ..images.preprocess import Preprocessing
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
 from ..utils.errors import DataError, WeightsError
+from ..utils.text import printable
 from ..weights.catalog import DEFAULT, IMAGENET, WeightsRecord
 from ..weights.load import Loaded, Source, load_weights
 from .data import ImageSource
@@ -97,7 +98,7 @@ def check_classes(loaded: Loaded, classes: Sequence[str]) -> None:
     if loaded.categories is None or (loaded.record is not None and loaded.record.evaluated_on == IMAGENET):
         return
     for name, folder in zip(loaded.categories, classes, strict=True):
-        if name != folder:
+        if printable(name) != printable(folder):
             raise DataError(f"{loaded.name} was trained on other classes: {name!r}, the data set has {folder!r}")
 
 

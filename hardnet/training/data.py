@@ -58,6 +58,9 @@ class ImageSource(Protocol):
     def name(self, index: int) -> str:
         """Return how an image is called in messages and lists."""
 
+    def path(self, index: int) -> Path | None:
+        """Return the file of an image, None if it is none."""
+
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an image and the number of its class.
 
@@ -158,6 +161,10 @@ class FolderSource:
         """Return an image's path within ``base``."""
         return self.paths[index].relative_to(self._base).as_posix()
 
+    def path(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.paths[index]
+
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an upright RGB image and its class."""
         return load_image(self.paths[index]), self.labels[index]
@@ -178,6 +185,10 @@ class SubsetSource:
     def name(self, index: int) -> str:
         """Return an image's name in the other source."""
         return self._source.name(self._indices[index])
+
+    def path(self, index: int) -> Path | None:
+        """Return an image's file in the other source."""
+        return self._source.path(self._indices[index])
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an image of the other source."""

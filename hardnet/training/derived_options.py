@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..images.read import read_size
 from ..weights.load import Loaded
+from .data import ImageSource, Splits
 from .options import FIELDS, TrainOptions
+
+_SIDE_FACTOR = 2.3
+"""Shorter side of a shrunk image over that of a training image: the smallest crop is not enlarged."""
+_CACHE_BYTES = 2 << 30
+"""Largest size of a cache of shrunk images that is derived."""
 
 # Below so many training images: global batch, learning rate for 256 images, epochs, epochs from weights.
 _SMALL = {1_000: (16, 0.4, 150, 40), 10_000: (64, 0.2, 150, 20), 50_000: (128, 0.1, 100, 10)}
@@ -16,14 +24,31 @@ _HEAD_SHARE = 4
 """In fine-tuning the head is trained alone for the epochs of the second stage divided by this number."""
 
 
-def suit_data(images: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
-    """Return options that differ from the defaults, which are ImageNet's, for a small data set.
+def derive_from_data(data: Splits, size: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
+    """Return options for a data set that differ from the defaults, which are ImageNet's.
 
     Args:
-        images: in the training set; {} from 50,000 on.
+        data: the data set.
+        size: side of the training images, in pixels.
         ranks: processes that train together.
         pretrained: whether training starts from weights.
     """
+    options = derive_from_count(len(data.train), ranks, pretrained=pretrained)
+    side = round(size * _SIDE_FACTOR)
+    if options and _typical_side(data.train) >= 2 * side and len(data.train) * side**2 * 5 < _CACHE_BYTES:
+        options["cache_size"] = side
+    return options
+
+
+def _typical_side(source: ImageSource) -> int:
+    """Return the median shorter side of some images, in pixels; 0 if they are no files."""
+    step = max(len(source) // 25, 1)
+    paths = [path for index in range(0, len(source), step) if (path := source.path(index)) is not None]
+    return statistics.median_high(min(read_size(path)) for path in paths) if paths else 0
+
+
+def derive_from_count(images: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
+    """Return options for a number of training images; none from 50,000 on."""
     for limit, (batch, lr, epochs, epochs_with_weights) in _SMALL.items():
         if images < limit:
             length = epochs_with_weights if pretrained else epochs
@@ -31,7 +56,7 @@ def suit_data(images: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
     return {}
 
 
-def suit_weights(loaded: Loaded) -> dict[str, Any]:
+def derive_from_weights(loaded: Loaded) -> dict[str, Any]:
     """Return the model, and the sizes and colours for which weights were trained, as options."""
     used = loaded.preprocessing
     if used is None:

@@ -49,6 +49,9 @@ class FashionMNISTSource:
         """Return the number of an image."""
         return f"image {index}"
 
+    def path(self, index: int) -> None:
+        """Return None: an image is a part of a file."""
+
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an RGB image, its three channels alike, and its class."""
         from PIL import Image

@@ -20,7 +20,6 @@ from torch import nn
 from ..images.preprocess import Preprocessing
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
-from ..utils.optional import require
 from ..utils.progress import progress_bar
 from ..utils.text import reason
 from ..weights.load import Loaded
@@ -43,8 +42,9 @@ from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
-from .package import write_pretrained
+from .package import saved_labels, write_pretrained
 from .seeds import derive_seed
+from .shrinking import keep_shrunk
 from .signals import StopRequest
 from .steps import Stepper
 
@@ -73,7 +73,11 @@ class Outcome:
 
 
 def train(
-    options: TrainOptions, report: Report | None = None, data: Splits | None = None, loaded: Loaded | None = None
+    options: TrainOptions,
+    report: Report | None = None,
+    data: Splits | None = None,
+    loaded: Loaded | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> Outcome:
     """Train a model; under torchrun together with the other ranks.
 
@@ -82,6 +86,7 @@ def train(
         report: called on rank 0 with the numbers of every epoch, as in metrics.jsonl.
         data: the data set, if it is open already.
         loaded: the initial weights, if they have been read already.
+        ready: called on rank 0 before the first step, when everything has been checked.
 
     Raises:
         DataError: the data set is missing or malformed, or too small for one step.
@@ -93,7 +98,7 @@ def train(
     with StopRequest() as stop, worker_failures(), connect(options.device) as ranks:
         devices = [ranks.device] if ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            return Trainer(options, ranks, stop, report, data, loaded).run()
+            return Trainer(options, ranks, stop, report, data, loaded, ready).run()
 
 
 class Trainer:
@@ -107,15 +112,16 @@ class Trainer:
         report: Report | None = None,
         data: Splits | None = None,
         loaded: Loaded | None = None,
+        ready: Callable[[], None] | None = None,
     ) -> None:
         self.options = options
         self.ranks = ranks
         self._stop = stop or StopRequest()
         self._report = report
+        self._ready = ready
         self._folder = Path(options.output).expanduser()
-        self._data = data or open_data(options, ranks)
-        if options.save_pretrained:
-            require("safetensors", "0.4.3")  # not at the end of a long run
+        self._data = data or keep_shrunk(open_data(options, ranks), self._folder, options.cache_size)
+        saved_labels(self._data.train.classes)  # not at the end of a long run
         classes = len(self._data.train.classes)
         images = len(self._data.train)
         if classes < 2:
@@ -157,6 +163,8 @@ class Trainer:
             raise TrainingError(f"the output folder {self._folder} cannot be written: {reason(error)}") from error
         recorder, metrics = None, None
         if self.ranks.first:
+            if self._ready is not None:
+                self._ready()
             recorder = Recorder(self._folder, self.position.epoch, tensorboard=self.options.tensorboard)
         try:
             while self.position.epoch < self.options.epochs and not self._stagnates(self.position.epoch):

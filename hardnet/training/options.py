@@ -50,7 +50,7 @@ class TrainOptions:
         0, low=0, high=10**6,
     )  # fmt: skip
     batch_size: int = _option("images per step and rank", 256, low=1, high=10**6)
-    accumulate: int = _option("average the gradients of so many steps before each update", 1, low=1, high=10**6)
+    accumulate: int = _option("accumulate gradients over N batches per optimiser step", 1, low=1, high=10**6)
     seed: int = _option("seed of initial weights, order, augmentation and dropout", 0, low=0, high=2**62)
     hold_out: int = _option("hold out N training images for validation instead of the folder val", 0, low=0, high=10**9)
     val_fraction: float = _option(
@@ -87,10 +87,8 @@ class TrainOptions:
     )
     teacher_share: float = _option("weight of the teacher's probabilities in the loss", 0.5, low=0, high=1)
     temperature: float = _option("softmax temperature of the distillation", 1.0, low=0.1, high=100)
-    mean: tuple[float, ...] | None = _option("mean of each colour in [0, 1] (default: the data set's)", None)
-    std: tuple[float, ...] | None = _option(
-        "standard deviation of each colour in [0, 1] (default: the data set's)", None
-    )
+    mean: tuple[float, ...] | None = _option("mean of each colour in [0, 1]", None)
+    std: tuple[float, ...] | None = _option("standard deviation of each colour in [0, 1]", None)
     crop_ratio: float = _option(
         "side of the central crop of validation, as a share of the resized side", 0.875, low=0.01, high=1
     )
@@ -119,6 +117,10 @@ class TrainOptions:
     amp: str = _option("mixed precision", "none", choices=("none", "bf16", "fp16"))
     compile: bool = _option("compile the model with torch.compile", False)
     device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
+    cache_size: int = _option(
+        "shrink larger images once, to this shorter side in pixels, and keep them in OUTPUT/cache; 0: never",
+        0, low=0, high=10**4,
+    )  # fmt: skip
     workers: int = _option("data-loading processes per rank, at most one per processor", 4, low=0, high=1024)
     skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
     resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
@@ -144,6 +146,10 @@ class TrainOptions:
                 raise ValueError(f"{name} takes three numbers, one per colour (std: positive ones), got {value!r}")
         if self.freeze and self.weights is None:
             raise ValueError("freeze keeps the backbone as it is: give the weights to start from as well")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"a warm-up of {self.warmup} epochs leaves nothing of a run of {self.epochs}")
+        if self.cache_size and self.cache_size * self.crop_ratio < self.size:
+            raise ValueError(f"cache_size {self.cache_size} is less than validation takes: size / crop_ratio")
         sizes = [self.size, *(size for size, _ in parse_size_schedule(self.size_schedule))]
         if self.batch_size == 1 and min(sizes) < 64 and not (self.freeze or self.freeze_bn):
             raise ValueError(

@@ -1,17 +1,18 @@
-"""Write the model of a finished run to a folder for ``from_pretrained``, timm and the Hugging Face Hub."""
+"""Write the result of a finished run to a folder for ``from_pretrained``, timm and the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..models.network import HarDNet
 from ..utils.errors import TrainingError
-from ..utils.text import reason
+from ..utils.text import escape_bytes, reason
 from ..weights.files import read_file, read_pickled
-from ..weights.folder import CARD, save_pretrained
-from .checkpoint import FINAL, Facts
+from ..weights.folder import CARD, check_categories, save_pretrained
+from .checkpoint import BEST, FINAL, Facts
 
 logger = logging.getLogger(__name__)
 
@@ -20,33 +21,44 @@ FOLDER = "pretrained"
 
 
 def write_pretrained(run: Path, trained: HarDNet, facts: Facts, *, again: bool) -> None:
-    """Write the final weights of a run to its folder ``pretrained``, with a model card of what was measured.
+    """Write the weights of a run's best epoch to its folder ``pretrained``, with a model card of what was measured.
+
+    Without validation these are the weights of the last epoch.
 
     Args:
-        run: the run's folder with the final weights.
+        run: the run's folder with the weights.
         trained: the run's model; its architecture and the record of its initial weights are used.
         facts: of the run: classes and preprocessing.
         again: replace a complete folder, with its model card; False leaves it as it is.
 
     Raises:
         TrainingError: the folder cannot be written.
-        WeightsError: the file with the final weights cannot be read.
+        WeightsError: the file with the weights cannot be read.
     """
     folder = run / FOLDER
     if (folder / CARD).exists() and not again:
         return
-    content = read_pickled(read_file(run / FINAL))
+    path = next(path for path in (run / BEST, run / FINAL) if path.exists())
+    content = read_pickled(read_file(path))
     model = HarDNet(trained.config, num_classes=len(facts.classes))
     model.load_state_dict(content["model"])
     model.weights_record = trained.weights_record
     try:
         (folder / CARD).unlink(missing_ok=True)
-        save_pretrained(model, folder, labels=facts.classes, preprocessing=facts.preprocessing, notes=_notes(content))
+        labels = saved_labels(facts.classes)
+        save_pretrained(model, folder, labels=labels, preprocessing=facts.preprocessing, notes=_notes(content))
     except OSError as error:
-        raise TrainingError(
-            f"{folder} could not be written: {reason(error)}; the weights are in {run / FINAL}"
-        ) from error
+        raise TrainingError(f"{folder} could not be written: {reason(error)}; the weights are in {path}") from error
     logger.info("the model with its classes and preprocessing: %s", folder)
+
+
+def saved_labels(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of classes as a saved model has them: bytes that are not UTF-8 are escaped.
+
+    Raises:
+        ValueError: a name is empty.
+    """
+    return check_categories([escape_bytes(name) for name in classes])
 
 
 def _notes(content: dict[str, Any]) -> list[str]:

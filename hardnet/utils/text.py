@@ -33,6 +33,18 @@ def split_lines(content: bytes) -> list[str]:
     return [os.fsdecode(line.removesuffix(b"\r")) for line in lines]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things as text: "1 epoch", "2 classes"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text, in the unit that suits it: "40 s", "12 minutes", "3.5 hours"."""
+    if seconds < 100:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Align columns: the first to the left, numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]

@@ -1,0 +1,92 @@
+"""Keep shrunk copies of large images, so that a photograph of a phone is decoded once and not in every epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..images.read import load_image
+from ..utils.errors import ImageError
+from ..utils.files import write_atomically
+from .data import ImageSource, Splits
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CACHE = "cache"
+"""Subfolder of a run with the shrunk images; it may be deleted at any time."""
+
+
+class ShrunkSource:
+    """Images of which the shorter side is at most ``size`` pixels: larger ones are shrunk once, to uncompressed files.
+
+    A file that has changed since is shrunk again.
+
+    Args:
+        source: the images. Those that are not files are left as they are.
+        folder: where to keep the shrunk ones.
+        size: their shorter side, in pixels.
+    """
+
+    def __init__(self, source: ImageSource, folder: Path, size: int) -> None:
+        self.classes: Sequence[str] = source.classes
+        self.labels: Sequence[int] = source.labels
+        self._source = source
+        self._folder = folder
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def name(self, index: int) -> str:
+        """Return the image's name in the source."""
+        return self._source.name(index)
+
+    def path(self, index: int) -> Path | None:
+        """Return the file of the image in the source."""
+        return self._source.path(index)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return an upright RGB image, shrunk, and its class."""
+        from PIL import Image
+
+        path, label = self._source.path(index), self.labels[index]
+        if path is None:
+            return self._source.load(index)
+        with contextlib.suppress(OSError, ImageError):
+            status = path.stat()
+            key = os.fsencode(f"{path.absolute()}/{status.st_mtime_ns}/{status.st_size}/{self._size}")
+            file = self._folder / f"{hashlib.blake2b(key, digest_size=16).hexdigest()}.ppm"
+            if file.exists():
+                return load_image(file), label
+        image = load_image(path, least_side=self._size)
+        scale = self._size / min(image.size)
+        if scale >= 1:
+            return image, label
+        sides = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(sides, Image.Resampling.BICUBIC)
+        with contextlib.suppress(OSError):  # of a full disk: the image is shrunk again in the next epoch
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with write_atomically(file) as opened:
+                image.save(opened, "PPM")
+        return image, label
+
+
+def keep_shrunk(data: Splits, folder: Path, size: int) -> Splits:
+    """Return a data set of files with its images shrunk to a shorter side of ``size`` pixels.
+
+    Args:
+        data: the data set.
+        folder: the run's folder, which gets a subfolder for them.
+        size: in pixels; 0 returns the data set unchanged.
+    """
+    if not size:
+        return data
+    train = ShrunkSource(data.train, folder / CACHE, size)
+    val = None if data.val is None else ShrunkSource(data.val, folder / CACHE, size)
+    return dataclasses.replace(data, train=train, val=val)

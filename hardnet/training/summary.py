@@ -1,0 +1,248 @@
+"""What a run starts from and how long it will take; how good its result is, in text and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from ..factory import create_model
+from ..images.preprocess import Preprocessing
+from ..utils.devices import usable_processors
+from ..utils.distributed import Ranks
+from ..utils.files import write_atomically, writing
+from ..utils.text import counted, printable
+from .checkpoint import BEST, FINAL
+from .confusion import draw_confusion
+from .data import ImageSource, Splits
+from .evaluation import Evaluation, evaluate
+from .loading import training_transform
+from .metrics import METRICS, read_metrics
+from .options import TrainOptions
+from .package import FOLDER
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+MISTAKES, MISTAKES_PICTURE, CONFUSION = "mistakes.csv", "mistakes.png", "confusion.png"
+"""The validation images that the result gets wrong as a list and as a picture; the confusion matrix."""
+
+_LISTED = 10
+"""Classes and mistakes in the text."""
+_FEW_CLASSES = 30
+_SIDE, _COLUMNS, _ROWS = 180, 6, 4
+"""Thumbnails of the picture of mistakes: longest side in pixels, and their number."""
+
+
+def describe_data(data: Splits) -> list[str]:
+    """Return lines about a data set: classes, images of each, what was left out."""
+    train, val = data.train, data.val
+    validated = 0 if val is None else len(val)
+    images = f"{counted(len(train), 'image')} for training, {validated:,} for validation"
+    lines = [f"{counted(len(train.classes), 'class')}, {images}"]
+    pairs = list(zip(_counts(train), _counts(val) if val else [0] * len(train.classes), train.classes, strict=True))
+    shown = pairs if len(pairs) <= _LISTED else [min(pairs), max(pairs)]
+    texts = [f"{printable(name)} {trained} + {validated}" for trained, validated, name in shown]
+    lines.append(f"images of a class: {', '.join(texts) if shown is pairs else ' to '.join(texts)}")
+    if data.left_out:
+        lines.append(f"left out: {data.left_out}")
+    if data.bad:
+        lines.append(f"left out since they cannot be read: {counted(len(data.bad), 'image')}, named above")
+    if val is None:
+        lines.append("no validation: neither errors nor a best epoch will be known (--val-fraction holds images out)")
+    return lines
+
+
+def describe_run(run: TrainOptions, ranks: Ranks) -> str:
+    """Return a line about what is trained and where."""
+    weights = "new weights" if run.weights is None else f"the weights {printable(run.weights)}"
+    threads = counted(torch.get_num_threads(), "thread") if ranks.device.type == "cpu" else ""
+    workers = counted(min(run.workers, usable_processors()), "data worker")
+    parts = [str(ranks.device), threads, workers, counted(ranks.size, "rank") if ranks.size > 1 else ""]
+    return f"{run.model} from {weights} on {', '.join(filter(None, parts))}"
+
+
+def _counts(source: ImageSource) -> list[int]:
+    counts: list[int] = torch.bincount(torch.tensor(source.labels), minlength=len(source.classes)).tolist()
+    return counts
+
+
+def estimate_seconds(runs: Sequence[TrainOptions], data: Splits, ranks: Ranks) -> float:
+    """Return how long runs that follow each other will take, from one step of a few images."""
+    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
+        return sum(_estimate(run, data, ranks) for run in runs)
+
+
+def _estimate(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
+    images, count = len(data.train), min(len(data.train), run.batch_size, 8)
+    transform = training_transform(run, run.size, data.mean, data.std)
+    started = time.perf_counter()
+    for position in range(count):
+        transform(data.train.load(position * images // count)[0])
+    reading = (time.perf_counter() - started) / count / max(min(run.workers, usable_processors()), 1)
+
+    model = create_model(run.model, num_classes=len(data.train.classes)).to(ranks.device)
+    model.train(not run.freeze).requires_grad_(not run.freeze)
+    pixels = torch.rand(max(count, 2), 3, run.size, run.size, device=ranks.device)
+    labels = torch.zeros(len(pixels), dtype=torch.int64, device=ranks.device)
+    for _ in range(2):  # the first one prepares what the second one takes
+        started = time.perf_counter()
+        loss = functional.cross_entropy(model(pixels.contiguous(memory_format=torch.channels_last)), labels)
+        if not run.freeze:
+            loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        loss.item()
+        step = (time.perf_counter() - started) / len(pixels)
+    trained = max(step, reading) if run.workers else step + reading
+    validated = 0 if data.val is None else len(data.val) / run.eval_every
+    return run.epochs * (images * trained + validated * max(step / 3, reading)) / ranks.size
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The weights that a run leaves, and what they get right."""
+
+    run: TrainOptions
+    epoch: int
+    """Epoch of the weights, from 1: the best one, or the last one without validation."""
+    epochs: int
+    """Number of complete epochs."""
+    last_error: float | None
+    """Top-1 error of the last epoch, in per cent."""
+    measured: Evaluation | None
+    """Evaluation of the weights on the validation images."""
+    files: list[Path]
+    """The list and the pictures that were written."""
+
+    def lines(self, val: ImageSource | None) -> Iterator[str]:
+        """Return text about the result, with the command that classifies a picture."""
+        folder = Path(self.run.output)
+        measured = self.measured
+        if measured is not None and val is not None:
+            wrong = measured.images - measured.top1
+            text = f"{wrong} of {counted(measured.images, 'validation image')} wrong ({measured.top1_error:.2f} %)"
+            last = "" if self.last_error is None else f"; last epoch: {self.last_error:.2f} % wrong"
+            yield f"best epoch, {self.epoch} of {self.epochs}: {text}{last}"
+            yield from _class_lines(measured, val.classes)
+            for mistake in measured.mistakes[:_LISTED]:
+                answer = printable(val.classes[mistake.answer])
+                yield f"  {printable(val.name(mistake.image))}: taken for {answer} ({mistake.probability:.0%})"
+            if len(measured.mistakes) > _LISTED:
+                yield f"  and {len(measured.mistakes) - _LISTED} more"
+            if self.files:
+                yield f"these images and the confusions: {', '.join(printable(str(path)) for path in self.files)}"
+        content = folder / (FOLDER if self.run.save_pretrained else FINAL if measured is None else BEST)
+        yield f"the model: {printable(str(content))}; last epoch: {printable(str(folder / FINAL))}"
+        yield f"next: hardnet predict PICTURE --weights {printable(shlex.quote(str(folder)))}"
+
+
+def _class_lines(measured: Evaluation, classes: Sequence[str]) -> Iterator[str]:
+    rows = [
+        (accuracy, f"{printable(name)} {right} of {images}")
+        for accuracy, name, right, images in zip(
+            measured.class_accuracies, classes, measured.class_top1, measured.class_images, strict=True
+        )
+        if images
+    ]
+    rows.sort(key=lambda row: row[0])
+    texts = [text for _, text in rows[:_LISTED]]
+    yield f"right by class, worst first: {', '.join(texts)}{', ...' if len(rows) > _LISTED else ''}"
+
+
+def measure_result(run: TrainOptions, data: Splits, ranks: Ranks) -> RunResult:
+    """Evaluate the weights that a finished run leaves on its validation images; write its mistakes to its folder.
+
+    Args:
+        run: the options of the run.
+        data: its data.
+        ranks: the processes that share the work; every one of them must call this function.
+
+    Raises:
+        OutputError: a file cannot be written.
+        WeightsError: the weights cannot be read.
+    """
+    folder = Path(run.output).expanduser()
+    epochs = read_metrics(folder / METRICS)
+    last = epochs[-1]
+    error = last.get("ema_val_top1_error", last.get("val_top1_error"))
+    if data.val is None:
+        return RunResult(run, len(epochs), len(epochs), error, None, [])
+    model = create_model(run.model, weights=str(folder / BEST), progress=False).eval().to(ranks.device)
+    measured = evaluate(
+        model,
+        data.val,
+        model.preprocessing or Preprocessing(),
+        ranks,
+        batch_size=run.batch_size,
+        workers=run.workers,
+        skip_bad_images=run.skip_bad_images,
+        details=True,
+    )
+    key = "val_top1_error" if run.ema == 0 else "ema_val_top1_error"
+    best = min((numbers[key], -numbers["epoch"]) for numbers in epochs if key in numbers)
+    files = _write_files(folder, data.val, measured) if ranks.first else []
+    return RunResult(run, -best[1], len(epochs), error, measured, files)
+
+
+def _write_files(folder: Path, val: ImageSource, measured: Evaluation) -> list[Path]:
+    """Write the mistakes as a list and a picture, and the confusion matrix of few classes; return the files."""
+    files = []
+    table = io.StringIO()
+    rows = csv.writer(table)
+    rows.writerow(("image", "class", "prediction", "probability"))
+    for mistake in measured.mistakes:
+        truth, answer = (val.classes[number] for number in (val.labels[mistake.image], mistake.answer))
+        rows.writerow((val.name(mistake.image), truth, answer, f"{mistake.probability:.4f}"))
+    with writing(folder / MISTAKES), write_atomically(folder / MISTAKES) as file:
+        file.write(os.fsencode(table.getvalue()))
+    if measured.mistakes:
+        files.append(folder / MISTAKES_PICTURE)
+        with writing(files[-1]), write_atomically(files[-1]) as file:
+            draw_mistakes(val, measured).save(file, "PNG")
+    if len(val.classes) <= _FEW_CLASSES:
+        try:
+            figure = draw_confusion("validation images", list(map(printable, val.classes)), measured.confusion)
+        except ImportError:
+            logger.info("no %s: matplotlib is not installed (pip install matplotlib)", CONFUSION)
+        else:
+            files.append(folder / CONFUSION)
+            with writing(files[-1]), write_atomically(files[-1]) as file:
+                figure.savefig(file, format="png", dpi=120)
+    return [folder / MISTAKES, *files] if files else files
+
+
+def draw_mistakes(val: ImageSource, measured: Evaluation) -> Image.Image:
+    """Return a picture of the first images that are wrong, each with its name, its class and the prediction."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    mistakes = measured.mistakes[: _COLUMNS * _ROWS]
+    columns, font = min(len(mistakes), _COLUMNS), ImageFont.load_default()
+    width, height = _SIDE + 12, _SIDE + 44
+    sheet = Image.new("RGB", (columns * width, -(-len(mistakes) // columns) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, mistake in enumerate(mistakes):
+        left, top = number % columns * width + 6, number // columns * height + 6
+        picture, label = val.load(mistake.image)
+        scale = _SIDE / max(picture.size)
+        picture = picture.resize((max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)))
+        sheet.paste(picture, (left, top))
+        name, truth, answer = val.name(mistake.image), val.classes[label], val.classes[mistake.answer]
+        for line, text in enumerate((name[-32:], f"{truth} -> {answer} {mistake.probability:.0%}"[:32])):
+            draw.text((left, top + _SIDE + 2 + 16 * line), _drawable(text), "black", font)
+    return sheet
+
+
+def _drawable(text: str) -> str:
+    """Return text that Pillow's own font can show."""
+    return printable(text).encode("latin-1", "replace").decode("latin-1")
