@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -55,30 +54,6 @@ def draw_scene(rng: random.Random, size: int, most: int = 3, label: int | None =
         boxes.append(box)
         labels.append(kind)
     return Scene(image, boxes, labels, mask)
-
-
-def draw_texture(rng: random.Random, kind: str, size: int) -> Image.Image:
-    """Draw stripes, dots or checks of any step, place and colour."""
-    dark, light = (tuple(rng.randint(low, low + 120) for _ in "rgb") for low in (0, 135))
-    step, left, top = rng.randint(8, 16), rng.randrange(8), rng.randrange(8)
-    image = Image.new("RGB", (size, size), dark)
-    draw = ImageDraw.Draw(image)
-    for row, y in enumerate(range(-top, size, step)):
-        for column, x in enumerate(range(-left, size, step)):
-            if kind == "dots":
-                draw.ellipse((x, y, x + step * 0.7, y + step * 0.7), fill=light)
-            elif (row if kind == "stripes" else row + column) % 2:
-                draw.rectangle((x, y, x + step - 1, y + step - 1), fill=light)
-    return image
-
-
-def draw_folder(rng: random.Random, folder: Path, per_class: int, size: int = 64) -> None:
-    """Write textures as ``train/dots/1.png`` and so on; a quarter of them under ``test``."""
-    for kind in ("checks", "dots", "stripes"):
-        for number in range(per_class):
-            path = folder / ("test" if number % 4 == 0 else "train") / kind / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draw_texture(rng, kind, size).save(path)
 
 
 def to_input(image: Image.Image) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from examples import detect_shapes, finetune_folder, segment_shapes
+from examples import detect_shapes, segment_shapes
 from examples.shapes import draw_scene
 
 DOCS = Path(__file__).parent.parent / "docs" / "pictures"
@@ -54,11 +54,3 @@ def test_shapes_are_segmented(tmp_path: Path) -> None:
         assert mean(losses[-10:]) < 0.3 * mean(losses[:10])
         assert min(overlaps) > 0.85
     check_picture(tmp_path / "x.png", "masks.png")
-
-
-@pytest.mark.slow
-def test_a_folder_is_learnt(tmp_path: Path) -> None:
-    first, everything = finetune_folder.main(["--output", str(tmp_path / "x.png")])
-    assert 0.5 < first < everything
-    assert everything > 0.9
-    check_picture(tmp_path / "x.png", "predictions.png")
