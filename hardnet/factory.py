@@ -11,13 +11,11 @@ from typing_extensions import Unpack
 from .models.config import FCHarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.network import HarDNet
-from .models.segmentation import FCHarDNet
+from .models.segmentation import FCHarDNet, build_network
 from .utils.text import known_names
 from .weights.catalog import DEFAULT, get_config
 from .weights.download import Progress
 from .weights.load import Source, build_pretrained, fill, load_weights
-
-DEFAULT_CLASSES = 1000
 
 
 class ModelOptions(TypedDict, total=False):
@@ -84,6 +82,8 @@ def create_model(
         WeightsError: the weights could not be downloaded, are damaged, or do not fit the model.
     """
     config = get_config(name)
+    if isinstance(config, FCHarDNetConfig) and (features_only or drop_rate is not None):
+        raise ValueError(f"features_only and drop_rate are for classifiers, not for {name}")
     if features_only and (num_classes is not None or drop_rate is not None):
         raise ValueError("num_classes and drop_rate belong to the head, which features_only=True leaves out")
     if not features_only and (out_indices is not None or output_stride is not None):
@@ -94,18 +94,15 @@ def create_model(
     if in_chans is None:
         in_chans = 3 if loaded is None else loaded.in_chans
     model: HarDNet | HarDNetFeatures | FCHarDNet
-    if isinstance(config, FCHarDNetConfig):
-        if features_only or drop_rate is not None:
-            raise ValueError(f"features_only and drop_rate are for classifiers, not for {name}")
-        classes = (loaded and loaded.num_classes) or 19 if num_classes is None else num_classes
-        model = FCHarDNet(config, num_classes=classes, in_chans=in_chans)
-    elif features_only:
+    if features_only:
         indices = (1, 2, 3, 4) if out_indices is None else out_indices
         stride = 32 if output_stride is None else output_stride
         model = HarDNetFeatures(config, out_indices=indices, output_stride=stride, in_chans=in_chans)
     else:
-        classes = (loaded and loaded.num_classes) or DEFAULT_CLASSES if num_classes is None else num_classes
-        model = HarDNet(config, num_classes=classes, in_chans=in_chans, drop_rate=drop_rate)
+        classes = loaded.num_classes if loaded is not None and num_classes is None else num_classes
+        options = {"num_classes": classes, "drop_rate": drop_rate}
+        given = {key: value for key, value in options.items() if value is not None}
+        model = build_network(config, in_chans=in_chans, **given)
     if loaded is not None:
         fill(model, loaded)
         model.categories = loaded.categories if num_classes is None and not features_only else None
@@ -113,22 +110,10 @@ def create_model(
 
 
 def fchardnet70(
-    *, weights: Source | None = None, num_classes: int | None = None, in_chans: int | None = None, use_ema: bool = True
+    weights: Source | None = None, *, num_classes: int | None = None, in_chans: int | None = None
 ) -> FCHarDNet:
-    """FC-HarDNet-70, for segmentation: (N, in_chans, H, W) -> (N, num_classes, H, W) logits, H and W from 64 pixels.
-
-    Args:
-        weights: the path of a file, such as one of the authors'; None leaves the model randomly initialised.
-        num_classes: None takes that of the weights, or 19 without weights; see :func:`create_model`.
-        in_chans: channels of the input; None takes those of the weights, or 3; see :func:`create_model`.
-        use_ema: prefer the averaged weights of a training checkpoint.
-
-    Raises:
-        ValueError, WeightsError: as :func:`create_model`.
-
-    Source: https://github.com/PingoLH/FCHarDNet
-    """
-    return create_model("fchardnet70", weights=weights, num_classes=num_classes, in_chans=in_chans, use_ema=use_ema)
+    """FC-HarDNet-70: segmentation, 19 classes without weights. Arguments: see :func:`create_model`."""
+    return create_model("fchardnet70", weights=weights, num_classes=num_classes, in_chans=in_chans)
 
 
 def from_pretrained(source: Source, *, revision: str | None = None, token: str | None = None) -> HarDNet:

@@ -12,12 +12,12 @@ catalogue in lower case (``hardnet85.imagenet1k_v2``), and ``pretrained_cfg_over
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .models.config import CONFIGS, HarDNetConfig, feature_levels, head_index
+from .models.config import CONFIGS, HarDNetConfig, feature_levels
 from .models.features import OUTPUT_STRIDES, checked_indices
 from .models.network import HarDNet, body
 from .utils.optional import refuse_foreign, require
@@ -165,7 +165,7 @@ def _pretrained_cfg(record: WeightsRecord) -> Any:
         std=preprocessing.std,
         num_classes=record.num_classes,
         first_conv="base.0.conv",
-        classifier=f"base.{head_index(CONFIGS[record.model])}.3",
+        classifier=CONFIGS[record.model].head,
         license=record.licence.lower(),
         description=f"{record.provenance}; top-1 error {record.top1_error:.2f} % as reported by {record.reported_by}",
         origin_url="https://github.com/PingoLH/Pytorch-HarDNet",
@@ -186,7 +186,7 @@ def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) 
     if not pretrained:
         return TimmHarDNet(config, **keywords)
     loaded = load_weights(_weights(config.name, cfg, record), model=config.name)
-    model = TimmHarDNet(cast(HarDNetConfig, loaded.config), **keywords)
+    model = TimmHarDNet(loaded.config, **keywords)
     fill(model, loaded)
     if model.num_classes == cfg.num_classes:  # the weights' own head
         model.categories = loaded.categories

@@ -62,4 +62,4 @@ def test_a_small_network_by_hand() -> None:
     assert stage.params == 8 * 6 * 9 + 12 * 14 * 9 + 10 * 20 + 2 * (8 + 12 + 10)
     assert (head.macs, head.cio, head.params, head.output_shape) == (50, 0, 55, (5,))
     assert (stem.layers, stage.layers, head.layers) == (2, 3, 1)
-    assert [s.modules for s in cost.stages] == ["base[0:3]", "base[3:6]", "base[6]"]
+    assert [s.modules for s in cost.stages] == ["base[0:3]", "base[3:6]", "base.6.3"]

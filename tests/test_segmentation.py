@@ -23,7 +23,7 @@ from hardnet.engines import FORMATS, accelerate, export
 from hardnet.models.config import FCHARDNET70
 from hardnet.models.cost import measure_cost
 from hardnet.models.segmentation import FCHarDNet
-from hardnet.weights.catalog import CITYSCAPES
+from hardnet.weights.cityscapes import CITYSCAPES
 
 REPO = Path(__file__).parent.parent
 INPUTS = {"even": (1, (1, 3, 128, 192)), "odd": (2, (1, 3, 97, 131))}
@@ -248,7 +248,7 @@ def test_what_a_result_shows(segmenter: Segmenter, pictures: Path) -> None:
     assert result.overlay(opacity=0).tobytes() == picture.tobytes()
     assert result.overlay(picture, opacity=1).getpixel((x, y)) == CITYSCAPES[label]
     assert all(label in result._repr_html_() for label in shares)
-    with pytest.raises(ValueError, match="pass the prepared picture"):
+    with pytest.raises(ValueError, match="the picture has"):
         result.overlay(Image.new("RGB", (64, 64)))
 
 
@@ -261,7 +261,7 @@ def test_any_module_its_labels_and_its_errors(caplog: pytest.LogCaptureFixture, 
         [pictures / "a.jpg"]
     )
     assert "not a number" in broken.error
-    with pytest.raises(ValueError, match=r"must return logits .* for \(1, 3, 72, 96\), got \(1, 3, 36, 48\)"):
+    with pytest.raises(ValueError, match=r"must return .* for \(1, 3, 72, 96\), got \(1, 3, 36, 48\)"):
         Segmenter(nn.AvgPool2d(2), device="cpu")(pictures / "a.jpg")
     with pytest.raises(ValueError, match="1 labels, but the model has 19 classes"):
         Segmenter(golden_model(), labels=["road"], device="cpu")
@@ -289,12 +289,10 @@ def test_the_command_writes_maps_and_resumes_by_file(
     [result] = Segmenter(authors_file, device="cpu")([pictures / "a.jpg"])
     with Image.open(maps / "a.png") as written:
         assert np.array_equal(np.asarray(written), result.classes.numpy())
-    assert main(command) == 2
-    assert "--resume skips its image" in capsys.readouterr().err
     (maps / "b.png").unlink()
     before = (maps / "a.png").stat().st_mtime_ns
-    assert main([*command, "--overlay", "--resume"]) == 1
+    assert main([*command, "--overlay"]) == 1
     assert capsys.readouterr().out.split()[0] == str(maps / "b.png")
     assert (maps / "a.png").stat().st_mtime_ns == before
-    assert main([*command, "--overlay", "--resume", "--engine", "torch"]) == 2
-    assert "no map of the same weights and options" in capsys.readouterr().err
+    assert main([*command, "--overlay", "--engine", "torch"]) == 2
+    assert "no map of these weights and options" in capsys.readouterr().err

@@ -16,9 +16,8 @@ from ..images.batches import ImageLike, Item
 from ..images.preprocess import Preprocessing
 from ..images.read import load_image
 from ..utils.errors import ImageError
-from ..utils.text import printable
 from ..utils.validation import check_count
-from ..weights.catalog import CITYSCAPES
+from ..weights.cityscapes import CITYSCAPES
 from .classifier import LabellingRunner
 from .results import inline_image
 
@@ -27,12 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MAX_CLASSES = 256  # of a map of bytes
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
-    """The class of every pixel of one image, or an error."""
+    """The class of every pixel of one image, or an error. Other attributes raise ImageError if ``error`` is set."""
 
     source: str
     """The image: its path as given, or ``<image 3>``, ``<tensor 3>`` by its position among the results."""
@@ -46,22 +43,16 @@ class Segmentation:
     @property
     def shares(self) -> dict[str, float]:
         """Share of the pixels of each class that occurs, from 0 to 1, the largest first."""
-        counts = self._map().flatten().bincount(minlength=len(self.labels)) / self._map().numel()
-        order = [int(index) for index in counts.argsort(descending=True, stable=True) if counts[index]]
-        return {self.labels[index]: round(float(counts[index]), 6) for index in order}
+        counts = self._map().flatten().bincount(minlength=len(self.labels))
+        order = counts.argsort(descending=True, stable=True)[: counts.count_nonzero()].tolist()
+        return {self.labels[index]: round(int(counts[index]) / self._map().numel(), 6) for index in order}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result for JSON: ``source`` and either ``shares`` or ``error``."""
-        if self.error is not None:
-            return {"source": self.source, "error": self.error}
-        return {"source": self.source, "shares": self.shares}
+        return {"source": self.source} | ({"shares": self.shares} if self.error is None else {"error": self.error})
 
     def to_image(self) -> Image.Image:
-        """Return the map as a picture in mode P: its values are the indices, its palette the colours of the classes.
-
-        Raises:
-            ImageError: the image could not be segmented; the message is ``error``.
-        """
+        """Return the map as a picture in mode P: its values are the indices, its palette the colours of the classes."""
         from PIL import Image
 
         height, width = self._map().shape
@@ -70,27 +61,20 @@ class Segmentation:
         return picture
 
     def overlay(self, picture: Image.Image | None = None, opacity: float = 0.5) -> Image.Image:
-        """Return the colours of the classes over a picture: None reads the source's file.
-
-        Raises:
-            ImageError: the image could not be segmented, or the file cannot be read.
-            ValueError: the map is not of the picture's size.
-        """
+        """Return the colours of the classes over a picture of the map's size; None reads the source's file."""
         from PIL import Image
 
         colours, picture = self.to_image().convert("RGB"), picture or load_image(self.source)
         if picture.size != colours.size:
-            raise ValueError(
-                f"the picture has {picture.size} pixels, its map {colours.size}: pass the prepared picture"
-            )
+            raise ValueError(f"the picture has {picture.size} pixels, its map {colours.size}")
         return Image.blend(picture.convert("RGB"), colours, opacity)
 
-    def __repr__(self) -> str:
-        return f"Segmentation({self.source!r}: {self.error or self.summary()})"
+    def summary(self) -> str:
+        """Return the three largest classes with their shares, as text; the error if there is one."""
+        return self.error or ", ".join(f"{label} {share:.1%}" for label, share in [*self.shares.items()][:3])
 
-    def summary(self, count: int = 3) -> str:
-        """Return the largest classes with their shares, as text."""
-        return ", ".join(f"{label} {share:.1%}" for label, share in list(self.shares.items())[:count])
+    def __repr__(self) -> str:
+        return f"Segmentation({self.source!r}: {self.summary()})"
 
     def _repr_html_(self) -> str:
         """Return the overlay, or the map if there is no file, and the legend, for notebooks."""
@@ -100,39 +84,34 @@ class Segmentation:
             picture = self.overlay()
         except (ImageError, ValueError):
             picture = self.to_image().convert("RGB")
-        colours = {label: colour_of(label, index) for index, label in enumerate(self.labels)}
         legend = " ".join(
-            f"<span style='white-space:nowrap'><span style='background:rgb{colours[label]}'>&emsp;</span> "
-            f"{html.escape(label)} {share:.1%}</span>"
+            f"<span style='border-left:1em solid rgb{colour_of(label, self.labels.index(label))}'>"
+            f"&nbsp;{html.escape(label)} {share:.1%}</span>"
             for label, share in self.shares.items()
         )
         return f"<figure>{inline_image(picture, 480)}<figcaption>{legend}</figcaption></figure>"
 
     def _map(self) -> Tensor:
         if self.classes is None:
-            raise ImageError(self.error or f"{printable(self.source)}: there is no map")
+            raise ImageError(self.error or "there is no map")
         return self.classes
 
 
-def colour_of(label: str, index: int) -> tuple[int, int, int]:
+def colour_of(label: str, index: int) -> tuple[int, ...]:
     """Return the RGB colour of a class: Cityscapes' if the label is one of its classes, else one by the index."""
     hue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.45 + 0.45 * (index % 2), 0.9)
-    red, green, blue = (round(255 * value) for value in hue)
-    return CITYSCAPES.get(label, (red, green, blue))
+    return CITYSCAPES.get(label) or tuple(round(255 * value) for value in hue)
 
 
 class Segmenter(LabellingRunner):
     """Segments files, folders, Pillow images, NumPy arrays and tensors.
 
     Args:
-        model: "fchardnet70", with ``weights``; a file of such weights; or a module that turns (N, 3, H, W) into
-            (N, classes, H, W) logits.
+        model: "fchardnet70"; a file of its weights; or a module that turns (N, 3, H, W) into (N, classes, H, W) logits.
         weights: with a name, the path of a file; None leaves the weights random.
-        labels: the names of the classes, as for :class:`Classifier`; None takes ``model.categories``, which are
-            Cityscapes' for the authors' weights.
-        transform: Pillow image -> float tensor (channels, H, W). None takes ``model.preprocessing``, or else the whole
-            picture at its size, RGB with ImageNet's statistics. It decides the size of the map.
-        device, engine, precision, calibration, decode: as for :class:`Classifier`.
+        transform: Pillow image -> float tensor (channels, H, W), which decides the size of the map. None takes
+            ``model.preprocessing``, or else the whole picture, RGB with ImageNet's statistics.
+        labels, device, engine, precision, calibration, decode: as for :class:`Classifier`.
 
     Raises:
         ValueError, TypeError, ImportError, ImageError, WeightsError: as for :class:`Classifier`.
@@ -149,15 +128,7 @@ class Segmenter(LabellingRunner):
     __call__ = predict
 
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 1) -> Iterator[Segmentation]:
-        """Segment lazily, in bounded memory: one result per image, in the order of the input.
-
-        Args:
-            images: as for :meth:`hardnet.Classifier.stream`.
-            batch_size: the most images that the model gets at once; only images of one size share a batch.
-
-        Raises:
-            ImageError, TypeError, ValueError: as :meth:`hardnet.Classifier.stream`.
-        """
+        """Segment lazily, in bounded memory; arguments and errors are those of :meth:`hardnet.Classifier.stream`."""
         check_count("batch_size", batch_size, least=1)
         rows = self._rows(images, batch_size)
         return (
@@ -172,13 +143,11 @@ class Segmenter(LabellingRunner):
         with torch.inference_mode():
             logits = run(images.to(self.device))
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
-            if not isinstance(logits, Tensor) or (*shape[:1], *shape[2:]) != (len(images), *images.shape[2:]):
+            if not isinstance(logits, Tensor) or shape != (len(images), *shape[1:2], *images.shape[2:]):
                 result = shape or type(logits).__name__
-                raise ValueError(
-                    f"the model must return logits (N, classes, H, W) for {tuple(images.shape)}, got {result}"
-                )
-            if shape[1] > _MAX_CLASSES:
-                raise ValueError(f"maps have up to {_MAX_CLASSES} classes, the model has {shape[1]}")
+                raise ValueError(f"the model must return (N, classes, H, W) for {tuple(images.shape)}, got {result}")
+            if shape[1] > 256:
+                raise ValueError(f"a map of bytes has up to 256 classes, the model has {shape[1]}")
             self.labels = self._labels_for(shape[1])
             best, classes = logits.max(1)  # NaN if one of them is
             return classes.to("cpu", torch.uint8), best.isfinite().flatten(1).all(1).cpu()

@@ -22,8 +22,8 @@ class HarDNetConfig:
     """
 
     name: str
-    stem_channels: tuple[int, int]
-    """Output channels of the two convolutions in front of the first block."""
+    stem_channels: tuple[int, ...]
+    """Output channels of the convolutions in front of the first block: two in a classifier."""
     block_layers: tuple[int, ...]
     """Layers of each block."""
     growth_rates: tuple[int, ...]
@@ -41,7 +41,12 @@ class HarDNetConfig:
     last_block_drop_rate: float | None = None
     """Probability of another dropout between the last block and its transition; None leaves it out."""
     block_activation: Activation = "relu6"
-    """Activation inside the HarDBlocks. Stem and transitions always have ReLU6."""
+    """Activation inside the HarDBlocks. Stem and transitions of a classifier always have ReLU6."""
+
+    @property
+    def head(self) -> str:
+        """Path of the last layer."""
+        return f"base.{head_index(self)}.3"
 
 
 CONFIGS: dict[str, HarDNetConfig] = {
@@ -97,25 +102,13 @@ CONFIGS: dict[str, HarDNetConfig] = {
 """The four classifiers, by name."""
 
 
-@dataclass(frozen=True)
-class FCHarDNetConfig:
-    """The configuration of one segmentation network: 3x3 convolutions and ReLU throughout.
+class FCHarDNetConfig(HarDNetConfig):
+    """The configuration of a segmentation network: the rows of its encoder, which its decoder repeats in reverse."""
 
-    The tuples other than ``stem_channels`` hold one entry per level of the encoder; the decoder repeats all but the
-    last, in reverse.
-    """
-
-    name: str
-    stem_channels: tuple[int, int, int, int]
-    """Output channels of the four convolutions in front of the first block; the first and the third have stride 2."""
-    block_layers: tuple[int, ...]
-    """Layers of each block."""
-    growth_rates: tuple[int, ...]
-    """k of each block: the width of a layer with a single link."""
-    growth_multiplier: float
-    """m: a layer's width grows by this factor for every link beyond the first."""
-    transition_channels: tuple[int, ...]
-    """Output channels of the 1x1 convolution behind each block."""
+    @property
+    def head(self) -> str:
+        """Path of the last layer."""
+        return "finalConv"
 
 
 FCHARDNET70 = FCHarDNetConfig(
@@ -125,11 +118,13 @@ FCHARDNET70 = FCHarDNetConfig(
     growth_rates=(10, 16, 18, 24, 32),
     growth_multiplier=1.7,
     transition_channels=(64, 96, 160, 224, 320),
+    downsample=(True, True, True, True, False),
+    depthwise=False,
+    drop_rate=0.0,
+    block_activation="relu",
 )
 """FC-HarDNet-70 (https://github.com/PingoLH/FCHarDNet)."""
-
-NetworkConfig = HarDNetConfig | FCHarDNetConfig
-NETWORKS: dict[str, NetworkConfig] = {**CONFIGS, FCHARDNET70.name: FCHARDNET70}
+NETWORKS: dict[str, HarDNetConfig] = {**CONFIGS, FCHARDNET70.name: FCHARDNET70}
 """The four classifiers and the segmentation network, by name."""
 
 

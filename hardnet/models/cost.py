@@ -13,10 +13,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .config import FCHarDNetConfig, NetworkConfig
+from .config import HarDNetConfig
 from .layers import ConvLayer, HarDBlock
 from .network import HarDNet
-from .segmentation import FCHarDNet
+from .segmentation import FCHarDNet, build_network
 
 
 @dataclass(frozen=True)
@@ -61,68 +61,59 @@ class Cost:
 
 
 @cache
-def measure_cost(
-    config: NetworkConfig, *, height: int = 224, width: int = 224, num_classes: int | None = None, in_chans: int = 3
-) -> Cost:
-    """Compute what one image (in_chans, height, width), in pixels, costs a network with ``num_classes`` classes.
+def measure_cost(config: HarDNetConfig, *, height: int = 224, width: int = 224, **options: int) -> Cost:
+    """Compute what one image (in_chans, height, width), in pixels, costs a network; resizing is not counted.
 
-    ``num_classes`` None means 1000 for a classifier and 19 for the segmentation network. Resizing is not counted.
+    Args:
+        config: of a classifier or segmentation network.
+        height: of the image.
+        width: of the image.
+        options: ``num_classes`` and ``in_chans`` of the network, if they are others than its own.
 
     Raises:
         ValueError: ``height`` or ``width`` is below the network's smallest size, or a number is out of range.
     """
     with torch.device("meta"):
-        model: HarDNet | FCHarDNet
-        if isinstance(config, FCHarDNetConfig):
-            model = FCHarDNet(config, num_classes=19 if num_classes is None else num_classes, in_chans=in_chans)
-        else:
-            model = HarDNet(config, num_classes=1000 if num_classes is None else num_classes, in_chans=in_chans)
-        x = torch.empty(1, in_chans, height, width)
-    runs = _runs(model)
-    counters = [_Counter(modules) for _, _, modules in runs]
-    output = model.eval()(x)
+        model = build_network(config, **options).eval()
+        x = torch.empty(1, model.in_chans, height, width)
+    counters = _counters(model)
+    output = model(x)
     counters[-1].output_shape = tuple(output.shape[1:])
-    stages = tuple(
-        StageCost(name, place, c.output_shape, c.layers, c.params, c.macs, c.cio)
-        for (name, place, _), c in zip(runs, counters, strict=True)
-    )
-    return Cost(config.name, (in_chans, height, width), stages)
+    return Cost(config.name, (model.in_chans, height, width), tuple(counter.stage() for counter in counters))
 
 
-def _runs(model: HarDNet | FCHarDNet) -> list[tuple[str, str, list[nn.Module]]]:
-    """Divide a network into stem, stages, levels of a decoder, and head: name, place, modules."""
+def _counters(model: HarDNet | FCHarDNet) -> list[_Counter]:
+    """Divide a network into stem, stages, levels of a decoder, and head."""
     blocks = [index for index, module in enumerate(model.base) if isinstance(module, HarDBlock)]
     end = len(model.base) - isinstance(model, HarDNet)  # a classifier's head is the last entry of base
-    runs = [
-        (f"stage {number}" if number else "stem", f"base[{start}:{stop}]", list(model.base[start:stop]))
+    counters = [
+        _Counter(f"stage {number}" if number else "stem", f"base[{start}:{stop}]", *model.base[start:stop])
         for number, (start, stop) in enumerate(pairwise([0, *blocks, end]))
     ]
-    if isinstance(model, HarDNet):
-        return [*runs, ("head", f"base[{end}]", [model.base[end]])]
-    for number, pair in enumerate(zip(model.conv1x1_up, model.denseBlocksUp, strict=True)):
-        runs.append((f"up {number + 1}", f"conv1x1_up[{number}], denseBlocksUp[{number}]", list(pair)))
-    return [*runs, ("head", "finalConv", [model.finalConv])]
-
-
-def _layers(module: nn.Module) -> int:
-    if isinstance(module, HarDBlock):
-        return module.n_layers
-    return int(isinstance(module, ConvLayer) or type(module) in (nn.Sequential, nn.Conv2d))  # the latter two: heads
+    if isinstance(model, FCHarDNet):
+        for level, pair in enumerate(zip(model.conv1x1_up, model.denseBlocksUp, strict=True)):
+            counters.append(_Counter(f"up {level + 1}", f"conv1x1_up[{level}], denseBlocksUp[{level}]", *pair))
+    return [*counters, _Counter("head", model.config.head, model.get_submodule(model.config.head))]
 
 
 class _Counter:
     """Adds up the cost of every convolution and linear layer that runs below some modules."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self.macs = self.cio = 0
+    def __init__(self, name: str, place: str, *modules: nn.Module) -> None:
+        self.name, self.place = name, place
+        self.layers = self.macs = self.cio = 0
         self.output_shape: tuple[int, ...] = ()
-        self.layers = sum(map(_layers, modules))
         self.params = sum(parameter.numel() for module in modules for parameter in module.parameters())
         for module in modules:
+            self.layers += getattr(module, "n_layers", int(isinstance(module, (ConvLayer, nn.Conv2d, nn.Linear))))
             for child in module.modules():
                 if isinstance(child, (nn.Conv2d, nn.Linear)):
                     child.register_forward_hook(self._count)
         modules[-1].register_forward_hook(self._keep_shape)
+
+    def stage(self) -> StageCost:
+        """Return the sums."""
+        return StageCost(self.name, self.place, self.output_shape, self.layers, self.params, self.macs, self.cio)
 
     def _keep_shape(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.output_shape = tuple(output.shape[1:])

@@ -51,7 +51,6 @@ class HarDNetFeatures(ImageModule):
         in_chans: int = 3,
     ) -> None:  # fmt: skip
         super().__init__(config, in_chans)
-        self.config: HarDNetConfig = config
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
         levels = feature_levels(config)

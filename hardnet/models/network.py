@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..utils.validation import check_count
-from .config import FCHarDNetConfig, HarDNetConfig, NetworkConfig, stage_indices
+from .config import HarDNetConfig, stage_indices
 from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ class ImageModule(nn.Module):
     min_input_size = MIN_INPUT_SIZE
     __jit_ignored_attributes__ = ("categories", "preprocessing", "weights_record")
 
-    def __init__(self, config: NetworkConfig, in_chans: int) -> None:
+    def __init__(self, config: HarDNetConfig, in_chans: int) -> None:
         super().__init__()
-        if not isinstance(config, (HarDNetConfig, FCHarDNetConfig)):
+        if not isinstance(config, HarDNetConfig):
             raise TypeError(
                 f"{type(self).__name__} takes a HarDNetConfig, got {type(config).__name__}; to build a model by name: "
                 'hardnet.create_model("hardnet68")'
@@ -93,7 +93,6 @@ class HarDNet(ImageModule):
         if config is None or others:
             raise TypeError(_constructor_advice(others))
         super().__init__(config, in_chans)
-        self.config: HarDNetConfig = config
         check_count("num_classes", num_classes, least=0)
         if drop_rate is None:
             drop_rate = config.drop_rate

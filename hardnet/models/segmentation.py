@@ -5,47 +5,39 @@ strictly.
 """
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..utils.validation import check_count
-from .config import FCHarDNetConfig
+from .config import FCHarDNetConfig, HarDNetConfig
 from .layers import ConvLayer, HarDBlock
-from .network import ImageModule
+from .network import HarDNet, ImageModule
 
 
 class FCHarDNet(ImageModule):
     """Segmentation network: (N, in_chans, H, W) -> (N, num_classes, H, W) logits, for any H and W from 64 pixels up.
 
-    The encoder ends at stride 64. The decoder returns to stride 4 and joins the output of an encoder's block at each
-    level. The logits are resized from stride 4 to the size of the input.
+    The encoder ``base`` ends at stride 64. On the way back to stride 4, the decoder joins the output of the encoder's
+    block of each level. The logits are resized from there to the size of the input.
 
     Args:
         config: the variant: ``hardnet.models.config.FCHARDNET70`` or one of your own.
         num_classes: channels of the logits.
         in_chans: channels of the input image.
 
-    Attributes:
-        base: the encoder, an ``nn.Sequential`` of stem, then per level a HarDBlock, its transition and a pooling.
-        conv1x1_up: the decoder's 1x1 convolutions, the deepest level first; each halves the channels.
-        denseBlocksUp: the HarDBlock behind each of them, with the width and depth of the encoder's block.
-        finalConv: the 1x1 convolution to the classes.
-
     Raises:
-        ValueError: an argument is out of its range; in ``forward``, an input that is not four-dimensional, has other
-            channels than ``in_chans``, is smaller than 64 pixels or is not floating point.
+        ValueError: as for :class:`hardnet.HarDNet`, with 64 pixels.
 
     Source: https://github.com/PingoLH/FCHarDNet
     """
 
     min_input_size = 64
 
-    def __init__(self, config: FCHarDNetConfig, *, num_classes: int = 19, in_chans: int = 3) -> None:
+    def __init__(self, config: HarDNetConfig, *, num_classes: int = 19, in_chans: int = 3) -> None:
         super().__init__(config, in_chans)
-        self.config: FCHarDNetConfig = config
         check_count("num_classes", num_classes, least=1)
         self.num_classes = num_classes
         self.base = nn.Sequential(*_encoder(config, in_chans))
@@ -77,26 +69,27 @@ class FCHarDNet(ImageModule):
             x = block(conv(torch.cat([_resized(x, skip.shape[2], skip.shape[3]), skip], 1)))
         return _resized(self.finalConv(x), height, width)
 
-    def extra_repr(self) -> str:
-        """Text that ``print(model)`` shows in parentheses."""
-        return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
 
-
-def _encoder(config: FCHarDNetConfig, in_chans: int) -> Iterator[nn.Module]:
+def _encoder(config: HarDNetConfig, in_chans: int) -> Iterator[nn.Module]:
     """Build ``base`` one entry after the other: (N, in_chans, H, W) -> (N, transition_channels[-1], H/64, W/64)."""
     channels = in_chans
     for out_channels, stride in zip(config.stem_channels, (2, 1, 2, 1), strict=True):
         yield ConvLayer(channels, out_channels, stride=stride, activation="relu")
         channels = out_channels
-    rows = zip(config.block_layers, config.growth_rates, config.transition_channels, strict=True)
-    for number, (n_layers, growth_rate, out_channels) in enumerate(rows, 1):
+    rows = zip(config.block_layers, config.growth_rates, config.transition_channels, config.downsample, strict=True)
+    for n_layers, growth_rate, out_channels, downsample in rows:
         block = HarDBlock(channels, growth_rate, config.growth_multiplier, n_layers, activation="relu")
         yield block
         yield ConvLayer(block.out_channels, out_channels, kernel_size=1, activation="relu")
         channels = out_channels
-        if number < len(config.block_layers):
+        if downsample:
             yield nn.AvgPool2d(2, stride=2)
 
 
 def _resized(x: Tensor, height: int, width: int) -> Tensor:
     return functional.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
+
+
+def build_network(config: HarDNetConfig, **options: Any) -> HarDNet | FCHarDNet:
+    """Build the classifier or the segmentation network of a configuration."""
+    return FCHarDNet(config, **options) if isinstance(config, FCHarDNetConfig) else HarDNet(config, **options)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS, NETWORKS, Activation, NetworkConfig
+from ..models.config import CONFIGS, NETWORKS, Activation, HarDNetConfig
 from ..utils.text import known_names
 
 DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]
@@ -269,21 +269,6 @@ _RECORDS = (
     ),
 )  # fmt: skip
 
-# fmt: off
-CITYSCAPES = {
-    "road": (128, 64, 128), "sidewalk": (244, 35, 232), "building": (70, 70, 70), "wall": (102, 102, 156),
-    "fence": (190, 153, 153), "pole": (153, 153, 153), "traffic light": (250, 170, 30),
-    "traffic sign": (220, 220, 0), "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180),
-    "person": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100),
-    "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32),
-}
-# fmt: on
-"""Names of Cityscapes' 19 classes, in the order of the logits of the authors' weights, and their RGB colours."""
-BGR_PREPROCESSING = Preprocessing(
-    resize=0, crop=0, mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229), channels="BGR"
-)
-"""Preprocessing that the authors' segmentation network is trained with."""
-
 CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}
 
 DEFAULT_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
@@ -329,8 +314,8 @@ def get_weights(name: str | None = None, tag: str = DEFAULT) -> WeightsRecord:
     return CATALOG[name, tag]
 
 
-def get_config(name: str) -> NetworkConfig:
-    """Return the configuration of a classifier or segmentation network.
+def get_config(name: str) -> HarDNetConfig:
+    """Return the configuration of a model.
 
     Raises:
         ValueError: there is no such model.

@@ -95,7 +95,8 @@ def read_pickled(content: bytes, filename: str = "") -> Any:
                 total = sum(member.file_size for member in archive.infolist())
             if total > max(len(content), MAX_BYTES):
                 raise ValueError(f"{len(content)} bytes that unpack to {total}")
-        with _allowing, torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers()]):
+        numbers = _numpy_numbers() if b"multiarray" in content else []
+        with _allowing, torch.serialization.safe_globals([argparse.Namespace, *numbers]):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader raise nearly anything
         raise WeightsError(
@@ -106,20 +107,15 @@ def read_pickled(content: bytes, filename: str = "") -> Any:
 
 def _numpy_numbers() -> list[Any]:
     """Return what NumPy's float64 numbers, which training scripts store as scores, are read with."""
-    try:
-        import numpy as np
-    except ImportError:  # as may be under torch.hub
-        return []
+    import numpy as np
+
     read = np.float64().__reduce__()[0]
-    readers = []
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # its name in files of NumPy 1 and 2
 
-        def scalar(dtype: Any, content: bytes) -> Any:
-            return read(dtype, content)
+    def scalar(dtype: Any, content: bytes) -> Any:
+        return read(dtype, content)
 
-        scalar.__module__, scalar.__qualname__ = module, "scalar"
-        readers.append(scalar)
-    return [np.dtype, type(np.dtype("f8")), *readers]
+    scalar.__module__, scalar.__qualname__ = "numpy.core.multiarray", "scalar"  # as files of NumPy 1 name it
+    return [np.dtype, type(np.dtype("f8")), read, scalar]
 
 
 def _exported_kind(content: bytes, filename: str) -> str | None:

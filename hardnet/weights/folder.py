@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS, HarDNetConfig, head_index
+from ..models.config import CONFIGS, HarDNetConfig
 from ..models.network import HarDNet, warn_if_untrained
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user, write_atomically
@@ -372,7 +372,7 @@ def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preproc
     cfg: dict[str, Any] = {
         "num_classes": model.num_classes,
         "first_conv": "base.0.conv",
-        "classifier": f"base.{head_index(model.config)}.3",
+        "classifier": model.config.head,
     }
     if preprocessing is not None:
         section["preprocessing"] = values = preprocessing.to_dict()

@@ -9,25 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS, NETWORKS, FCHarDNetConfig, HarDNetConfig, NetworkConfig
+from ..models.config import CONFIGS, NETWORKS, FCHarDNetConfig, HarDNetConfig
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
 from ..models.segmentation import FCHarDNet
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user
 from ..utils.text import known_names, printable
-from .catalog import (
-    BGR_PREPROCESSING,
-    CATALOG,
-    CITYSCAPES,
-    DEFAULT,
-    Digest,
-    WeightsRecord,
-    get_config,
-    get_weights,
-    identify,
-    list_weights,
-)
+from .catalog import CATALOG, DEFAULT, Digest, WeightsRecord, get_config, get_weights, identify, list_weights
+from .cityscapes import BGR_PREPROCESSING, CITYSCAPES
 from .download import Progress, fetch
 from .files import deserialise, read_file, unpack_archive
 from .folder import (
@@ -64,7 +54,7 @@ class Loaded:
 
     name: str
     """Name for messages, such as "hardnet68 IMAGENET1K_V1", a path or "hf-hub:owner/name"."""
-    config: NetworkConfig
+    config: HarDNetConfig
     """The architecture, with the activation that the weights were trained with."""
     state: StateDict
     """State dict of a whole network under the original implementation's keys, on the CPU."""
@@ -145,7 +135,7 @@ def build_pretrained(
     if isinstance(source, (str, os.PathLike)) and not expand_user(source).exists() and is_repository(os.fspath(source)):
         source = HUB_PREFIX + os.fspath(source)
     loaded = load_weights(source, revision=revision, token=token)
-    if not isinstance(loaded.config, HarDNetConfig):
+    if isinstance(loaded.config, FCHarDNetConfig):
         raise WeightsError(
             f"{loaded.name}: is {loaded.config.name}: hardnet.{loaded.config.name}(weights=...) loads it"
         )
@@ -235,7 +225,7 @@ def _load_content(
     checkpoint = deserialise(content, filename)
     state = find_state(checkpoint, use_ema=use_ema)
     if record is not None:
-        config: NetworkConfig = replace(CONFIGS[record.model], block_activation=record.block_activation)
+        config = replace(get_config(record.model), block_activation=record.block_activation)
         facts: tuple[tuple[str, ...] | None, Preprocessing | None] = (record.categories, record.preprocessing)
     else:
         config = _architecture(checkpoint, state, model)
@@ -243,7 +233,7 @@ def _load_content(
         if isinstance(config, FCHarDNetConfig) and "model_state" in checkpoint:  # of the authors' training script
             names = tuple(CITYSCAPES) if head_classes(state, config) == len(CITYSCAPES) else None
             facts = names, BGR_PREPROCESSING
-    if is_imgclsmob(state) and isinstance(config, HarDNetConfig):
+    if is_imgclsmob(state) and config.name in CONFIGS:
         state = rename_imgclsmob(state, config)
     categories, preprocessing = facts
     classes = head_classes(state, config)
@@ -252,7 +242,7 @@ def _load_content(
     return Loaded(name, config, state, categories, preprocessing, record)
 
 
-def _architecture(checkpoint: dict[str, Any], state: StateDict, model: str | None) -> NetworkConfig:
+def _architecture(checkpoint: dict[str, Any], state: StateDict, model: str | None) -> HarDNetConfig:
     """Return the architecture that a checkpoint names, the expected one, or the one whose keys it has."""
     name = checkpoint.get("architecture")
     if not isinstance(name, str) or name not in NETWORKS:
@@ -260,8 +250,6 @@ def _architecture(checkpoint: dict[str, Any], state: StateDict, model: str | Non
     if name is None:
         raise WeightsError(f"neither names its model nor has the keys of {', '.join(NETWORKS)}: name the model")
     config = NETWORKS[name]
-    if not isinstance(config, HarDNetConfig):
-        return config
     activation = checkpoint.get("block_activation", config.block_activation)
     if activation not in ("relu", "relu6"):
         raise WeightsError(f"block_activation must be relu or relu6, got {activation!r:.100}")

@@ -13,18 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.config import (
-    NETWORKS,
-    STEM_LENGTH,
-    FCHarDNetConfig,
-    HarDNetConfig,
-    NetworkConfig,
-    head_index,
-    stage_indices,
-)
+from ..models.config import CONFIGS, NETWORKS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
-from ..models.segmentation import FCHarDNet
+from ..models.segmentation import FCHarDNet, build_network
 from ..utils.errors import WeightsError
 from ..utils.text import printable
 
@@ -129,20 +121,16 @@ def is_imgclsmob(state: StateDict) -> bool:
 
 def identify_model(state: StateDict) -> str | None:
     """Return the name of the variant with these keys and channel counts, whatever its classes; None if none has."""
-    for name, config in NETWORKS.items():
-        head = _head_prefix(config)
+    for name, config in (CONFIGS if is_imgclsmob(state) else NETWORKS).items():
+        head = config.head + "."
         shapes = {key: shape for key, shape in _expected_shapes(config).items() if not key.endswith(_COUNTER)}
-        names = {key: _name_in(state, key, config) for key in shapes}
+        names = {key: imgclsmob_key(key, config) if is_imgclsmob(state) else key for key in shapes}
         others = {names[key] for key in shapes if key.startswith(head)}
         if {key for key in state if not key.endswith(_COUNTER)} | others == set(names.values()) and all(
             state[names[key]].shape[:1] == shape[:1] for key, shape in shapes.items() if not key.startswith(head)
         ):
             return name
     return None
-
-
-def _name_in(state: StateDict, key: str, config: NetworkConfig) -> str:
-    return imgclsmob_key(key, config) if is_imgclsmob(state) and isinstance(config, HarDNetConfig) else key
 
 
 def imgclsmob_key(key: str, config: HarDNetConfig) -> str:
@@ -178,14 +166,9 @@ def _imgclsmob_units(config: HarDNetConfig) -> Iterator[str]:
 
 
 @functools.cache
-def _expected_shapes(config: NetworkConfig) -> dict[str, torch.Size]:
+def _expected_shapes(config: HarDNetConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        model = FCHarDNet(config) if isinstance(config, FCHarDNetConfig) else HarDNet(config)
-        return {key: value.shape for key, value in model.state_dict().items()}
-
-
-def _head_prefix(config: NetworkConfig) -> str:
-    return "finalConv." if isinstance(config, FCHarDNetConfig) else f"base.{head_index(config)}."
+        return {key: value.shape for key, value in build_network(config).state_dict().items()}
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
@@ -200,15 +183,14 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
     return weight.repeat(1, repeats, 1, 1)[:, :in_chans] * (_COLOURS / in_chans)
 
 
-def head_classes(state: StateDict, config: NetworkConfig) -> int | None:
+def head_classes(state: StateDict, config: HarDNetConfig) -> int | None:
     """Return the number of classes of a state dict's last layer; None if it has none.
 
     Raises:
         WeightsError: the layer has no classes.
     """
-    segments = isinstance(config, FCHarDNetConfig)
-    weight = state.get(_head_prefix(config) + ("weight" if segments else "3.weight"))
-    if weight is None or weight.dim() != (4 if segments else 2):
+    weight = state.get(f"{config.head}.weight")
+    if weight is None or weight.dim() not in (2, 4):
         return None
     if not weight.shape[0]:
         raise WeightsError("has a head with 0 classes")
@@ -281,7 +263,7 @@ def _fit_head(model: HarDNet | FCHarDNet, state: StateDict) -> None:
     classes = head_classes(state, model.config)
     if classes is None or classes == model.num_classes:
         return
-    head = _head_prefix(model.config)
+    head = model.config.head + "."
     for key in [key for key in state if key.startswith(head)]:
         del state[key]
     state.update({key: value for key, value in model.state_dict().items() if key.startswith(head)})
