@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +29,18 @@ INPUTS = {"even": (1, (1, 3, 128, 192)), "odd": (2, (1, 3, 97, 131))}
 
 
 @functools.cache
-def _golden_model() -> FCHarDNet:
+def golden_model() -> FCHarDNet:
+    """The network filled with the golden values; tests copy it before they change it."""
     model = FCHarDNet(FCHARDNET70)
     model.load_state_dict(golden_state("fchardnet70"), strict=True)
     return model.eval()
-
-
-def golden_model() -> FCHarDNet:
-    return copy.deepcopy(_golden_model())
 
 
 def difference_from_the_original(model: FCHarDNet, which: str, device: str = "cpu") -> float:
     """Largest difference relative to the largest logit; infinite where other classes win other than by rounding."""
     golden = np.load(GOLDEN / "fchardnet70.npz")
     with torch.inference_mode():
-        logits = model.to(device)(golden_input(*INPUTS[which]).to(device)).cpu()
+        logits = copy.deepcopy(model).to(device)(golden_input(*INPUTS[which]).to(device)).cpu()
     assert list(logits.shape) == list(golden[f"{which}/shape"])
     best, second = logits.topk(2, 1).values.unbind(1)
     other = logits.argmax(1).numpy() != golden[f"{which}/argmax"]
@@ -67,23 +63,18 @@ def test_evaluation_equals_the_original(which: str, device: str) -> None:
     assert difference_from_the_original(golden_model(), which, device) <= 2e-5
 
 
-def other_activation(model: FCHarDNet) -> None:
-    model.base[4].layers[0].relu = nn.ReLU6()
+MISTAKES = {
+    "activation": lambda model: setattr(model.base[4].layers[0], "relu", nn.ReLU6()),
+    "order of links": lambda model: model.denseBlocksUp[0].links[1].reverse(),
+    "pooling": lambda model: model.base.__setitem__(6, nn.MaxPool2d(2)),
+}
 
 
-def other_order_of_links(model: FCHarDNet) -> None:
-    model.denseBlocksUp[0].links[1].reverse()
-
-
-def other_pooling(model: FCHarDNet) -> None:
-    model.base[6] = nn.MaxPool2d(2)
-
-
-@pytest.mark.parametrize("mistake", [other_activation, other_order_of_links, other_pooling])
-def test_one_mistake_is_noticed(mistake: Callable[[FCHarDNet], None]) -> None:
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_one_mistake_is_noticed(mistake: str) -> None:
     """The comparison with the golden vectors can fail."""
-    model = golden_model()
-    mistake(model)
+    model = copy.deepcopy(golden_model())
+    MISTAKES[mistake](model)
     assert difference_from_the_original(model, "even") > 2e-5
 
 
@@ -99,7 +90,7 @@ def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_authors_checkpoints_load_with_classes_and_bgr(authors_file: Path) -> None:
-    model = hardnet.fchardnet70(weights=authors_file).eval()
+    model = hardnet.fchardnet70(authors_file).eval()
     assert difference_from_the_original(model, "even") <= 2e-5
     assert model.categories == tuple(CITYSCAPES)
     red = Image.new("RGB", (70, 64), "red")
@@ -116,24 +107,16 @@ def test_new_classes_and_channels(authors_file: Path, tmp_path: Path, caplog: py
         model = hardnet.create_model("fchardnet70", weights=authors_file, num_classes=4, in_chans=1)
     assert "19 classes in the weights, 4 in the model" in caplog.text
     assert model.categories is None
-    assert model.eval()(torch.zeros(1, 1, 64, 64)).shape == (1, 4, 64, 64)
     torch.save(model.state_dict(), tmp_path / "mine.pth")
     mine = hardnet.fchardnet70(weights=tmp_path / "mine.pth")
     assert (mine.num_classes, mine.in_chans, mine.categories, mine.preprocessing) == (4, 1, None, None)
 
 
-@pytest.mark.parametrize(
-    ("build", "said"),
-    [
-        (lambda: hardnet.fchardnet70(weights="DEFAULT"), "no weights of fchardnet70: give the path of a file"),
-        (lambda: hardnet.create_model("fchardnet70", features_only=True), "are for classifiers"),
-        (lambda: hardnet.create_model("fchardnet7"), "fchardnet70"),
-        (lambda: hardnet.fchardnet70(num_classes=0), "num_classes must be an integer >= 1"),
-    ],
-)
-def test_what_cannot_be_built_is_said(build: Callable[[], object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        build()
+def test_what_cannot_be_built_is_said() -> None:
+    with pytest.raises(ValueError, match="no weights of fchardnet70: give the path of a file"):
+        hardnet.fchardnet70(weights="DEFAULT")
+    with pytest.raises(ValueError, match="are for classifiers"):
+        hardnet.create_model("fchardnet70", features_only=True)
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 64), (1, 65, 127), (0, 64, 96)])
@@ -141,9 +124,6 @@ def test_any_size_from_64_up_and_an_empty_batch(shape: tuple[int, int, int]) -> 
     batch, height, width = shape
     with torch.inference_mode():
         assert golden_model()(torch.zeros(batch, 3, height, width)).shape == (batch, 19, height, width)
-
-
-def test_a_smaller_image_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"fchardnet70 takes images .* at least 64 pixels, got \(1, 3, 63, 64\)"):
         golden_model()(torch.zeros(1, 3, 63, 64))
 
@@ -166,12 +146,11 @@ ENGINES = ["eager", "torch", *(pytest.param(name, marks=pytest.mark.slow) for na
 def test_engines_equal_the_model(engine: str) -> None:
     if engine in ("onnxruntime", "openvino"):
         pytest.importorskip(engine)
-    model = golden_model()
-    fast = accelerate(model, engine=engine)
+    fast = accelerate(golden_model(), engine=engine)
     for shape in ((2, 3, 64, 96), (1, 3, 97, 131)):
         x = golden_input(3, shape)
         with torch.inference_mode():
-            want = model(x)
+            want = golden_model()(x)
         for _ in range(3):  # the torch engine compiles a shape that comes repeatedly
             assert same(fast(x), want)
     with pytest.raises(ValueError, match="at least 64 pixels"):
@@ -184,12 +163,10 @@ def test_engines_equal_the_model(engine: str) -> None:
     [("torch", "bf16", 0.98), ("openvino", "bf16", 0.98), ("openvino", "int8", 0.9), ("onnxruntime", "int8", 0.9)],
 )
 def test_lower_precisions_keep_most_pixels(engine: str, precision: str, least: float) -> None:
-    calibration = [golden_input(seed, (2, 3, 64, 96)) for seed in range(4)]
+    calibration = [golden_input(seed, (2, 3, 64, 96)) for seed in range(4)] if precision == "int8" else None
     model, x = golden_model(), golden_input(9, (1, 3, 128, 192))
     try:
-        fast = accelerate(
-            model, engine=engine, precision=precision, calibration=calibration if precision == "int8" else None
-        )
+        fast = accelerate(model, engine=engine, precision=precision, calibration=calibration)
     except (ImportError, ValueError) as error:
         pytest.skip(str(error))
     with torch.inference_mode():
@@ -213,42 +190,36 @@ def segmenter(authors_file: Path) -> Segmenter:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Three photographs of two sizes, and one that is too small."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+    (tmp_path / "pictures").mkdir()
     for name, size in {"a.jpg": (96, 72), "b.png": (70, 64), "c.jpg": (96, 72), "small.png": (40, 90)}.items():
-        with Image.open(REPO / "images" / "coffee.jpg") as picture:
-            picture.convert("RGB").resize(size).save(folder / name)
-    return folder
+        load_image(REPO / "images" / "coffee.jpg").resize(size).save(tmp_path / "pictures" / name)
+    return tmp_path / "pictures"
 
 
 def test_a_map_has_the_pictures_size_and_the_models_classes(segmenter: Segmenter, pictures: Path) -> None:
-    results = segmenter(pictures, batch_size=4)
-    for name, result in zip(("a.jpg", "b.png", "c.jpg"), results, strict=False):
-        x = segmenter.transform(load_image(pictures / name))
+    *results, small = segmenter(pictures, batch_size=4)
+    for result in results:
+        x = segmenter.transform(load_image(result.source))
         with torch.inference_mode():
             want = golden_model()(x[None]).argmax(1)[0]
         assert torch.equal(result.classes, want.to(torch.uint8))
-    assert "too small, the model takes 64 pixels" in results[3].error
-    assert results[3].to_dict() == {"source": str(pictures / "small.png"), "error": results[3].error}
-    with pytest.raises(ImageError, match="too small"):
-        results[3].to_image()
+    assert small.to_dict() == {"source": str(pictures / "small.png"), "error": small.error}
+    with pytest.raises(ImageError, match="too small, the model takes 64 pixels"):
+        small.to_image()
 
 
 def test_what_a_result_shows(segmenter: Segmenter, pictures: Path) -> None:
     [result] = segmenter([pictures / "b.png"])
     shares = result.to_dict()["shares"]
-    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
-    assert set(shares) <= set(CITYSCAPES)
-    y, x = 10, 20
-    label = tuple(CITYSCAPES)[result.classes[y, x]]
-    assert result.to_image().getpixel((x, y)) == result.classes[y, x]
-    assert result.to_image().convert("RGB").getpixel((x, y)) == CITYSCAPES[label]
+    label = tuple(CITYSCAPES)[result.classes[10, 20]]
+    assert shares[label] == pytest.approx((result.classes == result.classes[10, 20]).float().mean().item(), abs=1e-6)
+    assert result.to_image().getpixel((20, 10)) == result.classes[10, 20]
     picture = load_image(pictures / "b.png")
     assert result.overlay(opacity=0).tobytes() == picture.tobytes()
-    assert result.overlay(picture, opacity=1).getpixel((x, y)) == CITYSCAPES[label]
+    assert result.overlay(picture, opacity=1).getpixel((20, 10)) == CITYSCAPES[label]
     assert all(label in result._repr_html_() for label in shares)
-    with pytest.raises(ValueError, match="the picture has"):
+    with pytest.raises(ValueError, match="do not match"):
         result.overlay(Image.new("RGB", (64, 64)))
 
 
@@ -257,22 +228,12 @@ def test_any_module_its_labels_and_its_errors(caplog: pytest.LogCaptureFixture, 
     assert "preprocessing of the weights is unknown" in caplog.text
     [result] = first(torch.full((3, 8, 9), -1.0))
     assert set(result.shares) <= {"first", "second"}
-    [broken] = Segmenter(nn.Conv2d(3, 2, 1).requires_grad_(False).apply(lambda m: m.bias.fill_(torch.nan)))(
-        [pictures / "a.jpg"]
-    )
+    broken = nn.Conv2d(3, 2, 1)
+    nn.init.constant_(broken.bias, torch.nan)
+    [broken] = Segmenter(broken, device="cpu")([pictures / "a.jpg"])
     assert "not a number" in broken.error
     with pytest.raises(ValueError, match=r"must return .* for \(1, 3, 72, 96\), got \(1, 3, 36, 48\)"):
         Segmenter(nn.AvgPool2d(2), device="cpu")(pictures / "a.jpg")
-    with pytest.raises(ValueError, match="1 labels, but the model has 19 classes"):
-        Segmenter(golden_model(), labels=["road"], device="cpu")
-
-
-def test_engines_segment_as_the_model_does(authors_file: Path, segmenter: Segmenter, pictures: Path) -> None:
-    fast = Segmenter("fchardnet70", weights=authors_file, device="cpu", engine="torch")
-    for result, want in zip(fast(pictures), segmenter(pictures), strict=True):
-        assert (result.error, want.error) == (None, None) or result.error == want.error
-        if want.classes is not None:
-            assert (result.classes == want.classes).float().mean() > 0.999
 
 
 def test_the_command_writes_maps_and_resumes_by_file(
@@ -283,16 +244,12 @@ def test_the_command_writes_maps_and_resumes_by_file(
     assert main([*command, "--overlay"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [str(maps / f"{name}.png") for name in "abc"]
-    assert sorted(path.name for path in maps.iterdir()) == sorted(
-        f"{name}{suffix}.png" for name in "abc" for suffix in ("", ".overlay")
-    )
+    assert {path.name for path in maps.glob("*.overlay.png")} == {"a.overlay.png", "b.overlay.png", "c.overlay.png"}
     [result] = Segmenter(authors_file, device="cpu")([pictures / "a.jpg"])
     with Image.open(maps / "a.png") as written:
         assert np.array_equal(np.asarray(written), result.classes.numpy())
     (maps / "b.png").unlink()
-    before = (maps / "a.png").stat().st_mtime_ns
     assert main([*command, "--overlay"]) == 1
-    assert capsys.readouterr().out.split()[0] == str(maps / "b.png")
-    assert (maps / "a.png").stat().st_mtime_ns == before
+    assert capsys.readouterr().out.startswith(str(maps / "b.png"))
     assert main([*command, "--overlay", "--engine", "torch"]) == 2
-    assert "no map of these weights and options" in capsys.readouterr().err
+    assert "is of other weights or options" in capsys.readouterr().err

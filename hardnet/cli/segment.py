@@ -7,29 +7,22 @@ import json
 from pathlib import Path
 
 from ..utils.files import write_atomically, writing
-from ..utils.progress import progress_bar
 from ..utils.text import printable
 from ..utils.validation import positive
 from .arguments import Verbs, add_calibration, add_device, add_engine_arguments, check_calibration, status_of_images
 from .jobs import add_path_arguments, list_paths, targets_of
-from .output import show, shown_on_terminal
+from .output import show
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("segment", help="write the class of every pixel of images (FC-HarDNet-70)")
     add_path_arguments(parser)
-    add = parser.add_argument
-    add("--weights", required=True, metavar="FILE", help="weights of fchardnet70, a .pkl or .pth file")
-    add(
-        "--output",
-        required=True,
-        metavar="DIR",
-        help="folder for .png maps of class indices; those that are complete stay",
-    )
-    add("--overlay", action="store_true", help="write NAME.overlay.png too: the classes over the image")
-    add("--labels", metavar="FILE", help="names of the classes, one per line")
-    add("--batch-size", type=positive, default=1, metavar="N", help="images at once (default: 1)")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="weights of fchardnet70, a .pkl or .pth file")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of .png maps; complete ones stay")
+    parser.add_argument("--overlay", action="store_true", help="write NAME.overlay.png too: the classes over the image")
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at once (default: 1)")
     add_device(parser)
     add_engine_arguments(parser)
     add_calibration(parser)
@@ -46,40 +39,32 @@ def _segment(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in ("weights", "device", "labels", "engine", "precision")}
     segmenter = Segmenter("fchardnet70", **options, calibration=arguments.calibration)
     run = json.dumps(segmenter.describe() | {"overlay": arguments.overlay})
+    info, failed = PngInfo(), 0
+    info.add_text("hardnet", run)
     remaining = [(item, target) for item, target in jobs if not _is_complete(target, run)]
     segmenter.fix_engine(len(jobs))
     results = segmenter.stream([item for item, _ in remaining], arguments.batch_size)
-    info, failed, complete = PngInfo(), 0, len(jobs) - len(remaining)
-    info.add_text("hardnet", run)
-    with progress_bar(len(jobs), "progress", unit="images", initial=complete, enabled=not shown_on_terminal()) as bar:
-        for result, (_, target) in zip(results, remaining, strict=True):
-            bar.update(1)
-            if result.error is not None:
-                failed += 1
-                continue
-            with writing(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if arguments.overlay:
-                    with write_atomically(target.with_suffix(".overlay.png")) as file:
-                        result.overlay().save(file, "PNG")
-                with write_atomically(target) as file:
-                    result.to_image().save(file, "PNG", pnginfo=info)
-            show(f"{printable(str(target))}  {printable(result.summary())}")
+    for result, (_, target) in zip(results, remaining, strict=True):
+        if result.error is not None:
+            failed += 1
+            continue
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if arguments.overlay:
+                with write_atomically(target.with_suffix(".overlay.png")) as file:
+                    result.overlay().save(file, "PNG")
+            with write_atomically(target) as file:
+                result.to_image().save(file, "PNG", pnginfo=info)
+        show(f"{printable(str(target))}  {printable(result.summary())}")
     return status_of_images(failed, len(jobs))
 
 
 def _is_complete(target: Path, run: str) -> bool:
-    """Return whether a map exists; a ValueError says that it is of other weights or options, or no map."""
+    """Return whether a map exists; a ValueError says that it is of other weights or options."""
     from PIL import Image
 
-    if not target.exists():
-        return False
-    try:
+    if target.exists():
         with Image.open(target) as picture:
-            if picture.info.get("hardnet") == run:
-                return True
-    except OSError:
-        pass
-    raise ValueError(
-        f"{printable(str(target))} is no map of these weights and options: delete it or use another folder"
-    )
+            if picture.info.get("hardnet") != run:
+                raise ValueError(f"{printable(str(target))} is of other weights or options: use another folder")
+    return target.exists()

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from ..images.preprocess import Preprocessing
 from ..images.read import MAX_PIXELS
-from ..models.network import MIN_INPUT_SIZE, HarDNet, warn_if_untrained
+from ..models.network import MIN_INPUT_SIZE, HarDNet, ImageModule, warn_if_untrained
 from ..models.segmentation import FCHarDNet
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
@@ -98,14 +98,12 @@ def export(
     return target
 
 
-def metadata(model: HarDNet | FCHarDNet, uint8_input: bool = False) -> dict[str, str]:
+def metadata(model: ImageModule, uint8_input: bool = False) -> dict[str, str]:
     """Return the texts that are stored in a file."""
     record = model.weights_record
     preprocessing = asdict(model.preprocessing or Preprocessing())
     preprocessing["input"] = (
-        f"uint8 {preprocessing['channels']} (N, 3, H, W), resized and cropped"
-        if uint8_input
-        else "float32 (N, C, H, W), normalised"
+        f"uint8 {preprocessing['channels']} (N, 3, H, W)" if uint8_input else "float32 (N, C, H, W), normalised"
     )
     return {
         "model": model.config.name,
@@ -135,11 +133,7 @@ class Uint8Input(nn.Module):
 
 
 def _compare(
-    predict: Predict,
-    model: HarDNet | FCHarDNet,
-    preprocessing: Preprocessing,
-    sizes: list[tuple[int, int]],
-    uint8_input: bool,
+    predict: Predict, model: ImageModule, preprocessing: Preprocessing, sizes: list[tuple[int, int]], uint8_input: bool
 ) -> None:
     """Compare a loaded file with the model.
 

@@ -65,8 +65,6 @@ class Segmentation:
         from PIL import Image
 
         colours, picture = self.to_image().convert("RGB"), picture or load_image(self.source)
-        if picture.size != colours.size:
-            raise ValueError(f"the picture has {picture.size} pixels, its map {colours.size}")
         return Image.blend(picture.convert("RGB"), colours, opacity)
 
     def summary(self) -> str:
