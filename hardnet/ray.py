@@ -123,8 +123,8 @@ def predict(
         ImportError: Ray is missing.
     """
     options = {"weights": weights, "labels": labels, "engine": engine, "precision": precision, "decode": decode}
-    call = {"topk": topk, "batch_size": batch_size}
-    return _apply(dataset, actors, column, "predictions", (model, options, call, threshold))
+    call = {"topk": topk, "threshold": threshold, "batch_size": batch_size}
+    return _apply(dataset, actors, column, "predictions", (model, options, call))
 
 
 def embed(
@@ -139,26 +139,20 @@ def embed(
 ) -> Any:
     """Return the dataset with ``embedding``, a list of float32, and ``error``, of which one is null; see `predict`."""
     options = {"weights": weights, "decode": decode}
-    return _apply(dataset, actors, column, "embedding", (model, options, {"batch_size": batch_size}, 0.0))
+    return _apply(dataset, actors, column, "embedding", (model, options, {"batch_size": batch_size}))
 
 
 class _Stage:
     """An actor: a model that turns a block of images into a block of results."""
 
     def __init__(
-        self,
-        column: str,
-        value: str,
-        model: str | None,
-        options: dict[str, Any],
-        call: dict[str, Any],
-        threshold: float,
+        self, column: str, value: str, model: str | None, options: dict[str, Any], call: dict[str, Any]
     ) -> None:
         from .inference.classifier import Classifier, Extractor
 
         logging.getLogger("hardnet.inference").setLevel(logging.ERROR)  # unusable images are rows
         runner: Any = (Classifier if value == "predictions" else Extractor)(model, **options)
-        self._column, self._value, self._threshold = column, value, threshold
+        self._column, self._value = column, value
         self._stream, self._call = runner.stream, call
 
     def __call__(self, table: Any) -> Any:
@@ -182,13 +176,14 @@ class _Stage:
                 error = f"{name}: there is no image"
             yield Item(str(name), value if error is None else ImageError(error))
 
-    def _cell(self, result: ImageResult | Embedding) -> Any:
+    @staticmethod
+    def _cell(result: ImageResult | Embedding) -> Any:
         if result.error is not None:
             return None
         if isinstance(result, Embedding):
             assert result.vector is not None  # noqa: S101
             return result.vector.numpy()
-        return [one for one in result.to_dict()["predictions"] if one["probability"] >= self._threshold]
+        return result.to_dict()["predictions"]
 
 
 def _apply(dataset: Any, actors: int | None, column: str, value: str, model: tuple[Any, ...]) -> Any:

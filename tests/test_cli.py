@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 import torch
 from conftest import golden_state
 from published import publish
+from training_data import make_folder
 
 import hardnet
 from hardnet.cli import main
@@ -133,6 +135,29 @@ RESULTS = {
         )
         for name in FORMATS
     },
+    "info": (["info", "hardnet68"], r"hardnet68 for .*\n(.*\n)+"),
+    "weights": (["weights", "list", "hardnet68"], r"model .*\n(hardnet68 .*\n)+"),
+    "evaluate": (["evaluate", "data", "--weights", "three", "--format", "json"], r"\[(.|\n)*\]\n"),
+    **{
+        verb: (
+            [
+                verb,
+                "data",
+                "--output",
+                "run",
+                "--epochs",
+                "2",
+                "--size",
+                "32",
+                "--weights",
+                "FASHION_MNIST",
+                "--model",
+                "hardnet39ds",
+            ],
+            r"3 classes, .*\noptions .*\n(stage .*\nepoch .*\n|epoch .*\n)+trained .*\n",
+        )
+        for verb in ("train", "finetune")
+    },
     "benchmark": (
         ["benchmark", "hardnet39ds", "--rounds", "1", "--turn-seconds", "0.01", "--size", "32"],
         r"model .*\n(hardnet39ds .*\n){4}",
@@ -145,14 +170,59 @@ RESULTS = {
 def test_only_results_are_on_standard_output_with_cold_caches(verb: str, tmp_path: Path) -> None:
     """And only this library's messages are on standard error."""
     arguments, pattern = RESULTS[verb]
+    for split in ("train", "val"):
+        make_folder(tmp_path / "data", images=2, split=split)
+    labels = sorted(entry.name for entry in (tmp_path / "data" / "val").iterdir())
+    hardnet.create_model("hardnet39ds", num_classes=3).save_pretrained(tmp_path / "three", labels=labels)
     environment = os.environ | {"TORCH_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(REPO), "HARDNET_OFFLINE": "1"}
     command = [sys.executable, "-m", "hardnet", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     if "this processor does not compute in bf16" in done.stderr:
         pytest.skip("the processor has no bf16")
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(pattern, done.stdout)
+    assert re.fullmatch(pattern, done.stdout), done.stdout
     assert [line for line in done.stderr.splitlines() if not line.startswith("hardnet: ")] == []
+
+
+NOISY = """
+import os, sys
+import hardnet.cli.info as info
+from hardnet.__main__ import main
+
+def measure(*arguments, original=info.measure_cost, **options):
+    print("noise")
+    os.system("echo noise")
+    return original(*arguments, **options)
+
+info.measure_cost = measure
+sys.argv = ["hardnet", "info", "hardnet68"]
+sys.exit(main())
+"""
+
+
+def test_what_is_printed_while_a_command_runs_is_no_result() -> None:
+    done = subprocess.run([sys.executable, "-c", NOISY], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("noise"), done.stderr.count("noise")) == (0, 0, 2)
+    assert done.stdout.startswith("hardnet68 for one image")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("-OO -m hardnet info", 0), ("-m hardnet predict - <&-", 2), ("-m hardnet info 1>&- 2>&-", 0)],
+)
+def test_unusual_interpreters_and_streams_give_no_tracebacks(command: str, status: int) -> None:
+    done = subprocess.run(f"{sys.executable} {command}", shell=True, cwd=REPO, capture_output=True, text=True)  # noqa: S602
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+
+
+def test_a_stray_error_names_its_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", "runs/options.json")
+
+    monkeypatch.setattr("hardnet.cli.info.measure_cost", fail)
+    assert main(["info"]) == 4
+    assert capsys.readouterr() == ("", "hardnet: runs/options.json: Is a directory\n")
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

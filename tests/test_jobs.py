@@ -147,11 +147,13 @@ def test_rows_are_completed_wherever_the_writer_was_killed(
     whole, recorded = growing.read_bytes(), record.read_bytes()
     for length in range(0, len(whole) + 1, 1 if growing == path else 150):
         path.unlink(missing_ok=True)
+        (tmp_path / f".{path.name}.{'0a' * 16}.part").touch()
         growing.write_bytes(whole[:length])  # as SIGKILL leaves it
         record.write_bytes(recorded)
         write(twice[::-1] if shuffled else twice, finish=True)
         assert sorted(row["source"] for row in read(path)) == sorted(twice), length
         assert shuffled or growing != path or path.read_bytes() == whole, length
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
 
 def test_a_file_belongs_to_its_run(names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import stat
 import tempfile
@@ -45,7 +46,7 @@ def writing(path: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file for this process, by a hidden file beside it that is removed at the end.
+    """Hold a file for this process, by a hidden file beside it; remove what killed atomic writers of it have left.
 
     Raises:
         OutputError: another process holds it.
@@ -62,6 +63,8 @@ def locked(path: Path) -> Iterator[None]:
     except NotImplementedError:  # a file system without locks
         pass
     try:
+        for orphan in path.parent.glob(f".{glob.escape(path.name[:50])}.{'[0-9a-f]' * 32}.part"):
+            orphan.unlink(missing_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows removes it when it is released
