@@ -6,6 +6,8 @@ import functools
 import io
 import logging
 import os
+import sys
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
@@ -35,6 +37,8 @@ Decode: TypeAlias = Literal["exact", "fast"]
 """How files are decoded and resized: "exact" is equal to torchvision to the last bit. "fast" decodes JPEG files at 1/2,
 1/4 or 1/8 of their size while the shorter side stays at least twice the resize, and resizes what the crop shows."""
 
+_NICE = 5
+"""How much lower the priority of threads that decode is."""
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode."""
 _LARGE, _HINT_AFTER = 2_000_000, 32
@@ -151,7 +155,7 @@ def _decode_ahead(
             "this process was forked from one that had classified images, and torch may wait for ever in it: start "
             "processes by 'spawn', as multiprocessing.get_context('spawn') does",
         )
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hardnet-decode")
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hardnet-decode", initializer=_yield_to_model)
     pending: deque[tuple[Item, Future[Tensor]]] = deque()
     load = _Load()
     decode_item = functools.partial(prepare, raw=True, decode=decode, report=load.add if decode == "exact" else None)
@@ -176,6 +180,12 @@ def _decode_ahead(
             yield first, outcome(future)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _yield_to_model() -> None:
+    """Let the model's threads go first: each waits for all others of the model, and decoding is ahead."""
+    if sys.platform == "linux":  # elsewhere, threads have no priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
 
 
 @functools.cache
