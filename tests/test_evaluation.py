@@ -74,13 +74,44 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
     with pytest.raises(WeightsError, match="hardnet68ds"):
         run_verb("evaluate", small_data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
     make_folder(tmp_path / "more", classes=4, images=1, split="val")
-    with pytest.raises(WeightsError, match="has 3 classes, the data set has 4"):
+    with pytest.raises(DataError, match="was trained on other classes: the data set has class_3"):
         run_verb("evaluate", tmp_path / "more", *chosen)
-    make_folder(tmp_path / "other", images=1, split="val")
-    (tmp_path / "other" / "val" / "class_2").rename(tmp_path / "other" / "val" / "more")
-    with pytest.raises(DataError, match="was trained on other classes: 'class_2', the data set has 'more'"):
-        run_verb("evaluate", tmp_path / "other", *chosen)
-    assert run_verb("evaluate", small_data, "--weights", final, tmp_path / "run", "--device", "cpu") == 0  # two rows
+    make_folder(tmp_path / "fewer", classes=2, images=4, split="val")
+    with pytest.raises(DataError, match=r"the data set lacks 1 class of .*: class_2; --allow-missing-classes"):
+        run_verb("evaluate", tmp_path / "fewer", *chosen)
+    arguments = ("--per-class", "--allow-missing-classes", "--format", "json")
+    assert run_verb("evaluate", tmp_path / "fewer", *chosen, *arguments) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert [sum(counts) for counts in row["confusion"]] == [4, 4, 0]
+    assert row["class_accuracies"][2] is None
+
+
+def test_each_weights_have_a_row_and_a_failure_loses_no_other(
+    tmp_path: Path, small_data: Path, record: WeightsRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(hardnet.create_model("hardnet39ds", num_classes=5).state_dict(), tmp_path / "five.pth")
+    arguments = ("--model", "hardnet39ds", "--device", "cpu", "--weights", "THREE", tmp_path / "five.pth", "THREE")
+    assert run_verb("evaluate", small_data, *arguments) == 3
+    captured = capsys.readouterr()
+    assert [line.split()[:2] for line in captured.out.splitlines()[1:]] == [["hardnet39ds", "THREE"]] * 2
+    assert "five.pth has 5 classes, the data set has 3" in captured.err
+    with pytest.raises(ValueError, match=r"no errors of .*five\.pth are reported"):
+        run_verb("evaluate", small_data, *arguments, "--expect")
+    assert not capsys.readouterr().out  # before the first evaluation
+
+
+def test_images_that_were_trained_on_are_told_from_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path, images=5, split="plain")
+    run_verb("train", folder, "--output", tmp_path / "run", *TINY)
+    capsys.readouterr()
+    arguments = ("--weights", tmp_path / "run", "--device", "cpu", "--format", "json")
+    for more, images, told in (([], 15, True), (["--held-out"], 3, False)):
+        assert run_verb("evaluate", folder, *arguments, *more) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)[0]["images"] == images
+        assert ("was trained on 12 of these 15 images" in captured.err) is told
 
 
 def test_measured_stands_beside_reported_and_expect_fails_on_a_difference(

@@ -145,5 +145,3 @@ def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path,
     make_folder(tmp_path / "two", classes=2, images=12)
     with pytest.raises(WeightsError, match="has 3 classes, the data set has 2"):
         Trainer(options(tmp_path / "two", tmp_path / "new", teacher=teachers[1]), ONE)
-    with pytest.raises(ValueError, match="has no weights of 3 classes"):
-        Trainer(options(small_data, tmp_path / "new", teacher="hardnet68"), ONE)

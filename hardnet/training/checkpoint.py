@@ -26,6 +26,10 @@ CHECKPOINT = "checkpoint.pt"
 """The file from which a run goes on."""
 FINAL, BEST = "model.pt", "best.pt"
 """The weights to use, of the last epoch and of the best validation: the averaged ones where ``ema`` is on."""
+OPTIONS = "options.json"
+"""Every option of the run; usable as a recipe."""
+VALIDATION = "validation_images.txt"
+"""The images for validation as paths within the data set, a line each."""
 FORMAT = 2
 
 # Options that may change when a run is resumed. The parts of the batch are compared as the global batch.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,12 +17,15 @@ from ..images.preprocess import Preprocessing
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
 from ..utils.errors import DataError, WeightsError
-from ..utils.text import printable
+from ..utils.files import expand_user
+from ..utils.text import counted, printable, split_lines
 from ..weights.catalog import DEFAULT, IMAGENET, WeightsRecord
-from ..weights.load import Loaded, Source, load_weights
-from .data import ImageSource
+from ..weights.files import read_file
+from ..weights.load import Loaded, Source
+from .checkpoint import OPTIONS, VALIDATION
+from .data import ImageSource, SubsetSource, find_splits
 from .evaluation import Evaluation, evaluate
-from .options import check_types
+from .options import check_types, read_recipe
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class EvaluateOptions:
     """As in :func:`hardnet.accelerate`; "eager" is the model itself."""
     precision: str = "fp32"
     skip_bad_images: bool = False
+    allow_missing_classes: bool = False
+    """Whether the data set may lack classes of the weights."""
     details: bool = False
     """Whether to count the confusion matrix and list the mistakes."""
 
@@ -55,19 +62,20 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """The measured errors of a model with its weights, and the reported ones of weights of the catalogue."""
 
     model: str
     weights: str
     preprocessing: Preprocessing
+    classes: Sequence[str]
     measured: Evaluation
     reported: WeightsRecord | None
 
     def differs(self, tolerance: float) -> bool:
-        """Tell whether an error differs from the reported one by more than ``tolerance`` percentage points."""
+        """Return whether an error differs from the reported one by more than ``tolerance`` percentage points."""
         if self.reported is None:
-            raise ValueError(f"no errors of {self.weights} are reported: --expect takes weights of the catalogue only")
+            return False
         differences = (
             self.measured.top1_error - self.reported.top1_error,
             self.measured.top5_error - self.reported.top5_error,
@@ -102,40 +110,83 @@ def check_classes(loaded: Loaded, classes: Sequence[str]) -> None:
             raise DataError(f"{loaded.name} was trained on other classes: {name!r}, the data set has {folder!r}")
 
 
-def compare(
-    pairs: Sequence[tuple[str | None, Source]],
+def align_classes(source: ImageSource, loaded: Loaded, *, allow_missing: bool) -> ImageSource:
+    """Return a data set with its classes numbered as the weights number them.
+
+    Raises:
+        WeightsError: the weights do not name their classes, and have another number of them.
+        DataError: the data set has other classes, or lacks some and ``allow_missing`` is false.
+    """
+    if loaded.categories is None or (loaded.record is not None and loaded.record.evaluated_on == IMAGENET):
+        check_classes(loaded, source.classes)
+        return source
+    trained, present = ([printable(name) for name in names] for names in (loaded.categories, source.classes))
+    if foreign := [name for name in present if name not in trained]:
+        raise DataError(f"{loaded.name} was trained on other classes: the data set has {', '.join(foreign[:5])}")
+    missing = [name for name in trained if name not in present]
+    if missing and not allow_missing:
+        raise DataError(
+            f"the data set lacks {counted(len(missing), 'class')} of {loaded.name}: {', '.join(missing[:5])}; "
+            "--allow-missing-classes evaluates on the others"
+        )
+    return source if trained == present else SubsetSource(source, range(len(source)), loaded.categories)
+
+
+def evaluate_weights(
+    loaded: Loaded,
     source: ImageSource,
     ranks: Ranks,
     options: EvaluateOptions,
     calibration: ImageSource | None = None,
-) -> Iterator[Row]:
-    """Evaluate models one after the other and yield a row for each; ``calibration`` has images for int8 engines.
+) -> EvaluationRow:
+    """Evaluate weights on a data set; ``calibration`` has images for int8 engines.
 
     Raises:
-        WeightsError: weights cannot be loaded or have another number of classes than the data set.
-        DataError: a trained model has other classes than the data set.
+        WeightsError: the weights have another number of classes than the data set.
+        DataError: the data set has other classes.
         ImageError: an image cannot be read, and bad ones are not to be skipped.
         TrainingError: logits are not finite.
     """
-    for name, source_of_weights in pairs:
-        loaded = load_weights(source_of_weights, model=name, progress=ranks.first)
-        check_classes(loaded, source.classes)
-        model = create_model(loaded.config.name, weights=loaded)
-        preprocessing = options.preprocessing(loaded.preprocessing or Preprocessing())
-        model = model.eval().to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        measured = evaluate(
-            _engine(model, options, preprocessing, calibration, len(source)),
-            source,
-            preprocessing,
-            ranks,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            skip_bad_images=options.skip_bad_images,
-            details=options.details,
-        )
-        record = loaded.record
-        title = loaded.name if record is None else record.tag
-        yield Row(loaded.config.name, title, preprocessing, measured, record)
+    source = align_classes(source, loaded, allow_missing=options.allow_missing_classes)
+    model = create_model(loaded.config.name, weights=loaded)
+    preprocessing = options.preprocessing(loaded.preprocessing or Preprocessing())
+    model = model.eval().to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    measured = evaluate(
+        _engine(model, options, preprocessing, calibration, len(source)),
+        source,
+        preprocessing,
+        ranks,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        skip_bad_images=options.skip_bad_images,
+        details=options.details,
+    )
+    record = loaded.record
+    title = loaded.name if record is None else record.tag
+    return EvaluationRow(loaded.config.name, title, preprocessing, source.classes, measured, record)
+
+
+def find_run(weights: Source) -> Path | None:
+    """Return the folder of the training run that left these weights there; None if there is none."""
+    if not isinstance(weights, (str, os.PathLike)):
+        return None
+    path = expand_user(weights)
+    return next((folder for folder in (path, path.parent) if (folder / VALIDATION).is_file()), None)
+
+
+def read_held_out(run: Path) -> set[str]:
+    """Return the names of a run's validation images, as paths within its data set."""
+    return set(filter(None, split_lines(read_file(run / VALIDATION))))
+
+
+def count_trained(run: Path, source: ImageSource) -> int:
+    """Return how many images of a data set a run was trained on, as far as its record tells."""
+    root = Path(str(read_recipe(os.fspath(run / OPTIONS))[0]["data"])).expanduser().resolve()
+    if not root.is_dir():
+        return 0
+    folder, held_out = find_splits(root).get("train", root), read_held_out(run)
+    paths = (path.resolve() for index in range(len(source)) if (path := source.path(index)) is not None)
+    return sum(path.is_relative_to(folder) and path.relative_to(root).as_posix() not in held_out for path in paths)
 
 
 def _engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,11 +171,12 @@ class FolderSource:
 
 
 class SubsetSource:
-    """Some images of another source."""
+    """Some images of another source, perhaps with their classes numbered by a longer list of names."""
 
-    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
-        self.classes = source.classes
-        self.labels = [source.labels[index] for index in indices]
+    def __init__(self, source: ImageSource, indices: Sequence[int], classes: Sequence[str] | None = None) -> None:
+        self.classes = source.classes if classes is None else classes
+        numbers = {printable(name): number for number, name in enumerate(self.classes)}
+        self.labels = [numbers[printable(source.classes[source.labels[index]])] for index in indices]
         self._source = source
         self._indices = list(indices)
 
@@ -192,7 +193,7 @@ class SubsetSource:
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an image of the other source."""
-        return self._source.load(self._indices[index])
+        return self._source.load(self._indices[index])[0], self.labels[index]
 
 
 def hold_out(source: ImageSource, count: int, seed: int) -> tuple[SubsetSource, SubsetSource]:
@@ -360,6 +361,21 @@ def open_evaluation(data: str, split: str = "", classes: Sequence[str] | None = 
     if not folder.is_dir():
         raise DataError(f"{_text(folder)}: no such folder; choose a subfolder of {_text(data)} with --split")
     return FolderSource(folder, classes, root)
+
+
+def open_listed(data: str, names: Collection[str]) -> ImageSource:
+    """Open the images of a folder whose paths within it are listed, as in a run's list of validation images.
+
+    Raises:
+        DataError: the folder has none of them.
+    """
+    root = _existing_folder(data)
+    for folder in find_splits(root).values() or [root]:
+        source = FolderSource(folder, base=root)
+        indices = [index for index in range(len(source)) if source.name(index) in names]
+        if indices:
+            return SubsetSource(source, indices)
+    raise DataError(f"{_text(data)}: has none of the {len(names)} validation images of the run")
 
 
 def _hold_out(source: ImageSource, options: TrainOptions) -> tuple[ImageSource, ImageSource | None]:

@@ -28,6 +28,8 @@ from .checkpoint import (
     BEST,
     CHECKPOINT,
     FINAL,
+    OPTIONS,
+    VALIDATION,
     Facts,
     Parts,
     Position,
@@ -49,11 +51,6 @@ from .signals import StopRequest
 from .steps import Stepper
 
 logger = logging.getLogger(__name__)
-
-OPTIONS = "options.json"
-"""Every option of the run; usable as a recipe."""
-VALIDATION = "validation_images.txt"
-"""The images for validation, a line each."""
 
 Report = Callable[[dict[str, Any]], None]
 
