@@ -177,11 +177,11 @@ def _find_record(source: Source, model: str | None) -> WeightsRecord | None:
     path = Path(source)
     if source in CONFIGS and not path.exists():
         return _find_record(get_weights(str(source)), model)
-    if isinstance(source, str) and not path.suffix and path.name == source and not path.exists():
-        tags = known_names(source, [*([] if model else CONFIGS), *list_weights(model), DEFAULT])
-        raise ValueError(
-            f"{model or 'the catalogue'} has no weights {source!r}; known: {tags}; nor is there such a file"
-        )
+    is_name = isinstance(source, str) and not path.suffix and path.name == source and not source.startswith(HUB_PREFIX)
+    if is_name and not path.exists():
+        names = known_names(str(source), [*([] if model else CONFIGS), *list_weights(model), DEFAULT])
+        problem = f"{model} has no weights {source!r}" if model else f"unknown model, weights or file {source!r}"
+        raise ValueError(f"{problem}; known: {names}; nor is there such a file")
     return None
 
 
