@@ -138,7 +138,7 @@ def test_rows_are_completed_wherever_the_writer_was_killed(
             file.start(run)
             fine, bad = Embedding("", torch.ones(2)), Embedding("", None, "a\nb")
             results = [replace(bad if "re\r" in item.source else fine, source=item.source) for item in items]
-            file.add([(COLUMNS.line(result, suffix), result.error is not None) for result in results])
+            file.add([(file.line(result), result.error is not None) for result in results])
             if finish:
                 file.finish(run)
 

@@ -95,7 +95,8 @@ def predict_to_file(
     classifier = copy.copy(classifier)  # whose engine is fixed
     options = {"topk": topk, "threshold": threshold}
     stream = partial(classifier.stream, topk=topk, threshold=threshold, batch_size=batch_size)
-    return _write_rows(classifier, stream, PREDICTIONS, options, images, output, batch_size, resume, overwrite)
+    file = RowFile(output, PREDICTIONS, resume=resume, overwrite=overwrite)
+    return _write_rows(classifier, stream, file, options, images, batch_size)
 
 
 def extract_to_file(
@@ -114,29 +115,25 @@ def extract_to_file(
     """
     extractor, width = copy.copy(extractor), extractor.num_features
     columns = Columns("embedding", tuple(range(width)), _vector_cells, width)
-    stream = partial(extractor.stream, batch_size=batch_size)
-    return _write_rows(extractor, stream, columns, {}, images, output, batch_size, resume, overwrite)
+    file = RowFile(output, columns, resume=resume, overwrite=overwrite)
+    return _write_rows(extractor, partial(extractor.stream, batch_size=batch_size), file, {}, images, batch_size)
 
 
 def _write_rows(
     runner: Classifier | Extractor,
     stream: Callable[[Iterable[Item]], Iterator[ImageResult | Embedding]],
-    columns: Columns,
+    file: RowFile,
     options: dict[str, Any],
     images: Paths,
-    output: str | os.PathLike[str],
     batch_size: int,
-    resume: bool,
-    overwrite: bool,
 ) -> JobSummary:
     stream(())  # checks the options
-    suffix = Path(output).suffix.lower()
     run: dict[str, Any] = {"hardnet": __version__} | runner.describe() | options
     with connect(runner.device) as ranks, contextlib.ExitStack() as stack:
         group = batch_size * (4 if ranks.size > 1 else 1)  # of several: the ranks wait for one another
         work: list[tuple[list[Item], str | None]] = []
         if ranks.first:
-            file = stack.enter_context(RowFile(output, columns, resume=resume, overwrite=overwrite))
+            stack.enter_context(file)
             file.check(run)
             items = list(expand([images] if isinstance(images, (str, os.PathLike)) else images))
             remaining = file.missing(items, batch_size)
@@ -149,7 +146,7 @@ def _write_rows(
             bar = stack.enter_context(progress_bar(len(items), "progress", unit="images", initial=file.rows))
         results = stream(share)
         while True:
-            mine = [(columns.line(result, suffix), result.error is not None) for result in islice(results, group)]
+            mine = [(file.line(result), result.error is not None) for result in islice(results, group)]
             rows = list(chain(*ranks.gather(mine)))
             if not rows:
                 break
@@ -158,7 +155,7 @@ def _write_rows(
         summary = None
         if ranks.first:
             file.finish(run)
-            summary = JobSummary(os.fspath(output), file.rows, file.failed, run["engine"], run["precision"])
+            summary = JobSummary(file.output, file.rows, file.failed, run["engine"], run["precision"])
         return cast(JobSummary, ranks.gather(summary)[0])
 
 
@@ -183,27 +180,13 @@ class Columns(NamedTuple):
         cells = ("" for _ in self.csv) if result.error else self.cells(result)
         return csv_row(_no_formula(result.source), *cells, _no_formula(result.error or ""))
 
-    def line(self, result: Any, suffix: str) -> str:
-        """Return the row of an image in a file that grows, or in the ".part" of another one."""
-        if suffix == ".csv":
-            return self.csv_line(result)
-        if suffix == ".jsonl" or not self.width or result.error is not None:
-            return json.dumps(result.to_dict())
-        packed = base64.b64encode(result.vector.numpy().astype("<f4").tobytes()).decode()
-        return json.dumps({"source": result.source, "embedding": packed})
 
-
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_FORMULA = r"(?='*[=+\-@\t\r])"
 
 
 def _no_formula(text: str) -> str:
     """Begin a text that a spreadsheet would take for a formula with an apostrophe."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _without_apostrophe(cell: str) -> str:
-    """Undo :func:`_no_formula`."""
-    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
+    return re.sub(f"^{_FORMULA}", "'", text)
 
 
 def _prediction_cells(result: ImageResult) -> tuple[object, ...]:
@@ -238,7 +221,8 @@ class RowFile:
     def __init__(
         self, output: str | os.PathLike[str], columns: Columns, *, resume: bool = False, overwrite: bool = False
     ) -> None:
-        self._name, self._columns, self._resume, self._overwrite = printable(str(output)), columns, resume, overwrite
+        self.output = os.fspath(output)
+        self._name, self._columns, self._resume, self._overwrite = printable(self.output), columns, resume, overwrite
         self._suffix = Path(output).suffix.lower()
         suffixes = [".jsonl", ".csv", ".parquet", *([".npz"] if columns.width else [])]
         self._path = Path(os.path.realpath(output))  # a link stays
@@ -303,11 +287,8 @@ class RowFile:
         Raises:
             ValueError: they are not; the message names what differs.
         """
-        differences = [
-            f"{key} {_brief(self._previous.get(key))}, now {_brief(value)}"
-            for key, value in run.items()
-            if self._previous and self._previous.get(key) != value
-        ]
+        pairs = [(key, self._previous.get(key), value) for key, value in run.items() if self._previous]
+        differences = [f"{key} {before!s:.99}, now {value!s:.99}" for key, before, value in pairs if before != value]
         if differences:
             raise ValueError(
                 f"{self._name}: cannot be resumed: its rows have {'; '.join(differences)}. Use the same options, or "
@@ -359,6 +340,15 @@ class RowFile:
                     record.write(json.dumps(run, indent=1).encode() + b"\n")
             if self._csv and not self._end:
                 self._write([self._columns.csv_header()])
+
+    def line(self, result: Any) -> str:
+        """Return the row of an image, for :meth:`add`."""
+        if self._csv:
+            return self._columns.csv_line(result)
+        if self._suffix == ".jsonl" or not self._columns.width or result.error is not None:
+            return json.dumps(result.to_dict())
+        packed = base64.b64encode(result.vector.numpy().astype("<f4").tobytes()).decode()
+        return json.dumps({"source": result.source, "embedding": packed})
 
     def add(self, rows: list[tuple[str, bool]]) -> int:
         """Append rows, each a line and whether it has an error, and return how many were new.
@@ -471,13 +461,8 @@ class RowFile:
         source, error = match.groups()
         if source.startswith('"'):
             source = source[1:-1].replace('""', '"')
-        return None if header else (_without_apostrophe(source), bool(error))
+        return None if header else (re.sub(f"^'{_FORMULA}", "", source), bool(error))
 
 
 def _has_bytes(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
-
-
-def _brief(value: object) -> str:
-    """Return a value for a message: of a digest, the first digits."""
-    return str(value)[:12] if re.fullmatch("[0-9a-f]{64}", str(value)) else str(value)
