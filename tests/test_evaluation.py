@@ -14,6 +14,7 @@ from training_data import TINY, make_folder, run_verb
 
 import hardnet
 from hardnet.cli import main
+from hardnet.images.batches import Item, prepare
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training.comparison import EvaluateOptions, choose
 from hardnet.training.confusion import draw_confusion
@@ -209,3 +210,19 @@ def test_the_errors_are_counted_as_they_are_defined(tmp_path: Path) -> None:
     assert result.ece == pytest.approx(100 * (float(scores.softmax(0)[0]) - 3 / 15))
     with pytest.raises(hardnet.training.TrainingError, match="not finite"):
         evaluate(lambda x: scores.expand(len(x), 7) / 0, source, lambda image: torch.zeros(3, 2, 2), ranks)
+
+
+def test_fast_decoding_of_an_evaluation_is_that_of_the_classifier(tmp_path: Path) -> None:
+    path = tmp_path / "class" / "a.jpg"
+    path.parent.mkdir()
+    Image.effect_noise((301, 203), 80).convert("RGB").save(path)
+    transform, seen = Preprocessing(resize=36, crop=32), []
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.clone())
+        return torch.zeros(len(images), 1)
+
+    for decode in ("exact", "fast"):
+        evaluate(predict, FolderSource(tmp_path), transform, Ranks(0, 1, torch.device("cpu")), decode=decode)
+        assert torch.equal(seen[-1][0], prepare(Item("a", path), transform, 3, 1, decode=decode))
+    assert not torch.equal(*seen)

@@ -22,6 +22,7 @@ from .arguments import (
     SOME_FAILED,
     WEIGHTS_HELP,
     Verbs,
+    add_decode,
     add_engine_arguments,
     add_threads,
     check_calibration,
@@ -76,6 +77,7 @@ def add_verb(verbs: Verbs) -> None:
     parser.add_argument("--workers", type=int, default=0, help=_help("workers") + " (default: %(default)s)")
     parser.add_argument("--device", default="auto", help=_help("device"))
     add_engine_arguments(parser)
+    add_decode(parser)
     parser.add_argument(
         "--calibration",
         metavar="DATA",

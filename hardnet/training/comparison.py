@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..factory import create_model
+from ..images.batches import Decode
 from ..images.preprocess import Preprocessing
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
@@ -44,6 +46,8 @@ class EvaluateOptions:
     skip_bad_images: bool = False
     allow_missing_classes: bool = False
     """Whether the data set may lack classes of the weights."""
+    decode: str = "exact"
+    """As in :class:`hardnet.Classifier`: "exact" or "fast"."""
     details: bool = False
     """Whether to count the confusion matrix and list the mistakes."""
 
@@ -160,6 +164,7 @@ def evaluate_weights(
         workers=options.workers,
         skip_bad_images=options.skip_bad_images,
         details=options.details,
+        decode=cast(Decode, options.decode),
     )
     record = loaded.record
     title = loaded.name if record is None else record.tag

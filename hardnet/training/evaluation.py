@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..images.batches import Transform
+from ..images.batches import Decode, Transform
 from ..utils.distributed import Ranks
 from ..utils.errors import TrainingError
 from ..utils.progress import progress_bar
@@ -88,6 +88,7 @@ def evaluate(
     workers: int = 0,
     skip_bad_images: bool = False,
     details: bool = False,
+    decode: Decode = "exact",
 ) -> Evaluation:
     """Classify every image of a source once, all ranks together, and count; with a bar on a terminal.
 
@@ -100,6 +101,7 @@ def evaluate(
         workers: processes that read images.
         skip_bad_images: pass over images that cannot be read, and list them, instead of raising.
         details: count the confusion matrix and list the mistakes, too.
+        decode: "fast" decodes files as :class:`hardnet.Classifier` does, with its ``Preprocessing`` as the transform.
 
     Raises:
         ImageError: an image cannot be read.
@@ -109,7 +111,11 @@ def evaluate(
     batches = evaluation_batches(source, batch_size, ranks.rank, ranks.size)
     pinned = ranks.device.type == "cuda"
     loaded = load_batches(
-        source, transform, batches, workers=workers, skip_bad_images=skip_bad_images, pin_memory=pinned
+        *(source, transform, batches),
+        workers=workers,
+        skip_bad_images=skip_bad_images,
+        pin_memory=pinned,
+        decode=decode,
     )
     top5, loss = 0, 0.0
     bad: list[str] = []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from ..images.batches import Transform
+from ..images.batches import Decode, Item, Transform, prepare
 from ..images.preprocess import limit_aspect_ratio
 from ..utils.devices import usable_processors
 from ..utils.errors import DataError, ImageError, TrainingError
@@ -95,12 +95,17 @@ class _Images(Dataset[_Sample]):
     seed: tuple[int, int] | None
     substitute: bool
     """Whether the next readable image takes the place of an unreadable one."""
+    decode: Decode = "exact"
 
     def __getitem__(self, index: int) -> _Sample:
         bad: list[str] = []
         count = len(self.source)
         for candidate in range(index, index + (count if self.substitute else 1)):
             try:
+                path = None if self.decode == "exact" else self.source.path(candidate % count)
+                if path is not None:
+                    prepared = prepare(Item(str(path), path), self.transform, 3, 1, decode=self.decode)
+                    return _Sample(prepared, self.source.labels[candidate % count], candidate, bad)
                 image, label = self.source.load(candidate % count)
             except ImageError as error:  # raised again by `load_batches`: a worker's would arrive as a traceback
                 bad.append(str(error))
@@ -187,6 +192,7 @@ def load_batches(
     workers: int = 0,
     skip_bad_images: bool = False,
     pin_memory: bool = False,
+    decode: Decode = "exact",
 ) -> Generator[LabelledBatch, None, None]:
     """Yield images by their indices. Close the generator (``contextlib.closing``) to end its worker processes.
 
@@ -199,12 +205,13 @@ def load_batches(
         skip_bad_images: in training, the next readable image takes the place of an unreadable one; in evaluation it is
             left out.
         pin_memory: for faster copies to a GPU.
+        decode: "fast" requires a :class:`hardnet.images.preprocess.Preprocessing`.
 
     Raises:
         ImageError: an image cannot be read, and ``skip_bad_images`` is false.
         DataError: in training, not one of the images can be read.
     """
-    images = _Images(source, transform, seed, substitute=skip_bad_images and seed is not None)
+    images = _Images(source, transform, seed, substitute=skip_bad_images and seed is not None, decode=decode)
     loader = DataLoader(
         images,
         batch_sampler=batches,
