@@ -62,7 +62,7 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`, or "fchardnet70" (see :func:`fchardnet70`).
-        weights: any source of :func:`hardnet.weights.load.load_weights`: a tag of :func:`list_weights` or "DEFAULT", a
+        weights: any source of :func:`hardnet.load_weights`: a tag of :func:`list_weights` or "DEFAULT", a
             record, a file, the folder of a training run or of ``save_pretrained``, or ``hf-hub:owner/name@revision``.
             None leaves the model randomly initialised.
         num_classes: width of the logits; None takes that of the weights and the names of their classes, or 1000
@@ -120,7 +120,7 @@ def from_pretrained(source: Source, *, revision: str | None = None, token: str |
     """Build the model that a source of weights holds, with its classes and preprocessing, in evaluation mode.
 
     Args:
-        source: any source of :func:`hardnet.weights.load.load_weights`, such as the folder of a training run or of
+        source: any source of :func:`hardnet.load_weights`, such as the folder of a training run or of
             ``HarDNet.save_pretrained``; or "owner/name" or "owner/name@revision" of the Hugging Face Hub.
         revision: of the repository: a branch, a tag or a commit.
         token: for private repositories; None takes that of ``hf auth login``.

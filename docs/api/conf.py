@@ -37,7 +37,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|PIL|timm|torchvision|collections|pathlib|os|typing)\..*"),  # no network, so no links
     (
         "py:(class|data)",
-        r"hardnet\.(engines\.folding\.Model|training\.distributed\.T|models\.network\.(WeightsInfo|_Network)|weights\.pretrained\._Model)|WeightsLike|ImageLike|Item|PRECISIONS|Transform|nn\.Module",
+        r"hardnet\.(engines\.folding\.Model|utils\.distributed\.T|models\.network\._Network|weights\.load\.Network)|"
+        r"Source|Progress|ImageLike|Item|Paths|Calibration|Decode|Box|PRECISIONS|Transform|Tensor|nn\.Module|Image\.Image",
     ),
 ]
 

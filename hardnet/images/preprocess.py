@@ -30,7 +30,7 @@ class Preprocessing:
     last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.read`. The EXIF
     orientation is not applied; :func:`hardnet.images.load_image` does this.
 
-    A picture more than 32 times as long as wide is cropped first; see :func:`limit_aspect_ratio`.
+    A picture more than 32 times as long as wide is cropped first; see :func:`hardnet.images.preprocess.limit_aspect_ratio`.
 
     Needs pillow.
 
@@ -107,7 +107,7 @@ class Preprocessing:
             image: any Pillow image.
             fast: resize only what the crop shows. Some values differ by 1.
             box: with ``fast``, the part of the image that is the picture; see
-                :func:`hardnet.images.read.decode_image`.
+                ``hardnet.images.read.decode_image``.
         """
         from PIL import Image
 

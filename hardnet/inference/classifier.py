@@ -280,7 +280,7 @@ class Classifier(LabellingRunner):
 
     Args:
         model: the name of a model; a source of weights that says of which model they are, such as the folder of a
-            training run (see :func:`hardnet.weights.load.load_weights`); or a module that turns (N, 3, H, W) into
+            training run (see :func:`hardnet.load_weights`); or a module that turns (N, 3, H, W) into
             (N, classes) logits, which keeps its mode and its device. None means the packaged hardnet39ds, for
             garments.
         weights: with the name of a model, any source of weights: "DEFAULT" is ``IMAGENET1K_V1``, None random weights.
@@ -296,7 +296,7 @@ class Classifier(LabellingRunner):
         precision: of the engine.
         calibration: for int8, a few hundred images like those to come: whatever :meth:`predict` takes.
         decode: "exact" gives the pixels of torchvision to the last bit. "fast" decodes large JPEG files at a fraction
-            of their size, several times as fast; see :data:`hardnet.images.batches.Decode`.
+            of their size, several times as fast; see ``hardnet.images.batches.Decode``.
 
     Attributes:
         labels: names of the classes; None until the first prediction if the module does not say how many it has.

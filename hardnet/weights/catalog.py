@@ -278,7 +278,7 @@ DEFAULT, DEFAULT_TAG = "DEFAULT", "IMAGENET1K_V1"
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the classifiers that match a shell pattern, such as "*ds"."""
+    """Return the names of the classifiers that match a shell pattern, such as ``"*ds"``."""
     return fnmatch.filter(CONFIGS, pattern)
 
 
