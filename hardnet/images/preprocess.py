@@ -30,7 +30,8 @@ class Preprocessing:
     last bit. Pictures of other modes than RGB are converted by the rules of :mod:`hardnet.images.read`. The EXIF
     orientation is not applied; :func:`hardnet.images.load_image` does this.
 
-    A picture more than 32 times as long as wide is cropped first; see :func:`hardnet.images.preprocess.limit_aspect_ratio`.
+    A picture more than 32 times as long as wide is cropped first; see
+    :func:`hardnet.images.preprocess.limit_aspect_ratio`.
 
     Needs pillow.
 

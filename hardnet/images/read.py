@@ -112,19 +112,19 @@ def decode_image(
     least_side: int | None = None,
     bits: int | None = None,
 ) -> tuple[Image.Image, Box | None]:
-    """Read like :func:`hardnet.images.load_image`; return the image and, if it was scaled down, which part of it the picture fills.
+    """Read like ``load_image``; return the image and, if it was scaled down, which part of it the picture fills.
 
     At 1/8 a picture of 4001 pixels is 500.125 wide, in an image of 501.
 
     Args:
-        path_or_file: as for :func:`hardnet.images.load_image`.
+        path_or_file: as for ``load_image``.
         name: what to call the image in an error; None takes the file's name.
-        max_pixels: as for :func:`hardnet.images.load_image`.
-        least_side: as for :func:`hardnet.images.load_image`.
-        bits: as for :func:`hardnet.images.load_image`.
+        max_pixels: as for ``load_image``.
+        least_side: as for ``load_image``.
+        bits: as for ``load_image``.
 
     Raises:
-        ImageError: as for :func:`hardnet.images.load_image`.
+        ImageError: as for ``load_image``.
     """
 
     def decode(image: Image.Image, name: str) -> tuple[Image.Image, Box | None]:
@@ -137,7 +137,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return the width and height that an image file states, in pixels, without decoding it or turning it upright.
 
     Raises:
-        ImageError: as for :func:`hardnet.images.load_image`, as far as the start of the file shows it.
+        ImageError: as for ``load_image``, as far as the start of the file shows it.
     """
     return _read(path, None, MAX_PIXELS, lambda image, _: image.size)
 
@@ -241,7 +241,7 @@ def _turned_box(whole: tuple[int, int], size: tuple[float, float], orientation: 
 def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Iterate over the image files of a folder and its subfolders, in natural order (2 before 10).
 
-    A file counts by its name's extension, in upper or lower case: those of the formats that :func:`hardnet.images.load_image` reads.
+    A file counts by its name's extension, in upper or lower case: those of the formats that ``load_image`` reads.
     Hidden files and folders (``.DS_Store``, ``._photo.jpg``, ``.ipynb_checkpoints``) are skipped. Links are followed,
     but every real folder is visited once, so that loops end. A dangling link or a FIFO with an image's name is listed:
     reading it raises the error. A subfolder that cannot be read is skipped with a warning in the log, as are pictures
@@ -335,7 +335,7 @@ def to_rgb(image: Image.Image, name: str = "the image", bits: int | None = None)
     Args:
         image: any Pillow image.
         name: what to call the image in a warning.
-        bits: as for :func:`hardnet.images.load_image`.
+        bits: as for ``load_image``.
 
     Raises:
         ImageError: the image has no pixels, or values of mode ``I`` or ``F`` are in a range without a meaning.
