@@ -297,12 +297,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
 CRASH = """
 import sys
 from hardnet.cli import main
-from hardnet.training.steps import Stepper
+from hardnet.training.steps import StepRunner
 
 def fail(self, batch):
     raise RuntimeError("out of memory")
 
-Stepper._loss = fail
+StepRunner._loss = fail
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -14,25 +14,25 @@ from training_data import ONE, assert_same, make_folder, options
 
 import hardnet
 from hardnet.training import TrainOptions, train
-from hardnet.training.build import set_training_mode
+from hardnet.training.components import set_training_mode
 from hardnet.training.loop import FINAL, Trainer
 from hardnet.utils.errors import WeightsError
 
 
 def test_the_average_is_the_exponential_one(tmp_path: Path, small_data: Path) -> None:
     trainer = Trainer(options(small_data, tmp_path, ema=0.24), ONE)
-    assert trainer.parts.model_ema is not None
+    assert trainer.state.model_ema is not None
     batches = trainer._batches()
-    trainer.parts.model.train()
+    trainer.state.model.train()
     expected: dict[str, Tensor] = {}
     for step in range(3):
         trainer._train_step([next(batches)])
-        for name, value in trainer.parts.model.state_dict().items():
+        for name, value in trainer.state.model.state_dict().items():
             if value.is_floating_point():
                 old = expected.get(name)
                 decay = (0, 2 / 11, 0.24)[step]  # less at the start
                 expected[name] = value.clone() if old is None else decay * old + (1 - decay) * value
-    averaged = trainer.parts.model_ema.module.state_dict()
+    averaged = trainer.state.model_ema.module.state_dict()
     assert len(expected) > 300
     for name, value in expected.items():
         torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)
@@ -41,13 +41,13 @@ def test_the_average_is_the_exponential_one(tmp_path: Path, small_data: Path) ->
 def one_step(wanted: TrainOptions, batches: int = 1) -> Trainer:
     trainer = Trainer(wanted, ONE)
     source = trainer._batches()
-    set_training_mode(trainer.parts.model, wanted)
+    set_training_mode(trainer.state.model, wanted)
     trainer._train_step([next(source) for _ in range(batches)])
     return trainer
 
 
 def parameters(trainer: Trainer) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.parts.model.parameters()])
+    return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.state.model.parameters()])
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, small_data: Path) -> None:
@@ -63,16 +63,16 @@ def test_rare_classes_weigh_more(tmp_path: Path) -> None:
     make_folder(tmp_path, classes=1, images=8)
     trainer = Trainer(options(tmp_path, tmp_path / "run", class_weights="balanced", batch_size=10), ONE)
     batch = next(trainer._batches())
-    trainer.parts.model.eval()
-    losses = torch.nn.functional.cross_entropy(trainer.parts.model(batch.images), batch.labels, reduction="none")
+    trainer.state.model.eval()
+    losses = torch.nn.functional.cross_entropy(trainer.state.model(batch.images), batch.labels, reduction="none")
     expected = (losses[batch.labels == 0].mean() + losses[batch.labels == 1].mean()) / 2
-    torch.testing.assert_close(trainer._stepper._loss(batch), expected)
+    torch.testing.assert_close(trainer._step_runner._loss(batch), expected)
 
 
 def test_the_gradient_is_clipped(tmp_path: Path, small_data: Path) -> None:
     def norm(clip: float) -> float:
         trainer = one_step(options(small_data, tmp_path, clip=clip))
-        gradients = [p.grad.norm() for p in trainer.parts.model.parameters() if p.grad is not None]
+        gradients = [p.grad.norm() for p in trainer.state.model.parameters() if p.grad is not None]
         return float(torch.stack(gradients).norm())
 
     free = norm(0.0)
@@ -92,7 +92,7 @@ def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_d
     wanted = options(small_data, tmp_path, amp="fp16", clip=1.0, epochs=4, resume="auto")
     trainer = Trainer(wanted, ONE)
     batch = next(trainer._batches())
-    trainer.parts.model.train()
+    trainer.state.model.train()
     start = parameters(trainer)
     skipped = 0
     while torch.equal(parameters(trainer), start):  # the first scale, 65536, is too much for a new network
@@ -100,12 +100,12 @@ def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_d
         skipped += 1
         assert skipped < 16
     assert parameters(trainer).isfinite().all()
-    assert trainer.parts.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
-    trainer.position.epoch, trainer.position.step = divmod(skipped, trainer.steps_per_epoch)
+    assert trainer.state.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
+    trainer.progress.epoch, trainer.progress.step = divmod(skipped, trainer.steps_per_epoch)
     trainer._save()
     resumed = Trainer(wanted, ONE)
-    assert resumed.parts.scaler.state_dict() == trainer.parts.scaler.state_dict()
-    assert resumed.parts.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
+    assert resumed.state.scaler.state_dict() == trainer.state.scaler.state_dict()
+    assert resumed.state.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
 
 
 def test_the_step_runs_the_compiled_model(tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_the_step_runs_the_compiled_model(tmp_path: Path, small_data: Path, monk
     assert not calls
     compiled = one_step(options(small_data, tmp_path, compile=True))
     assert len(calls) == 1
-    assert_same(dict(compiled.parts.model.state_dict()), dict(plain.parts.model.state_dict()))
+    assert_same(dict(compiled.state.model.state_dict()), dict(plain.state.model.state_dict()))
 
 
 def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path, small_data: Path) -> None:
@@ -134,13 +134,13 @@ def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path,
     wanted = options(small_data, tmp_path / "run", teacher=teacher, teacher_share=0.75, temperature=2.0)
     trainer = Trainer(wanted, ONE)
     batch = next(trainer._batches())
-    trainer.parts.model.eval()
-    logits = trainer.parts.model(batch.images)
+    trainer.state.model.eval()
+    logits = trainer.state.model(batch.images)
     models = [hardnet.create_model("hardnet39ds", weights=weights).eval() for weights in teachers]
     soft = torch.stack([(model(batch.images).detach() / 2).softmax(1) for model in models]).mean(0)
     hard_loss = torch.nn.functional.cross_entropy(logits, batch.labels)
     soft_loss = -(soft * (logits / 2).log_softmax(1)).sum(1).mean() * 4
-    torch.testing.assert_close(trainer._stepper._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
+    torch.testing.assert_close(trainer._step_runner._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
     assert train(dataclasses.replace(wanted, epochs=1)).finished
     make_folder(tmp_path / "two", classes=2, images=12)
     with pytest.raises(WeightsError, match="has 3 classes, the data set has 2"):

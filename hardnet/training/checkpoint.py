@@ -23,9 +23,9 @@ from ..weights.files import read_file, read_pickled
 from .options import TrainOptions
 
 CHECKPOINT = "checkpoint.pt"
-"""The file from which a run goes on."""
+"""Training state that ``--resume`` continues from."""
 FINAL, BEST = "model.pt", "best.pt"
-"""The weights to use, of the last epoch and of the best validation: the averaged ones where ``ema`` is on."""
+"""Weights of the last epoch and of the best validation: the averaged ones if ``ema`` is on."""
 OPTIONS = "options.json"
 """Every option of the run; usable as a recipe."""
 VALIDATION = "validation_images.txt"
@@ -40,15 +40,15 @@ _FREE = {
 
 
 @dataclass
-class Position:
-    """The position of a run, and the sums over all ranks of the epoch it is in."""
+class RunProgress:
+    """How far a run has come, and sums over all ranks of the epoch it is in."""
 
     epoch: int = 0
-    """How many epochs are complete."""
+    """Number of complete epochs."""
     step: int = 0
-    """How many steps of the next one are done."""
+    """Number of steps of the next epoch that are done."""
     loss_sum: float = 0.0
-    """Of the mean losses of these steps."""
+    """Sum of the mean losses of these steps."""
     seconds: float = 0.0
     skipped: int = 0
     best: float | None = None
@@ -58,7 +58,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingState:
     """The objects of a run that have a state, under their names in a checkpoint."""
 
     model: HarDNet
@@ -67,19 +67,19 @@ class Parts:
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler  # type: ignore[name-defined,unused-ignore]
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return their state dicts."""
         return {name: None if part is None else part.state_dict() for name, part in vars(self).items()}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, content: Mapping[str, Any]) -> None:
         """Load their state dicts."""
         for name, part in vars(self).items():
             if part is not None:
-                part.load_state_dict(state[name])
+                part.load_state_dict(content[name])
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunDescription:
     """What a run derives from its options and data, and the options themselves."""
 
     options: dict[str, Any]
@@ -87,7 +87,7 @@ class Facts:
     classes: Sequence[str]
     preprocessing: Preprocessing
     images: int
-    """In the training set."""
+    """Number of training images."""
     global_batch: int
     """Images per step of the optimiser, on all ranks."""
 
@@ -99,7 +99,7 @@ class Facts:
             "images per global batch": self.global_batch,
         }
 
-    def description(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return what is written with the weights, so that they can be used without the run."""
         return {
             "architecture": self.options["model"],
@@ -110,24 +110,29 @@ class Facts:
         }
 
 
-def save_checkpoint(folder: Path, parts: Parts, position: Position, facts: Facts) -> None:
+def save_checkpoint(folder: Path, state: TrainingState, progress: RunProgress, description: RunDescription) -> None:
     """Write what the run needs to go on.
 
-    The state of random generators is the seed (among the options) and the position, see :mod:`.seeds`.
+    The state of random generators is the seed (among the options) and the progress; see :mod:`.seeds`.
     """
-    content = {"format": FORMAT, **parts.state(), "progress": dataclasses.asdict(position), "facts": facts.counts()}
-    save_atomically(content | facts.description(), folder / CHECKPOINT)
+    content = {
+        "format": FORMAT,
+        **state.state_dict(),
+        "progress": dataclasses.asdict(progress),
+        "counts": description.counts(),
+    }
+    save_atomically(content | description.to_dict(), folder / CHECKPOINT)
 
 
-def final_content(parts: Parts, facts: Facts, numbers: dict[str, Any]) -> dict[str, Any]:
+def final_content(state: TrainingState, description: RunDescription, numbers: dict[str, Any]) -> dict[str, Any]:
     """Return what the trained model needs to be used: its weights, averaged ones where there are, and their record."""
-    model = parts.model if parts.model_ema is None else parts.model_ema.module
+    model = state.model if state.model_ema is None else state.model_ema.module
     return {
         "model": model.state_dict(),
-        "averaged": parts.model_ema is not None,
-        "block_activation": parts.model.config.block_activation,
+        "averaged": state.model_ema is not None,
+        "block_activation": state.model.config.block_activation,
         "metrics": numbers,
-        **facts.description(),
+        **description.to_dict(),
     }
 
 
@@ -200,27 +205,27 @@ def _complete_epochs(path: Path) -> int:
         return 1  # a damaged checkpoint is not overwritten either
 
 
-def restore(path: Path, parts: Parts, facts: Facts) -> Position:
-    """Load a checkpoint into the parts and return its position.
+def restore(path: Path, state: TrainingState, description: RunDescription) -> RunProgress:
+    """Load a checkpoint into the state and return its progress.
 
     Raises:
         TrainingError: it cannot be read, is damaged, or is another run's.
     """
     content = load(path)
-    _check_same_run(path, content["options"], content["facts"], facts)
+    _check_same_run(path, content["options"], content["counts"], description)
     try:
-        parts.load(content)
-        return Position(**content["progress"])
+        state.load_state_dict(content)
+        return RunProgress(**content["progress"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a valid training checkpoint: {error!r}") from error
 
 
-def _check_same_run(path: Path, options: dict[str, Any], counts: dict[str, int], facts: Facts) -> None:
+def _check_same_run(path: Path, options: dict[str, Any], counts: dict[str, int], description: RunDescription) -> None:
     """Refuse a checkpoint of another model, other classes or other options, naming both values."""
-    ours = facts.options
+    ours = description.options
     if options.get("model") != ours["model"]:
         raise TrainingError(f"{path}: is a checkpoint of {options.get('model')}, this run trains {ours['model']}")
-    for name, value in facts.counts().items():
+    for name, value in description.counts().items():
         if counts.get(name) != value:
             raise TrainingError(f"{path}: was made with {counts.get(name)} {name}, this run has {value}")
     changed = [name for name in ours if name not in _FREE and options.get(name) != ours[name]]

@@ -23,16 +23,16 @@ from ..utils.errors import DataError, TrainingError
 from ..utils.progress import progress_bar
 from ..utils.text import reason
 from ..weights.load import Loaded
-from . import build
+from . import components
 from .checkpoint import (
     BEST,
     CHECKPOINT,
     FINAL,
     OPTIONS,
     VALIDATION,
-    Facts,
-    Parts,
-    Position,
+    RunDescription,
+    RunProgress,
+    TrainingState,
     final_content,
     find_checkpoint,
     restore,
@@ -48,7 +48,7 @@ from .package import saved_labels, write_pretrained
 from .seeds import derive_seed
 from .shrinking import keep_shrunk
 from .signals import StopRequest
-from .steps import Stepper
+from .steps import StepRunner
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,13 @@ class Outcome:
     """How a run ended."""
 
     folder: Path
-    """Of the run: checkpoints, metrics.jsonl, curves."""
+    """Folder of the run: checkpoints, metrics.jsonl, curves."""
     epochs: int
-    """How many are complete."""
+    """Number of complete epochs."""
     finished: bool
-    """False where a signal stopped the run; ``--resume auto`` goes on."""
+    """False if a signal stopped the run; ``--resume auto`` goes on."""
     metrics: dict[str, Any] | None
-    """The numbers of the last complete epoch, None where this process completed none."""
+    """Numbers of the last complete epoch; None if this process completed none."""
 
 
 def train(
@@ -99,7 +99,7 @@ def train(
 
 
 class Trainer:
-    """A training run on one rank: its parts, its position, and the loop over epochs and steps."""
+    """A training run on one rank: its state, its progress, and the loop over epochs and steps."""
 
     def __init__(
         self,
@@ -131,27 +131,29 @@ class Trainer:
                 "(batch size x accumulation x ranks)"
             )
         preprocessing = _preprocessing(options, self._data)
-        self._facts = Facts(options.asdict(), self._data.train.classes, preprocessing, images, global_batch)
-        model, ema = build.build_model(options, classes, ranks, loaded)
+        self._description = RunDescription(
+            options.asdict(), self._data.train.classes, preprocessing, images, global_batch
+        )
+        model, ema = components.build_model(options, classes, ranks, loaded)
         model.categories, model.preprocessing = tuple(self._data.train.classes), preprocessing
-        optimizer = build.make_optimizer(model, options, global_batch)
-        scheduler = build.make_scheduler(optimizer, options, self.steps_per_epoch)
+        optimizer = components.make_optimizer(model, options, global_batch)
+        scheduler = components.make_scheduler(optimizer, options, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
-        self.parts = Parts(model, ema, optimizer, scheduler, scaler)
-        self.position = Position()
+        self.state = TrainingState(model, ema, optimizer, scheduler, scaler)
+        self.progress = RunProgress()
         self._skipped: set[str] = set()
         found = find_checkpoint(options, ranks.gather((self._folder / CHECKPOINT).exists()))
         if found is not None:
-            self.position = restore(found, self.parts, self._facts)
-            logger.info("going on from %s: epoch %d, step %d", found, self.position.epoch + 1, self.position.step)
-        self._stepper = Stepper(self.parts, options, ranks, self._facts, self._data.train.labels)
+            self.progress = restore(found, self.state, self._description)
+            logger.info("going on from %s: epoch %d, step %d", found, self.progress.epoch + 1, self.progress.step)
+        self._step_runner = StepRunner(self.state, options, ranks, self._description, self._data.train.labels)
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal stops the run."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self.ranks.first:
-                (self._folder / OPTIONS).write_text(json.dumps(self._facts.options, indent=1) + "\n", "utf-8")
+                (self._folder / OPTIONS).write_text(json.dumps(self._description.options, indent=1) + "\n", "utf-8")
                 val = self._data.val
                 if val is not None:
                     names = map(val.name, range(len(val)))
@@ -162,11 +164,11 @@ class Trainer:
         if self.ranks.first:
             if self._ready is not None:
                 self._ready()
-            recorder = Recorder(self._folder, self.position.epoch, tensorboard=self.options.tensorboard)
+            recorder = Recorder(self._folder, self.progress.epoch, tensorboard=self.options.tensorboard)
         try:
-            while self.position.epoch < self.options.epochs and not self._stagnates(self.position.epoch):
+            while self.progress.epoch < self.options.epochs and not self._stagnates(self.progress.epoch):
                 if not self._train_epoch():
-                    return Outcome(self._folder, self.position.epoch, False, metrics)
+                    return Outcome(self._folder, self.progress.epoch, False, metrics)
                 metrics = self._finish_epoch(recorder)
         finally:
             if recorder is not None:
@@ -174,37 +176,37 @@ class Trainer:
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
-                write_pretrained(self._folder, self.parts.model, self._facts, again=metrics is not None)
-        return Outcome(self._folder, self.position.epoch, True, metrics)
+                write_pretrained(self._folder, self.state.model, self._description, again=metrics is not None)
+        return Outcome(self._folder, self.progress.epoch, True, metrics)
 
     def _train_epoch(self) -> bool:
         """Do the steps that are left in this epoch; return False where a signal ended the run."""
-        build.set_training_mode(self.parts.model, self.options)
-        position, save_every = self.position, self.options.save_every
-        label = f"epoch {position.epoch + 1}/{self.options.epochs}"
+        components.set_training_mode(self.state.model, self.options)
+        progress, save_every = self.progress, self.options.save_every
+        label = f"epoch {progress.epoch + 1}/{self.options.epochs}"
         started = time.monotonic()
         bar = progress_bar(self.steps_per_epoch, label, unit="steps", enabled=self.ranks.first, leave=False)
         with closing(self._batches()) as batches, bar:
-            bar.update(position.step)
-            while position.step < self.steps_per_epoch:
+            bar.update(progress.step)
+            while progress.step < self.steps_per_epoch:
                 stop = self._train_step(list(islice(batches, self.options.accumulate)))
                 now = time.monotonic()
-                position.seconds, started = position.seconds + now - started, now
+                progress.seconds, started = progress.seconds + now - started, now
                 bar.update(1)
-                if stop or (save_every and position.step % save_every == 0):
+                if stop or (save_every and progress.step % save_every == 0):
                     self._save()
                 if stop:
                     return False
         return True
 
     def _batches(self) -> Generator[LabelledBatch, None, None]:
-        options, epoch, ranks = self.options, self.position.epoch, self.ranks
+        options, epoch, ranks = self.options, self.progress.epoch, self.ranks
         self._size = options.size_at(epoch)
-        mean, std = self._facts.preprocessing.mean, self._facts.preprocessing.std
+        mean, std = self._description.preprocessing.mean, self._description.preprocessing.std
         return load_batches(
             self._data.train,
             training_transform(options, self._size, mean, std),
-            training_batches(self._facts.images, options, epoch, ranks.rank, ranks.size, self.position.step),
+            training_batches(self._description.images, options, epoch, ranks.rank, ranks.size, self.progress.step),
             seed=(options.seed, epoch),
             workers=options.workers,
             skip_bad_images=options.skip_bad_images,
@@ -213,44 +215,44 @@ class Trainer:
 
     def _train_step(self, batches: list[LabelledBatch]) -> bool:
         """Do one step of the optimiser; return whether a signal has asked to stop."""
-        position = self.position
-        torch.manual_seed(derive_seed(self.options.seed, "step", position.epoch, position.step, self.ranks.rank))
-        result = self._stepper.take(batches, self._stop)
+        progress = self.progress
+        torch.manual_seed(derive_seed(self.options.seed, "step", progress.epoch, progress.step, self.ranks.rank))
+        result = self._step_runner.take(batches, self._stop)
         if not math.isfinite(result.loss):
             path = self._folder / CHECKPOINT
             left = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
             raise TrainingError(
-                f"the loss is {result.loss} in epoch {position.epoch + 1}, step {position.step + 1} of "
+                f"the loss is {result.loss} in epoch {progress.epoch + 1}, step {progress.step + 1} of "
                 f"{self.steps_per_epoch}, at a learning rate of {self._lr():.6g}; the step was not taken, {left}. "
                 "A lower --lr, a --warmup or a --clip may help"
             )
-        position.loss_sum += result.loss
-        position.skipped += len(result.bad)
+        progress.loss_sum += result.loss
+        progress.skipped += len(result.bad)
         for message in result.bad:
             if message not in self._skipped:
                 logger.warning("skipped %s", message)
         self._skipped.update(result.bad)
-        position.step += 1
+        progress.step += 1
         return result.stop
 
     def _lr(self) -> float:
-        return max(float(group["lr"]) for group in self.parts.optimizer.param_groups)
+        return max(float(group["lr"]) for group in self.state.optimizer.param_groups)
 
     def _finish_epoch(self, recorder: Recorder | None) -> dict[str, Any]:
         """Validate, record and save; return the epoch's numbers."""
-        position, options = self.position, self.options
-        images = self.steps_per_epoch * self._facts.global_batch
-        last = position.epoch + 1 == options.epochs
+        progress, options = self.progress, self.options
+        images = self.steps_per_epoch * self._description.global_batch
+        last = progress.epoch + 1 == options.epochs
         numbers: dict[str, Any] = {
-            "epoch": position.epoch + 1,
+            "epoch": progress.epoch + 1,
             "lr": self._lr(),
             "size": self._size,
-            "train_loss": position.loss_sum / self.steps_per_epoch,
-            "seconds": round(position.seconds, 2),
-            "images_per_second": round(images / max(position.seconds, 1e-9), 1),
-            "skipped_images": position.skipped,
+            "train_loss": progress.loss_sum / self.steps_per_epoch,
+            "seconds": round(progress.seconds, 2),
+            "images_per_second": round(images / max(progress.seconds, 1e-9), 1),
+            "skipped_images": progress.skipped,
         }
-        if self._data.val is not None and (last or (position.epoch + 1) % options.eval_every == 0):
+        if self._data.val is not None and (last or (progress.epoch + 1) % options.eval_every == 0):
             self._save()  # validation may take longer than a SIGTERM leaves time
             numbers |= self._validate(self._data.val)
         if recorder is not None:
@@ -258,26 +260,26 @@ class Trainer:
             if self._report is not None:
                 self._report(numbers)
         self._keep_weights(numbers, last)
-        self.position = Position(epoch=position.epoch + 1, best=position.best, best_epoch=position.best_epoch)
+        self.progress = RunProgress(epoch=progress.epoch + 1, best=progress.best, best_epoch=progress.best_epoch)
         self._save()
         return numbers
 
     def _stagnates(self, epochs: int) -> bool:
         """Return whether the best epoch lies further back than the options allow."""
-        best, patience = self.position.best_epoch, self.options.patience
+        best, patience = self.progress.best_epoch, self.options.patience
         return bool(best and patience) and epochs - best >= patience
 
     def _validate(self, source: ImageSource) -> dict[str, Any]:
-        models: dict[str, nn.Module] = {"": self.parts.model}
-        if self.parts.model_ema is not None:
-            models["ema_"] = self.parts.model_ema.module
+        models: dict[str, nn.Module] = {"": self.state.model}
+        if self.state.model_ema is not None:
+            models["ema_"] = self.state.model_ema.module
         numbers: dict[str, Any] = {}
         for prefix, model in models.items():
             self.ranks.copy_from_first(model.buffers())  # each rank has seen other images; rank 0's are kept
             result = evaluate(
                 model.eval(),
                 source,
-                self._facts.preprocessing,
+                self._description.preprocessing,
                 self.ranks,
                 batch_size=self.options.batch_size,
                 workers=self.options.workers,
@@ -291,20 +293,20 @@ class Trainer:
 
     def _keep_weights(self, numbers: dict[str, Any], last: bool) -> None:
         error = numbers.get("ema_val_top1_error", numbers.get("val_top1_error"))
-        best = error is not None and (self.position.best is None or error <= self.position.best)
+        best = error is not None and (self.progress.best is None or error <= self.progress.best)
         if best:
-            self.position.best, self.position.best_epoch = error, numbers["epoch"]
+            self.progress.best, self.progress.best_epoch = error, numbers["epoch"]
         last = last or self._stagnates(numbers["epoch"])
         if not self.ranks.first or not (last or best):
             return
-        content = final_content(self.parts, self._facts, numbers)
+        content = final_content(self.state, self._description, numbers)
         for wanted, name in ((last, FINAL), (best, BEST)):
             if wanted:
                 save_atomically(content, self._folder / name)
 
     def _save(self) -> None:
         if self.ranks.first:
-            save_checkpoint(self._folder, self.parts, self.position, self._facts)
+            save_checkpoint(self._folder, self.state, self.progress, self._description)
 
 
 def _preprocessing(options: TrainOptions, data: Splits) -> Preprocessing:

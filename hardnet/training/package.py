@@ -12,7 +12,7 @@ from ..utils.errors import TrainingError
 from ..utils.text import escape_bytes, reason
 from ..weights.files import read_file, read_pickled
 from ..weights.folder import CARD, check_categories, save_pretrained
-from .checkpoint import BEST, FINAL, Facts
+from .checkpoint import BEST, FINAL, RunDescription
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ FOLDER = "pretrained"
 """Its name within the run's folder."""
 
 
-def write_pretrained(run: Path, trained: HarDNet, facts: Facts, *, again: bool) -> None:
+def write_pretrained(run: Path, trained: HarDNet, description: RunDescription, *, again: bool) -> None:
     """Write the weights of a run's best epoch to its folder ``pretrained``, with a model card of what was measured.
 
     Without validation these are the weights of the last epoch.
@@ -28,7 +28,7 @@ def write_pretrained(run: Path, trained: HarDNet, facts: Facts, *, again: bool) 
     Args:
         run: the run's folder with the weights.
         trained: the run's model; its architecture and the record of its initial weights are used.
-        facts: of the run: classes and preprocessing.
+        description: of the run: classes and preprocessing.
         again: replace a complete folder, with its model card; False leaves it as it is.
 
     Raises:
@@ -40,13 +40,13 @@ def write_pretrained(run: Path, trained: HarDNet, facts: Facts, *, again: bool) 
         return
     path = next(path for path in (run / BEST, run / FINAL) if path.exists())
     content = read_pickled(read_file(path))
-    model = HarDNet(trained.config, num_classes=len(facts.classes))
+    model = HarDNet(trained.config, num_classes=len(description.classes))
     model.load_state_dict(content["model"])
     model.weights_record = trained.weights_record
     try:
         (folder / CARD).unlink(missing_ok=True)
-        labels = saved_labels(facts.classes)
-        save_pretrained(model, folder, labels=labels, preprocessing=facts.preprocessing, notes=_notes(content))
+        labels = saved_labels(description.classes)
+        save_pretrained(model, folder, labels=labels, preprocessing=description.preprocessing, notes=_notes(content))
     except OSError as error:
         raise TrainingError(f"{folder} could not be written: {reason(error)}; the weights are in {path}") from error
     logger.info("the model with its classes and preprocessing: %s", folder)

@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.distributed import Ranks
-from .build import build_teachers, make_mix
-from .checkpoint import Facts, Parts
+from .checkpoint import RunDescription, TrainingState
+from .components import build_teachers, make_mix
 from .loading import LabelledBatch
 from .options import TrainOptions
 from .signals import StopRequest
@@ -28,37 +28,42 @@ class StepResult(NamedTuple):
     """The outcome of a step, over all ranks."""
 
     loss: float
-    """The mean. Where it is not finite, nothing has been changed."""
+    """Mean loss. If it is not finite, nothing has been changed."""
     bad: list[str]
     """Error messages of the images that could not be read."""
     stop: bool
     """Whether some rank was asked to stop."""
 
 
-class Stepper:
-    """Takes steps with the parts of a run."""
+class StepRunner:
+    """Takes the steps of a run, which change its state."""
 
     def __init__(
-        self, parts: Parts, options: TrainOptions, ranks: Ranks, facts: Facts, labels: Sequence[int] = ()
+        self,
+        state: TrainingState,
+        options: TrainOptions,
+        ranks: Ranks,
+        description: RunDescription,
+        labels: Sequence[int] = (),
     ) -> None:
-        self._parts = parts
+        self._state = state
         self._options = options
         self._ranks = ranks
-        self._forward: nn.Module = parts.model
+        self._forward: nn.Module = state.model
         if ranks.size > 1:  # averages the gradients over the ranks
             devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(parts.model, device_ids=devices, gradient_as_bucket_view=True)
+            self._forward = DistributedDataParallel(state.model, device_ids=devices, gradient_as_bucket_view=True)
         weights = None
         if options.class_weights == "balanced":
-            counts = torch.bincount(torch.tensor(labels), minlength=len(facts.classes)).clamp(min=1)
-            weights = (len(labels) / len(facts.classes) / counts).to(ranks.device)
+            counts = torch.bincount(torch.tensor(labels), minlength=len(description.classes)).clamp(min=1)
+            weights = (len(labels) / len(description.classes) / counts).to(ranks.device)
         self._criterion = nn.CrossEntropyLoss(weights, label_smoothing=options.label_smoothing)
-        self._mix = make_mix(options, len(facts.classes))
-        self._teachers = build_teachers(options, facts, ranks)
+        self._mix = make_mix(options, len(description.classes))
+        self._teachers = build_teachers(options, description, ranks)
 
     def take(self, batches: Sequence[LabelledBatch], stop: StopRequest) -> StepResult:
         """Do one step with the average gradient over the batches; on every rank at the same time."""
-        self._parts.optimizer.zero_grad(set_to_none=True)
+        self._state.optimizer.zero_grad(set_to_none=True)
         loss_sum, bad = 0.0, [message for batch in batches for message in batch.bad]
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
@@ -71,7 +76,7 @@ class Stepper:
                     result = StepResult(sum(losses) / len(losses) / len(batches), bad, any(stops))
                     if not math.isfinite(result.loss):
                         return result
-                scaled = self._parts.scaler.scale(loss / len(batches))
+                scaled = self._state.scaler.scale(loss / len(batches))
                 scaled.backward()  # type: ignore[no-untyped-call,unused-ignore]
         self._update()
         return result
@@ -98,19 +103,19 @@ class Stepper:
         return functional.cross_entropy(logits.float() / temperature, probabilities) * temperature**2
 
     def _update(self) -> None:
-        parts = self._parts
+        state = self._state
         if self._options.clip:
-            parts.scaler.unscale_(parts.optimizer)
-            trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
+            state.scaler.unscale_(state.optimizer)
+            trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
             nn.utils.clip_grad_norm_(trained, self._options.clip)
-        parts.scaler.step(parts.optimizer)
-        parts.scaler.update()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
         with warnings.catch_warnings():
-            if parts.scaler.is_enabled():  # it may pass over the first step; the learning rate follows the position
+            if state.scaler.is_enabled():  # it may pass over the first step; the learning rate follows the position
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            parts.scheduler.step()
-        if parts.model_ema is not None:
-            parts.model_ema.update_parameters(parts.model)
+            state.scheduler.step()
+        if state.model_ema is not None:
+            state.model_ema.update_parameters(state.model)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         forward = self._forward

@@ -19,7 +19,7 @@ from ..utils.distributed import Ranks
 from ..utils.errors import TrainingError
 from ..weights.catalog import DEFAULT
 from ..weights.load import Loaded, load_weights
-from .checkpoint import Facts
+from .checkpoint import RunDescription
 from .comparison import check_classes
 from .options import TrainOptions
 from .seeds import seeded
@@ -69,7 +69,7 @@ def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
     return average
 
 
-def build_teachers(options: TrainOptions, facts: Facts, ranks: Ranks) -> list[HarDNet]:
+def build_teachers(options: TrainOptions, description: RunDescription, ranks: Ranks) -> list[HarDNet]:
     """Return the models from whose mean probabilities the student learns, frozen, on the rank's device.
 
     Raises:
@@ -78,15 +78,15 @@ def build_teachers(options: TrainOptions, facts: Facts, ranks: Ranks) -> list[Ha
         DataError: it was trained on classes with other names.
     """
     names = [] if options.teacher is None else options.teacher.split(",")
-    return [_build_teacher(name.strip(), options, facts, ranks) for name in names]
+    return [_build_teacher(name.strip(), options, description, ranks) for name in names]
 
 
-def _build_teacher(source: str, options: TrainOptions, facts: Facts, ranks: Ranks) -> HarDNet:
+def _build_teacher(source: str, options: TrainOptions, description: RunDescription, ranks: Ranks) -> HarDNet:
     name, _, weights = source.partition(":")
     named = name in CONFIGS
     loaded = load_weights(weights or DEFAULT if named else source, model=name if named else None, progress=ranks.first)
-    check_classes(loaded, facts.classes)
-    theirs, ours = loaded.preprocessing, facts.preprocessing
+    check_classes(loaded, description.classes)
+    theirs, ours = loaded.preprocessing, description.preprocessing
     if theirs is not None and (theirs.mean, theirs.std) != (ours.mean, ours.std):
         raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
     teacher = create_model(loaded.config.name, weights=loaded)
