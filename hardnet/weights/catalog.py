@@ -233,7 +233,7 @@ _RECORDS = (
                 "this package",
             ),
         ),
-        provenance="trained by this project on Fashion-MNIST with `hardnet train`: docs/training.md has the commands",
+        provenance="trained by this project on Fashion-MNIST with `hardnet train`, see benchmarks/NOTES.md",
         top1_error=5.59,
         top5_error=0.06,
         reported_by="this project (measured)",
