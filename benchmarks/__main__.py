@@ -25,7 +25,7 @@ from hardnet.utils.validation import image_size, positive
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit status is 1 if a case failed or a table is stale, 2 for wrong arguments."""
+    """Run one command; the exit status is 1 if a case failed, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
@@ -50,29 +50,25 @@ def _parser() -> argparse.ArgumentParser:
         add("--json", type=Path, metavar="FILE", help="write the figures here; rows of an earlier run are kept")
         return add
 
-    text = "time models, engines and other networks in interleaved rounds"
-    add = add_measurement("speed", _speed, text, ENGINES, ["fp32"])
-    add("--shapes", nargs="+", type=_shape, default=[(1, 224, 224)], metavar="NxH[xW]", help="such as 16x224")
+    add = add_measurement("speed", _speed, "time models, engines and other networks in rounds", ENGINES, ["fp32"])
+    add("--shapes", nargs="+", type=_shape, default=[(1, 224, 224)], metavar="NxSIDE", help="such as 16x224")
     add("--rounds", type=positive, default=10, help="turns of each case")
     add("--turn-seconds", type=float, default=0.3, help="length of a turn")
     add("--no-peers", action="store_true", help="measure our models only")
     add_measurement("sweep", _sweep, "compare engines with eager mode on many input shapes", ENGINES, PRECISIONS)
-    text = "time the classifier on a folder of JPEG files"
-    add = add_measurement("end-to-end", _end_to_end, text, ["eager", "torch"], ["fp32"])
+    add = add_measurement("end-to-end", _end_to_end, "time the classifier on JPEG files", ["eager", "torch"], ["fp32"])
     add("--images", type=positive, default=2000, help="JPEG files")
     add("--pixels", type=image_size, metavar="WxH", help="sides of the files; about 500x375 if None")
     add("--decode", nargs="+", choices=["exact", "fast"], default=["exact"], metavar="D", help="ways of decoding")
     add("--batch-sizes", nargs="+", type=positive, default=[32], metavar="N", help="images per batch")
 
-    write = verbs.add_parser("tables", help="write the tables of the pages from the committed results")
-    write.set_defaults(run=_tables)
-    write.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a table is stale")
+    verbs.add_parser("tables", help="write the tables of the pages from the results").set_defaults(run=_tables)
     return parser
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    count, _, size = text.partition("x")
-    return (positive(count), *image_size(size))
+    count, _, side = text.partition("x")
+    return (positive(count), positive(side), positive(side))
 
 
 def _surroundings(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -93,14 +89,13 @@ def _speed(arguments: argparse.Namespace) -> int:
     surroundings = _surroundings(arguments, "rounds", "turn_seconds")
     options = (arguments.rounds, arguments.turn_seconds, arguments.device)
     results = read_json(arguments.json)
-    for cases in compared_groups(
-        arguments.models, arguments.engines, arguments.precisions, arguments.shapes, not arguments.no_peers
-    ):
+    names = ("models", "engines", "precisions", "shapes")
+    for cases in compared_groups(*(getattr(arguments, name) for name in names), peers=not arguments.no_peers):
         results = merged(results, measure(cases, *options, _say), surroundings)
         if arguments.json is not None:  # after every group
             write_json(arguments.json, results)
-    for batch, *sides in arguments.shapes:
-        print(tables.speed_table(results, str(batch), "x".join(map(str, dict.fromkeys(sides)))) + "\n")
+    for batch, side, _ in arguments.shapes:
+        print(tables.speed_table(results, str(batch), str(side)) + "\n")
     for entry in results["left_out"] + results["failed"]:
         _say(f"no figures for {entry['row']}: {entry['reason']}")
     return 1 if results["failed"] else 0
@@ -143,12 +138,10 @@ def _end_to_end(arguments: argparse.Namespace) -> int:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    pages = tables.stale(tables.PAGES, tables.RESULTS)
-    for path, text in pages.items():
-        _say(f"{path.name} is stale" if arguments.check else f"{path.name} written")
-        if not arguments.check:
-            path.write_text(text, encoding="utf-8")
-    return 1 if arguments.check and pages else 0
+    for path, text in tables.stale(tables.PAGES, tables.RESULTS).items():
+        _say(f"{path.name} written")
+        path.write_text(text, encoding="utf-8")
+    return 0
 
 
 def _say(text: str) -> None:

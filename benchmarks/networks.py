@@ -57,14 +57,9 @@ class Case:
         """Images, height and width."""
         return self.batch_size, self.height, self.width
 
-    @property
-    def size(self) -> str:
-        """Height and width in pixels: ``224`` or ``480x640``."""
-        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
-
     def __str__(self) -> str:
         name = self.model if self.source == OURS else f"{self.source}:{self.model}"
-        return f"{name} {self.engine} {self.precision}, batch {self.batch_size}, {self.size}"
+        return f"{name} {self.engine} {self.precision}, batch {self.batch_size}, {self.height}"
 
 
 def compared_groups(

@@ -44,17 +44,16 @@ def engine_name(engine: str, precision: str = "fp32") -> str:
     return name if precision == "fp32" else f"{name} {precision}"
 
 
-def speed_table(results: dict[str, Any], batch: str, size: str, *engines: str) -> str:
+def speed_table(results: dict[str, Any], batch: str, side: str, *engines: str) -> str:
     """Return one line per model, one column per engine such as "torch" or "openvino-int8"; by default all measured."""
-    rows = [row for row in results["rows"] if (str(row["batch_size"]), case_of(row).size) == (batch, size)]
+    rows = [row for row in results["rows"] if (str(row["batch_size"]), str(row["height"])) == (batch, side)]
     cells = {case_of(row).network: _cell(row) for row in rows}
     columns = [tuple(name.partition("-")[::2]) for name in engines if name != "ours"]
     columns = columns or [(row["engine"], row["precision"]) for row in rows if row["source"] == OURS]
     columns = list(dict.fromkeys((engine, precision or "fp32") for engine, precision in columns))
     sources = [OURS] if "ours" in engines else ["torchvision", "timm", OURS]
     networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] in sources)
-    sides = size if "x" in size else f"{size} x {size}"
-    header = [f"ms, batch {batch}, {sides}", "pytorchcv, eager", *(engine_name(*column) for column in columns)]
+    header = [f"ms, batch {batch}, {side} x {side}", "pytorchcv, eager", *(engine_name(*column) for column in columns)]
     lines = []
     for source, model in sorted(networks, key=lambda network: network[0] != OURS):
         keys = [(BASELINE, model, "eager", "fp32"), *((source, model, *column) for column in columns)]

@@ -28,8 +28,6 @@ from benchmarks.networks import (
     settled_network,
 )
 from hardnet.cli import main
-from hardnet.models.config import CONFIGS
-from hardnet.models.cost import measure_cost
 
 SHAPE = (1, 224, 224)
 BASELINE_CASE = Case(BASELINE, "hardnet68", "eager", "fp32", *SHAPE)
@@ -78,20 +76,16 @@ def test_wrong_arguments_are_refused(arguments: str, capsys: pytest.CaptureFixtu
 # Networks
 
 
-def test_counts_agree_with_each_other_and_with_the_literature() -> None:
-    """Two counters, one of them torch's; and ResNet-50's known 4.09 G, MobileNetV2's 0.30 G."""
-    assert cost(OURS, "hardnet39ds")["macs"] == measure_cost(CONFIGS["hardnet39ds"]).total.macs
-    assert cost(*PEERS[0])["macs"] / 1e9 == pytest.approx(4.09, abs=0.006)
-    assert cost(*PEERS[1])["macs"] / 1e9 == pytest.approx(0.30, abs=0.006)
-
-
 @pytest.mark.parametrize(
-    ("network", "first", "lowest"),
-    [((BASELINE, "hardnet68"), 23.52, 23.52), (PEERS[0], 23.87, 19.14), (PEERS[-1], 20.7, 20.7)],
+    ("network", "gigamacs", "first", "lowest"),
+    [((BASELINE, "hardnet68"), 4.25, 23.52, 23.52), (PEERS[0], 4.09, 23.87, 19.14), (PEERS[-1], 7.07, 20.7, 20.7)],
 )
-def test_reported_errors_come_from_the_catalogues(network: tuple[str, str], first: float, lowest: float) -> None:
-    figures = cost(*network)
-    assert (figures["reported_top1_error"], figures["lowest_reported_top1_error"]) == (first, lowest)
+def test_costs_are_those_of_the_literature(
+    network: tuple[str, str], gigamacs: float, first: float, lowest: float
+) -> None:
+    facts = cost(*network)
+    assert facts["macs"] / 1e9 == pytest.approx(gigamacs, abs=0.006)
+    assert (facts["reported_top1_error"], facts["lowest_reported_top1_error"]) == (first, lowest)
 
 
 def test_another_family_runs_in_our_engines() -> None:
@@ -103,10 +97,6 @@ def test_another_family_runs_in_our_engines() -> None:
     assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_pytorchcv_accepts_other_sizes() -> None:
-    assert create_network(BASELINE, "hardnet39ds").eval()(images_of((2, 96, 64), "cpu")).shape == (2, 1000)
-
-
 def test_a_training_step_changes_the_weights() -> None:
     step = in_engine(create_network(OURS, "hardnet39ds"), Case(OURS, "hardnet39ds", "training", "fp32", 2, 32, 32))
     before = step.network.base[0].conv.weight.clone()
@@ -116,7 +106,7 @@ def test_a_training_step_changes_the_weights() -> None:
 
 
 def test_a_group_is_one_engine_and_precision_and_the_baseline() -> None:
-    shapes = [SHAPE, (8, 480, 640)]
+    shapes = [SHAPE, (8, 480, 480)]
     groups = compared_groups(["hardnet68"], ["eager", "torch", "openvino", "training"], ["fp32", "int8"], shapes)
     pairs = [{(case.engine, case.precision) for case in group if case.source == OURS} for group in groups]
     names = ("eager", "fp32"), ("torch", "fp32"), ("torch", "int8"), ("openvino", "fp32"), ("openvino", "int8")
@@ -127,7 +117,7 @@ def test_a_group_is_one_engine_and_precision_and_the_baseline() -> None:
     ]
     assert {case.engine for case in groups[-1]} == {"training"}
     assert [len(group) for group in groups] == [16, 4, 4, 16, 16, 16]
-    assert str(groups[0][-1]) == "timm:ese_vovnet39b eager fp32, batch 8, 480x640"
+    assert str(groups[0][-1]) == "timm:ese_vovnet39b eager fp32, batch 8, 480"
 
 
 # Protocol

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
-from matplotlib.ticker import EngFormatter
 
 from benchmarks.tables import RESULTS, engine_name
 from hardnet.models.config import CONFIGS, harmonic_links, kept_layers, layer_width
-from hardnet.models.cost import measure_cost
-from hardnet.training.confusion import draw_confusion
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDER, TRAINING = DOCS / "pictures", DOCS / "training"
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#6e7781", "#1f2328"
 STYLE: dict[Any, Any] = {
-    "figure.facecolor": "white",  # opaque, so that dark text stays readable on a dark page
-    "font.size": 10,
-    "text.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "hardnet",  # the same file from the same figures
-}
+    "figure.facecolor": "white", "text.color": INK, "font.size": 10,  # opaque, readable on a dark page
+    "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "hardnet",
+}  # fmt: skip
 LABELS = {
     "hardnet39ds": "39DS", "hardnet68ds": "68DS", "hardnet68": "68", "hardnet85": "85", "resnet50": "ResNet-50",
     "mobilenet_v2": "MobileNetV2", "mobilenet_v3_large": "MobileNetV3", "densenet121": "DenseNet-121",
@@ -80,36 +72,6 @@ def harmonic_links_of_a_block() -> Figure:
     return figure
 
 
-def networks() -> Figure:
-    """The four networks as rows of stages: output, parameters and multiply-accumulates of each at 224 x 224."""
-    costs = [measure_cost(config) for config in CONFIGS.values()]
-    short = EngFormatter(places=1)
-    colours = {56: BLUE, 28: ORANGE, 14: GREEN, 7: PURPLE}
-    columns = max(len(cost.stages) for cost in costs)
-    figure = Figure(figsize=(1.6 * columns, 7.6), layout="constrained")
-    axes = _canvas(figure, (-0.05, columns), (-0.1, len(costs) + 0.05))
-    for row, cost in enumerate(costs):
-        top, config = len(costs) - row, CONFIGS[cost.model]
-        facts = f"{short(cost.total.params)} parameters, {short(cost.total.macs)} MACs, {short(cost.total.cio)} CIO"
-        axes.text(0, top - 0.08, f"{cost.model}: {facts}", fontsize=12, weight="bold")
-        for column, stage in enumerate(cost.stages):
-            side = stage.output_shape[-1] if len(stage.output_shape) == 3 else 0
-            colour = colours.get(side, GREY)
-            corner, style = (column + 0.03, top - 0.86), {"fc": colour, "ec": colour, "alpha": 0.22}
-            axes.add_patch(FancyBboxPatch(corner, 0.86, 0.68, "round,pad=0.02", **style))
-            shape = " x ".join(map(str, stage.output_shape))
-            lines = [shape, f"{short(stage.params)} parameters", f"{short(stage.macs)} MACs"]
-            if side and column:
-                lines.insert(0, f"{config.block_layers[column - 1]} layers, k = {config.growth_rates[column - 1]}")
-            axes.text(column + 0.46, top - 0.24, stage.name, ha="center", va="top", weight="bold")
-            axes.text(column + 0.46, top - 0.39, "\n".join(lines), ha="center", va="top", fontsize=9, linespacing=1.45)
-    patches = [Patch(fc=colour, alpha=0.3, label=f"{side} x {side}") for side, colour in colours.items()]
-    patches.append(Patch(fc=GREY, alpha=0.3, label="classes"))
-    title = "Pixels of a stage's output, for one image of 224 x 224. MACs: multiply-accumulates. CIO: memory traffic"
-    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, -0.05), ncols=5, frameon=False, title=title)
-    return figure
-
-
 def training_curves() -> Figure:
     """Loss and held-out error over the epochs of the runs that made the shipped checkpoint."""
     texts = [(TRAINING / f"fashion-mnist-{number}.jsonl").read_text(encoding="utf-8") for number in (1, 2, 3)]
@@ -138,12 +100,6 @@ def training_curves() -> Figure:
     right.minorticks_off()
     right.legend(loc="center right", fontsize=9)
     return figure
-
-
-def confusions() -> Figure:
-    """The confusion matrix of the shipped checkpoint on the test images of Fashion-MNIST."""
-    [row] = json.loads((TRAINING / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
-    return draw_confusion(f"{row['model']} {row['weights']}", row["classes"], row["confusion"])
 
 
 def speed() -> Figure:
@@ -218,11 +174,9 @@ def _canvas(figure: Figure, across: tuple[float, float], upwards: tuple[float, f
     return axes
 
 
-PICTURES: dict[str, Callable[[], Figure]] = {
+PICTURES = {
     "harmonic_links.png": harmonic_links_of_a_block,
-    "networks.svg": networks,
     "fashion_mnist_curves.svg": training_curves,
-    "fashion_mnist_confusions.svg": confusions,
     "speed.png": speed,
 }
 
