@@ -15,7 +15,8 @@ from PIL import Image
 from training_data import idx_bytes, make_fashion_mnist, make_folder, options, picture
 
 from hardnet.images.preprocess import Preprocessing
-from hardnet.training import data, train
+from hardnet.images.read import load_image
+from hardnet.training import data, shrinking, train
 from hardnet.training.data import FolderSource, ImageSource, Splits, hold_out, open_data, open_evaluation
 from hardnet.training.fashion_mnist import read_idx
 from hardnet.training.loading import (
@@ -28,6 +29,7 @@ from hardnet.training.loading import (
 )
 from hardnet.training.loop import VALIDATION
 from hardnet.training.seeds import derive_seed, seeded
+from hardnet.training.shrinking import keep_shrunk
 from hardnet.utils.errors import DataError, ImageError, TrainingError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -355,6 +357,24 @@ def test_a_very_long_picture_is_cropped_before_it_is_resized() -> None:
         tensor = transform(thin)
     with seeded(1):
         assert torch.equal(tensor, transform(thin.crop((0, 1968, 2, 2032))))
+
+
+def test_large_images_are_shrunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path / "data", classes=2, images=2, size=96)
+    reads: list[Path] = []
+    monkeypatch.setattr(shrinking, "load_image", lambda path, **options: reads.append(path) or load_image(path))
+    data = keep_shrunk(opened(tmp_path / "data"), tmp_path / "run", 40)
+    first = [data.train.load(index)[0] for index in range(4)]
+    assert {image.size for image in first} == {(40, 40)}
+    assert {path.parent.parent for path in reads} == {root}
+    reads.clear()
+    assert [data.train.load(index)[0].tobytes() for index in range(4)] == [image.tobytes() for image in first]
+    assert {path.parent for path in reads} == {tmp_path / "run" / "cache"}
+    changed = data.train.path(3)
+    assert changed is not None
+    picture(0, 5, 80).save(changed)
+    assert data.train.load(3)[0].tobytes() != first[3].tobytes()
+    assert keep_shrunk(opened(tmp_path / "data"), tmp_path / "run", 0).train.load(0)[0].size == (96, 96)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -17,7 +17,8 @@ from training_data import assert_same, make_folder, picture
 
 from hardnet import create_model, from_pretrained
 from hardnet.cli import main
-from hardnet.training.derived_options import derive_from_count
+from hardnet.training.data import open_data
+from hardnet.training.derived_options import derive_from_count, derive_from_data
 from hardnet.training.loop import BEST, FINAL, OPTIONS, VALIDATION
 from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.training.options import TrainOptions, read_recipe
@@ -51,6 +52,13 @@ def test_options_depend_on_the_number_of_images_and_the_weights() -> None:
         fresh, tuned = (derive_from_count(images, 1, pretrained=weights) for weights in (False, True))
         assert fresh["epochs"] > tuned["epochs"]
         TrainOptions("d", "o", **fresh)
+
+
+def test_large_images_of_a_small_data_set_are_kept_shrunk(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, images=2, split="plain", size=300)
+    data = open_data(TrainOptions(root, tmp_path / "run"))
+    assert derive_from_data(data, 64, 1, pretrained=True)["cache_size"] == 147
+    assert "cache_size" not in derive_from_data(data, 128, 1, pretrained=True)
 
 
 def test_a_small_folder_is_trained_with_derived_options(
