@@ -17,7 +17,7 @@ from benchmarks.photographs import write_jpegs
 from benchmarks.protocol import measure, merged, read_json, surroundings_of, write_json
 from benchmarks.sweep import sweep_one
 from hardnet.engines import ENGINES, PRECISIONS
-from hardnet.models.config import CONFIGS
+from hardnet.models.config import CONFIGS, NETWORKS
 from hardnet.models.network import MIN_INPUT_SIZE
 from hardnet.utils.devices import usable_device
 from hardnet.utils.errors import OutputError
@@ -75,8 +75,8 @@ def _surroundings(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Refuse wrong arguments before anything is measured; return the machine and the protocol."""
     usable_device(arguments.device)
     arguments.models = arguments.models or list(CONFIGS)
-    if unknown := set(arguments.models) - CONFIGS.keys():
-        raise ValueError(f"unknown models {', '.join(sorted(unknown))}; known: {', '.join(CONFIGS)}")
+    if unknown := set(arguments.models) - NETWORKS.keys():
+        raise ValueError(f"unknown models {', '.join(sorted(unknown))}; known: {', '.join(NETWORKS)}")
     surroundings = surroundings_of(arguments.device, **{name: getattr(arguments, name) for name in names})
     if (surroundings["machine"]["load_before"] or 0) > 0.5:
         _say(f"the load average is {surroundings['machine']['load_before']}: other programs disturb the measurement")

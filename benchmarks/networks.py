@@ -31,6 +31,11 @@ PEERS = (
     *(("torchvision", "efficientnet_b0"), ("timm", "ese_vovnet39b")),
 )
 """Networks of other families: source and name."""
+SEGMENTATION_PEERS = (
+    *(("torchvision", f"{name}_mobilenet_v3_large") for name in ("lraspp", "deeplabv3")),
+    ("segmentation_models_pytorch", "resnet18"),
+)
+"""Networks that fchardnet70 is compared with, the last one a U-Net on this encoder."""
 TRAINING = ("training", "checkpointed-training")
 """Names for training steps in place of an engine; the second with gradient checkpointing."""
 
@@ -79,9 +84,10 @@ def compared_groups(
         if pair[0] in ("eager", *TRAINING) and pair[1] != "fp32":
             continue
         baseline = TRAINING[0] if pair[0] in TRAINING else "eager"
-        networks = [(BASELINE, model, baseline, "fp32") for model in models if peers]
+        networks = [(BASELINE, model, baseline, "fp32") for model in models if peers and model in CONFIGS]
         networks += [(OURS, model, *pair) for model in models]
-        networks += [(*peer, *pair) for peer in PEERS if peers and pair[0] != "torch"]
+        others = PEERS if set(models) <= CONFIGS.keys() else SEGMENTATION_PEERS
+        networks += [(*peer, *pair) for peer in others if peers and pair[0] != "torch"]
         groups.append([Case(*network, *shape) for shape in shapes for network in networks])
     return groups
 
@@ -100,7 +106,14 @@ def create_network(source: str, model: str) -> nn.Module:
     if source == "torchvision":
         import torchvision
 
-        return torchvision.models.get_model(model, weights=None)
+        options = {"weights_backbone": None, "num_classes": 19} if (source, model) in SEGMENTATION_PEERS else {}
+        return torchvision.models.get_model(model, weights=None, **options)
+    if (source, model) in SEGMENTATION_PEERS:
+        import segmentation_models_pytorch
+
+        network = segmentation_models_pytorch.Unet(model, encoder_weights=None, classes=19)
+        network.check_input_shape = lambda x: None  # which cannot be traced
+        return network
     import timm
 
     return timm.create_model(model)
@@ -114,8 +127,9 @@ class Peer(ImageModule):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, classes)."""
-        return torch.as_tensor(self.network(x))
+        """(N, 3, H, W) -> (N, classes), or (N, classes, H, W)."""
+        output = self.network(x)
+        return torch.as_tensor(output["out"] if isinstance(output, dict) else output)
 
 
 class TrainingStep(nn.Module):
@@ -172,11 +186,14 @@ def images_of(shape: Shape, device: str | torch.device) -> Tensor:
 
 
 def cost(source: str, model: str) -> dict[str, Any]:
-    """Return the multiply-accumulates of a network for one image of 224 x 224, and its reported errors."""
+    """Return the multiply-accumulates for one image of 224 x 224, or 1024 x 2048 to segment, and reported errors."""
+    segments = model == "fchardnet70" or (source, model) in SEGMENTATION_PEERS
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        create_network(source, model).eval()(torch.empty(1, 3, 224, 224))
-    first, lowest = reported_top1_errors(source, model)
+        create_network(source, model).eval()(torch.empty(1, 3, *((1024, 2048) if segments else (224, 224))))
     macs = int(counter.get_total_flops()) // 2
+    if segments:
+        return {"macs": macs}
+    first, lowest = reported_top1_errors(source, model)
     return {"macs": macs, "reported_top1_error": first, "lowest_reported_top1_error": lowest}
 
 
