@@ -169,9 +169,9 @@ def verify(source: str, image: Path, data: Path, out: Path) -> set[str]:
 def export(source: str, image: Path, data: Path, out: Path) -> set[str]:
     path = str(out / "x.pt")
     assert main(["export", "--weights", source, "--format", "torchscript", "--output", path]) == 0
-    texts = {"classes": "", "classes.txt": ""}
+    texts = {"classes": ""}
     torch.jit.load(path, _extra_files=texts)
-    return set(json.loads(texts["classes"] or texts["classes.txt"]) or ())
+    return set(json.loads(texts["classes"]) or ())
 
 
 def train(source: str, image: Path, data: Path, out: Path) -> set[str]:
@@ -209,8 +209,27 @@ def timm(source: str, image: Path, data: Path, out: Path) -> set[str]:
     return set()
 
 
+def demo(source: str, image: Path, data: Path, out: Path) -> set[str]:
+    pytest.importorskip("gradio")
+    from hardnet.demo.choices import list_choices
+
+    own = next(iter(list_choices(Classifier(source, device="cpu"), source).values())).classifier
+    assert own.model.config.name == NAME
+    return set()
+
+
+def ray(source: str, image: Path, data: Path, out: Path) -> set[str]:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("ray")
+    if source.startswith("hf-hub:"):
+        return set()  # the actors' processes do not have this test's Hub
+    assert main(["predict", str(image), "--weights", source, "--on", "ray", "--output", str(out / "rows")]) == 0
+    [row] = parquet.read_table(out / "rows").to_pylist()
+    return {prediction["label"] for prediction in row["predictions"]}
+
+
 CONSUMERS = [predict, extract, info, verify, timm]
-SLOW = [explain, evaluate, train, export, teach, finetune, benchmark]
+SLOW = [explain, evaluate, train, export, teach, finetune, benchmark, demo, ray]
 
 
 @pytest.mark.parametrize("consumer", [*CONSUMERS, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)])
@@ -220,7 +239,7 @@ def test_every_consumer_takes_every_source(
 ) -> None:
     kind = request.node.callspec.params["source"]
     labels = consumer(str(source), image, data, tmp_path)
-    expected = {"class 0", "class 1"} if kind in NAMELESS and consumer is predict else set(LABELS)
+    expected = {"class 0", "class 1"} if kind in NAMELESS and consumer in (predict, ray) else set(LABELS)
     if kind in NAMELESS and consumer is export:
         expected = set()
     assert labels in (set(), expected)
