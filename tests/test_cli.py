@@ -154,7 +154,7 @@ RESULTS = {
                 "--model",
                 "hardnet39ds",
             ],
-            r"3 classes, .*\noptions .*\n(stage .*\nepoch .*\n|epoch .*\n)+trained .*\n",
+            r"3 classes, .*\n(.*\n)*(epoch .*\n)+best epoch, (.*\n)*the model: .*\nnext: hardnet predict .*\n",
         )
         for verb in ("train", "finetune")
     },
