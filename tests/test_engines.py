@@ -325,14 +325,13 @@ def test_calibration_images_are_checked(calibration: list[Tensor], message: str)
 
 def test_int8_that_changes_too_many_labels_is_refused() -> None:
     model, x = small_model(), [torch.randn(10, 3, 64, 64)]
-    check_agreement(model, model, x, 0.9)
+    check_agreement(model, model, x, 0.9, labelled=True)
     order = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
     with pytest.raises(ValueError, match=r"int8 changes 100% of the labels .*at most 10%"):
-        check_agreement(model, lambda x: model(x)[:, order], x, 0.9)
-    model.reset_classifier(0)
-    check_agreement(model, lambda x: 1.1 * model(x), x, 0.9)
+        check_agreement(model, lambda x: model(x)[:, order], x, 0.9, labelled=True)
+    check_agreement(model, lambda x: 1.1 * model(x), x, 0.9, labelled=False)
     with pytest.raises(ValueError, match="changes the output by 200% of its norm"):
-        check_agreement(model, lambda x: -model(x), x, 0.9)
+        check_agreement(model, lambda x: -model(x), x, 0.9, labelled=False)
 
 
 QUIET = """
@@ -509,7 +508,7 @@ def test_large_batches_run_in_equal_slices(
         torch.rand(9, 3, 64, 64),
     )
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    found, wanted = base.in_slices(model)(x), model(x)
+    found, wanted = base.completed(model)(x), model(x)
     assert sizes == [5, 4, 9]
     pairs = zip(found, wanted, strict=True) if features_only else [(found, wanted)]
     assert all(same(one, other) for one, other in pairs)  # type: ignore[arg-type]

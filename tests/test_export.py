@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -11,39 +10,43 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import same
 from torch import Tensor
 
 from hardnet import ExportError, HarDNet, create_model, export
 from hardnet.cli import main
-from hardnet.engines import FORMATS
+from hardnet.engines import FORMATS, exporting
+from hardnet.images.batches import prepare_each
 
-EXPORT = importlib.import_module("hardnet.engines.exporting")  # the package has a function of this name
+PICTURES = Path(__file__).parent.parent / "images" / "fashion_mnist"
 
 LOADERS = {
     "onnx": """
 import onnxruntime
 session = onnxruntime.InferenceSession(path)
 texts = session.get_modelmeta().custom_metadata_map
-logits = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+logits = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+assert session.get_outputs()[0].shape == ["batch", 10]
 """,
     "openvino": """
 import openvino
 model = openvino.Core().read_model(path)
 texts = {key: model.get_rt_info(["hardnet", key]).astype(str) for key in ("model", "classes")}
 compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-logits = torch.from_numpy(compiled(images.numpy())[0])
+logits = torch.from_numpy(compiled({"images": images.numpy()})["logits"])
 """,
     "torch-export": """
-files = {"model.txt": "", "classes.txt": ""}
-program = torch.export.load(path, extra_files=files)
-texts = {name.removesuffix(".txt"): text for name, text in files.items()}
+texts = {"model": "", "classes": ""}
+program = torch.export.load(path, extra_files=texts)
+assert program.graph_signature.user_inputs == ("images",)
 logits = program.module()(images)
 """,
     "torchscript": """
-files = {"model.txt": "", "classes.txt": ""}
-module = torch.jit.load(path, _extra_files=files)
-texts = {name.removesuffix(".txt"): text.decode() for name, text in files.items()}
-logits = module(images)
+texts = {"model": "", "classes": ""}
+module = torch.jit.load(path, _extra_files=texts)
+texts = {name: text.decode() for name, text in texts.items()}
+logits = module(images=images)
 """,
 }
 WITHOUT_HARDNET = """
@@ -95,7 +98,7 @@ def test_a_file_that_differs_is_not_kept(model: HarDNet, tmp_path: Path, monkeyp
     target.write_bytes(b"the previous one")
 
     def load(path: Path) -> Callable[[Tensor], Tensor]:
-        right = EXPORT._load_torchscript(path)
+        right = exporting._load_torchscript(path)
 
         def slightly_wrong(x: Tensor) -> Tensor:
             logits = right(x)
@@ -112,11 +115,61 @@ def test_a_file_that_differs_is_not_kept(model: HarDNet, tmp_path: Path, monkeyp
     assert target.read_bytes() == b"the previous one"
 
 
+def _outputs(path: Path, name: str, x: Tensor) -> list[Tensor]:
+    output = FORMATS[name].load(path)(x)
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+KINDS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "torchscript")) for name in FORMATS]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_embeddings_and_pyramids(model: HarDNet, name: str, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 96, 64)
+    path = export(model, tmp_path / f"features{FORMATS[name].suffix}", format=name, features=True)
+    pyramid = create_model("hardnet39ds", features_only=True).eval()
+    levels = export(pyramid, tmp_path / f"levels{FORMATS[name].suffix}", format=name)
+    with torch.no_grad():
+        embedding = model.forward_head(model.forward_features(x), pre_logits=True)
+        expected = pyramid(x)
+    assert same(_outputs(path, name, x)[0], embedding)
+    found = _outputs(levels, name, x)
+    assert len(found) == 4
+    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+    with pytest.raises(ValueError, match="features= is for classifiers"):
+        export(pyramid, levels, format=name, features=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uint8", [False, True])
+@pytest.mark.parametrize(("name", "precision"), [(n, p) for n in ("onnx", "openvino") for p in ("fp16", "int8")])
+def test_lower_precisions(
+    model: HarDNet, name: str, precision: str, uint8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suffix = FORMATS[name].suffix
+    images = torch.cat(list(prepare_each(PICTURES, model.preprocessing, model)))
+    options = {"precision": precision, "calibration": [images] if precision == "int8" else None}
+    small = export(model, tmp_path / f"small{suffix}", format=name, uint8_input=uint8, **options)  # type: ignore[arg-type]
+    large = export(model, tmp_path / f"large{suffix}", format=name, uint8_input=uint8)
+    sizes = [sum(file.stat().st_size for file in tmp_path.glob(f"{path.stem}.*")) for path in (small, large)]
+    assert sizes[0] < 0.6 * sizes[1]
+    x = exporting._as_pixels(images, model.preprocessing) if uint8 else images
+    found, expected = _outputs(small, name, x)[0], _outputs(large, name, x)[0]
+    assert found.dtype == torch.float32
+    assert not same(found, expected)
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.9
+    if precision == "int8":
+        monkeypatch.setattr(exporting, "LEAST_AGREEMENT", 1.01)
+        with pytest.raises(ValueError, match="of the labels of the calibration images"):
+            export(model, small, format=name, uint8_input=uint8, **options)  # type: ignore[arg-type]
+        assert _outputs(small, name, x)[0].equal(found)  # the file is the previous one
+
+
 def test_bad_arguments_are_refused(model: HarDNet, tmp_path: Path) -> None:
     for options, said in (
-        ({"format": "tflite"}, "no format 'tflite'; known: onnx, openvino"),
+        ({"format": "tflite"}, "unknown format 'tflite'; known: onnx, openvino"),
         ({"format": "onnx"}, "must end in .onnx"),
-        ({"format": "torchscript", "size": (16, 64)}, "32 pixels or more, got 16x64"),
+        ({"format": "torchscript", "precision": "fp16"}, "torchscript has no 'fp16', only fp32"),
     ):
         with pytest.raises(ValueError, match=said):
             export(model, tmp_path / "m.pt", **options)  # type: ignore[arg-type]

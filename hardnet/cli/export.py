@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 
 from ..engines import FORMATS, export
+from ..engines.exporting import TOLERANCES
 from ..factory import create_model
+from ..images.batches import prepare_each
+from ..images.preprocess import Preprocessing
 from ..utils.files import writing
 from ..utils.text import printable
-from ..utils.validation import image_size
 from ..weights.catalog import list_models
-from .arguments import Verbs, add_weights, load_model, say
+from .arguments import Verbs, add_calibration, add_weights, check_calibration, load_model, say
 from .output import show
 
 
@@ -21,19 +23,28 @@ def add_verb(verbs: Verbs) -> None:
     add_weights(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: %(default)s")
     parser.add_argument("--output", metavar="FILE", help="default: the model's name and the format's suffix")
-    parser.add_argument("--size", type=image_size, metavar="H[xW]", help="pixels (default: the weights' own crop)")
     parser.add_argument(
         "--uint8-input", action="store_true", help="take uint8 RGB values: the file scales and normalises them"
     )
+    parser.add_argument("--features", action="store_true", help="return the pooled features in place of the logits")
+    parser.add_argument(
+        "--precision", choices=list(TOLERANCES), default="fp32", help="fp16 and int8: onnx and openvino (default: fp32)"
+    )
+    add_calibration(parser)
     parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    check_calibration(arguments, required=True)
     loaded = load_model(arguments)
     model = create_model(loaded.config.name, weights=loaded)
     path = arguments.output or loaded.config.name + FORMATS[arguments.format].suffix
+    options = {name: getattr(arguments, name) for name in ("format", "uint8_input", "features", "precision")}
+    if arguments.calibration:
+        transform = model.preprocessing or Preprocessing()
+        options["calibration"] = list(prepare_each(arguments.calibration, transform, model))
     with writing(path):
-        written = export(model, path, format=arguments.format, size=arguments.size, uint8_input=arguments.uint8_input)
+        written = export(model, path, **options)
     show(written)
     say(f"{printable(str(written))}: {arguments.format}, compared with {loaded.name}")
     return 0

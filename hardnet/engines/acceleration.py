@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -16,17 +16,8 @@ from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.validation import check_count
 from . import onnx, openvino, torch_engine
-from .base import (
-    Accelerated,
-    EngineSettings,
-    Run,
-    difference,
-    in_slices,
-    marking_invalid,
-    normalising,
-    on_threads,
-)
-from .calibration import check_batches
+from .base import Accelerated, EngineSettings, Run, completed, difference, random_images
+from .calibration import LEAST_AGREEMENT, check_batches
 from .folding import evaluation_copy
 from .torch_private import cpu_has_bf16
 
@@ -63,16 +54,14 @@ class Engine(NamedTuple):
 _TABLE = {
     "eager": Engine(torch_engine.build_eager, ("fp32",), ("fp32",), with_torch=True, in_slices=False),
     "torch": Engine(torch_engine.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16"), with_torch=True),
-    "onnxruntime": Engine(onnx.build, ("fp32", "int8"), ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
+    "onnxruntime": Engine(onnx.build, ("fp32", "int8"), (), ("onnxruntime", "onnx", "onnxscript")),
     "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",), takes_pixels=True),
 }
 EAGER_UP_TO, TORCH_UP_TO = 32, 10_000
 """Images up to which, on CPUs, building the engine "torch", and converting for another one, do not pay off."""
 _COMPILE_AFTER = 256
 """Images of a shape after which compiling a graph pays off."""
-_LEAST_AGREEMENT = 0.9
-"""Share of the calibration images whose label int8 must keep."""
-_TOLERANCES = {"fp32": 1e-4, "int8": math.inf}
+_TOLERANCES = {"fp32": 1e-4, "int8": sys.float_info.max}
 """Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated."""
 _COARSE = 0.5
 """The tolerance in bf16 and fp16, whose difference is up to 0.1 with random weights."""
@@ -142,28 +131,28 @@ def build_engine(
     batches = check_batches(model, calibration) if precision == "int8" else []
     reference = evaluation_copy(model).float()
     normalise = preprocessing or (model.preprocessing if model.in_chans == 3 else None)
-    # The form of the input that is expected is tried: an engine may prepare the other one when it is needed.
-    sample = _sample(model, as_pixels=preprocessing is not None).to(device)
+    # The expected kind of input is tried: an engine may prepare the other one when it is needed.
+    side, pixels = max(64, model.min_input_size), preprocessing is not None
+    sample = random_images(1, model.in_chans, side, side + 32, pixels).to(device)
     with torch.inference_mode(False), torch.no_grad():
-        expected = normalising(reference, preprocessing)(sample)
+        expected = reference(preprocessing.normalise(sample) if preprocessing is not None else sample)
+    row, count = _TABLE[engine], threads or torch.get_num_threads()
     settings = EngineSettings(
         engine,
         precision,
         device,
-        threads or torch.get_num_threads(),
+        count,
         compile_after=0 if example_input is not None else _COMPILE_AFTER,
         preprocessing=normalise,
         several=not isinstance(expected, Tensor),
-        least_agreement=_LEAST_AGREEMENT if checked and batches else 0.0,
+        least_agreement=LEAST_AGREEMENT if checked and batches else 0.0,
     )
-    row = _TABLE[engine]
-    run = row.build(reference, settings, batches)
-    if not row.takes_pixels:
-        run = normalising(run, normalise)
-    run = marking_invalid(run, row.with_torch)
-    if device.type == "cpu":
-        run = on_threads(run, settings.threads) if row.with_torch else run
-        run = in_slices(run) if row.in_slices else run
+    run = completed(
+        row.build(reference, settings, batches),
+        None if row.takes_pixels else normalise,
+        (count if device.type == "cpu" else 0) if row.with_torch else None,
+        row.in_slices and device.type == "cpu",
+    )
     result = Accelerated(model, run, settings)
     error = difference(result(sample), expected) if checked else 0.0
     if not error <= _TOLERANCES.get(precision, _COARSE):
@@ -177,14 +166,6 @@ def build_engine(
         for _ in range(2):  # the torch engine compiles when a shape comes a second time
             result(example_input)
     return result
-
-
-def _sample(model: ImageModule, as_pixels: bool) -> Tensor:
-    side, generator = max(64, model.min_input_size), torch.Generator().manual_seed(0)
-    shape = (1, model.in_chans, side, side + 32)
-    if as_pixels:
-        return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    return torch.randn(shape, generator=generator)
 
 
 def _faster(model: ImageModule, precision: str, device: str) -> list[str]:
@@ -228,8 +209,8 @@ class EngineCache:
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing | None = None) -> None:
         self._model, self.preprocessing = model, preprocessing
-        run = marking_invalid(normalising(model, preprocessing), with_torch=True)
-        self._runs: dict[str, Run] = {"eager": in_slices(run) if next(model.parameters()).device.type == "cpu" else run}
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        self._runs = {"eager": completed(model, preprocessing, torch_threads=0, sliced=on_cpu)}
         self._lock = threading.Lock()
 
     def for_images(self, images: int | None, engine: str | None = None) -> tuple[str, Run]:

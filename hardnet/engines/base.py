@@ -124,40 +124,6 @@ class Accelerated(nn.Module):
         return f"{self.config.name}, {self.engine}, {self.precision}, {self.device}, {self.threads} threads"
 
 
-def normalising(run: Run, preprocessing: Preprocessing | None) -> Run:
-    """Return a function that normalises uint8 images first."""
-
-    def normalised(x: Tensor) -> Output:
-        return run(preprocessing.normalise(x) if preprocessing is not None and x.dtype == torch.uint8 else x)
-
-    return normalised
-
-
-def marking_invalid(run: Run, with_torch: bool) -> Run:
-    """Return a function that gives NaN for images with a NaN or an infinite value.
-
-    Clipped activations would make a finite output of them.
-
-    Args:
-        run: the function to call.
-        with_torch: look at the images with torch, whose threads then spin for a while. Where others compute, NumPy
-            looks at them, in one thread.
-    """
-
-    def marked(x: Tensor) -> Output:
-        finite = x.dtype == torch.uint8 or _is_finite(x, with_torch)
-        output = run(x)
-        if finite:
-            return output
-        invalid = ~x.flatten(1).isfinite().all(1)
-        levels = [
-            level.masked_fill(invalid.view(-1, *[1] * (level.dim() - 1)), math.nan) for level in levels_of(output)
-        ]
-        return levels if isinstance(output, list) else levels[0]
-
-    return marked
-
-
 def _is_finite(x: Tensor, with_torch: bool) -> bool:
     """Return True if all values are finite; False also if their sum is not."""
     if with_torch:
@@ -196,16 +162,6 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def on_threads(run: Run, count: int) -> Run:
-    """Return a function that runs on this number of torch's threads."""
-
-    def limited(x: Tensor) -> Output:
-        with cpu_threads(count):
-            return run(x)
-
-    return limited
-
-
 _SLICE_PIXELS = 8 * 224 * 224
 
 
@@ -214,22 +170,51 @@ def images_at_once(height: int, width: int) -> int:
     return max(1, _SLICE_PIXELS // (height * width))
 
 
-def in_slices(run: Run) -> Run:
-    """Return a function that runs large batches in equal parts of at most 8 images of 224 x 224 pixels.
+def completed(
+    run: Run, preprocessing: Preprocessing | None = None, torch_threads: int | None = 0, sliced: bool = True
+) -> Run:
+    """Return a function that does around an engine what is the same for all.
 
-    On CPUs, this bounds the memory, and activations stay in the caches and in memory that the process has already.
+    An image with a NaN or an infinite value gets NaN: clipped activations would make a finite output of it.
+
+    Args:
+        run: (N, C, H, W) -> output of the model.
+        preprocessing: normalises uint8 images; None if ``run`` takes them.
+        torch_threads: torch's number of threads for each call, 0 for that which is set; None if the engine does not
+            compute with torch. Then NumPy looks for NaN: torch's threads would spin while the engine's run.
+        sliced: run large batches in equal parts of at most 8 images of 224 x 224 pixels. On CPUs, this bounds the
+            memory, and activations stay in the caches and in memory that the process has already.
     """
 
-    def sliced(x: Tensor) -> Output:
-        parts = -(-len(x) // images_at_once(x.shape[2], x.shape[3]))
-        if parts < 2:
-            return run(x)
-        outputs = [run(part) for part in x.tensor_split(parts)]
-        if isinstance(outputs[0], Tensor):
-            return torch.cat(cast("list[Tensor]", outputs))
-        return [torch.cat(level) for level in zip(*outputs, strict=True)]
+    def run_part(x: Tensor) -> Output:
+        if x.dtype == torch.uint8:
+            return run(preprocessing.normalise(x) if preprocessing is not None else x)
+        finite = _is_finite(x, torch_threads is not None)
+        output = run(x)
+        if finite:
+            return output
+        valid = x.flatten(1).isfinite().all(1)
+        levels = [level.where(valid.view(-1, *[1] * (level.dim() - 1)), math.nan) for level in levels_of(output)]
+        return levels if isinstance(output, list) else levels[0]
 
-    return sliced
+    def run_batch(x: Tensor) -> Output:
+        parts = -(-len(x) // images_at_once(x.shape[2], x.shape[3])) if sliced else 1
+        with cpu_threads(torch_threads or torch.get_num_threads()):
+            if parts < 2:
+                return run_part(x)
+            outputs = [run_part(part) for part in x.tensor_split(parts)]
+        levels = [torch.cat(level) for level in zip(*map(levels_of, outputs), strict=True)]
+        return levels if isinstance(outputs[0], list) else levels[0]
+
+    return run_batch
+
+
+def random_images(count: int, channels: int, height: int, width: int, uint8: bool) -> Tensor:
+    """Return images that are the same in every call: (N, C, H, W), normal distribution or uint8."""
+    generator, shape = torch.Generator().manual_seed(height * width), (count, channels, height, width)
+    if uint8:
+        return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    return torch.randn(shape, generator=generator)
 
 
 _TALKATIVE = ("nncf", "onnxscript", "torch._export", "torch.export", "torch.onnx", "torch.utils.cpp_extension")

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..models.network import ImageModule
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import EngineSettings, Run
+from .base import EngineSettings, Run, levels_of
 from .calibration import check_agreement
 from .folding import fold
 
@@ -55,7 +55,7 @@ def converted(
         calibration: batches of images for int8; in other precisions none.
         conditions: what the converted files depend on, besides the model and the calibration.
         convert: (folded model in float32 on the CPU, folder) -> files.
-        load: (folder) -> the function that runs the model.
+        load: (folder) -> the function that runs the model, and returns a list.
 
     Raises:
         ValueError: in int8, too many labels change; nothing is kept.
@@ -66,9 +66,11 @@ def converted(
         folded = fold(model).cpu().float()
         convert(folded, folder)
         if settings.least_agreement and calibration:
-            check_agreement(folded, load(folder), calibration, settings.least_agreement)
+            labelled = bool(getattr(model, "num_classes", None))
+            check_agreement(folded, load(folder), calibration, settings.least_agreement, labelled)
 
-    return from_artifact(key, build, load)
+    run = from_artifact(key, build, load)
+    return run if settings.several else lambda x: levels_of(run(x))[0]
 
 
 def fingerprint(model: ImageModule, engine: str, *conditions: object, data: Iterable[Tensor] = ()) -> str:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ..models.network import ImageModule, check_images
-from .base import Run, in_slices, levels_of
+from .base import Run, completed, levels_of
 
+LEAST_AGREEMENT = 0.9
+"""Share of the calibration images whose label int8 must keep."""
 _LARGEST = 30.0
 """Normalised pixels lie within a few units of 0; larger values are pixels that were not scaled."""
 _MOST_NOISE = 0.5
@@ -17,7 +19,7 @@ _MOST_NOISE = 0.5
 
 
 def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None) -> list[Tensor]:
-    """Return the batches, (N, C, H, W) each, of which there is at least one image.
+    """Return the batches as float32 tensors on the CPU, (N, C, H, W) each; there is at least one image.
 
     Raises:
         TypeError: something else than tensors.
@@ -36,27 +38,26 @@ def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None) -> l
             )
     if not sum(map(len, batches)):
         raise ValueError("int8 needs calibration=: some batches of typical input, (N, C, H, W), a few hundred images")
-    return batches
+    return [batch.cpu().float() for batch in batches]
 
 
-def check_agreement(model: ImageModule, int8: Run, batches: list[Tensor], least: float) -> None:
+def check_agreement(model: Run, int8: Run, batches: list[Tensor], least: float, labelled: bool) -> None:
     """Compare the int8 form of a model with the model on the calibration images.
 
     Args:
-        model: in float32, on the CPU.
-        int8: (N, C, H, W) -> its output.
+        model: (N, C, H, W) -> its output.
+        int8: the same.
         batches: the images.
         least: share of the images (segmentation: of the pixels) whose label must be the model's.
+        labelled: the output is logits, (N, classes, ...).
 
     Raises:
         ValueError: fewer labels are; of a model without labels, the output differs by more than half of its norm.
     """
-    labelled = bool(getattr(model, "num_classes", None))
     same, count, noise, norm = 0.0, 0, 0.0, 0.0
     with torch.inference_mode():
-        for batch in batches:
-            images = batch.cpu().float()
-            outputs = levels_of(in_slices(int8)(images)), levels_of(in_slices(model)(images))
+        for images in batches:
+            outputs = [levels_of(completed(run)(images)) for run in (int8, model)]
             for values, expected in zip(*outputs, strict=True):
                 same += float((values.argmax(1) == expected.argmax(1)).sum())
                 count += expected.numel() // expected.shape[1]

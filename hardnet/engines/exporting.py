@@ -5,51 +5,53 @@ Each file is loaded and compared with the model before it is kept.
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from ..images.preprocess import Preprocessing
-from ..images.read import MAX_PIXELS
 from ..models.network import MIN_INPUT_SIZE, HarDNet, ImageModule, warn_if_untrained
-from ..models.segmentation import FCHarDNet
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import undisturbed
-from .folding import fold
-from .onnx import open_session, write_onnx
-from .openvino import core, to_openvino, write_openvino
+from .base import Output, Run, difference, levels_of, random_images, undisturbed
+from .calibration import LEAST_AGREEMENT, check_agreement, check_batches
+from .folding import evaluation_copy, fold
+from .onnx import load_onnx, quantize_onnx, write_onnx
+from .openvino import core, quantize_openvino, runner, to_openvino, write_openvino
 
-Predict = Callable[[Tensor], Tensor]
+TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": sys.float_info.max}
+"""Largest difference between the output of a file and the model's, relative to the largest value of this.
 
-TOLERANCE = 1e-4
-"""Largest difference between the logits of a file and those of the model, relative to the largest logit."""
+In int8, the labels of the calibration images are compared.
+"""
 
 _PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
 
 
 def export(
-    model: HarDNet | FCHarDNet,
+    model: ImageModule,
     path: str | os.PathLike[str],
     *,
     format: str,
-    size: tuple[int, int] | None = None,
     uint8_input: bool = False,
+    features: bool = False,
+    precision: str = "fp32",
+    calibration: Iterable[Tensor] | None = None,
 ) -> Path:
-    """Write a classifier or segmentation network to a file that other programs can load, and return its path.
+    """Write a model to a file that other programs can load, and return its path.
 
-    The file takes float32 images (N, in_chans, H, W), prepared as for the model, and returns its logits. N, H and W are
-    free ("torch-export" from 64 pixels). The file contains texts: ``model``, ``weights``, ``classes`` (a JSON
+    The file takes float32 ``images`` (batch, in_chans, height, width), prepared as for the model, and returns its
+    float32 ``logits``, or for a feature pyramid ``features_0``, ``features_1``, ... The number of images and their size
+    are free ("torch-export" from 64 pixels). The file contains texts: ``model``, ``weights``, ``classes`` (a JSON
     list), ``preprocessing`` (JSON) and ``versions`` (JSON). It is loaded and compared with the model on random images
     and a photograph, in several shapes, before it replaces an existing file.
 
@@ -57,42 +59,71 @@ def export(
         model: with the weights to export; it is not changed.
         path: of the file. "openvino" writes a second file next to it, with the weights and the suffix ``.bin``.
         format: "onnx" (opset 18), "openvino", "torch-export" or "torchscript".
-        size: H and W of the images; None uses the crop of the weights' preprocessing, if there is one.
         uint8_input: take uint8 RGB values instead of float32: scaling and normalisation become part of the file, only
             resizing and cropping remain outside.
+        features: return a classifier's pooled ``features``, (batch, num_features), in place of its logits.
+        precision: "fp32"; in "onnx" and "openvino" also "fp16", which halves the file, and "int8". Files in int8 are
+            made for every processor: depthwise convolutions stay in float32 in "openvino", weights have 7 bits in
+            "onnx".
+        calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
 
     Raises:
-        ValueError: an unknown format, a suffix that does not fit it, a size that is too small or too large, or
-            ``uint8_input`` for a model that does not take RGB.
+        TypeError: the model is not one of this library, or ``calibration`` has something else than tensors.
+        ValueError: an unknown format, a suffix that does not fit it, a precision that it does not have,
+            ``uint8_input`` for a model that does not take RGB, ``features`` of a model that is no classifier, a layer
+            that cannot be exported, or calibration images as in :func:`hardnet.accelerate`.
         ImportError: the format needs a package that is missing; the message names the extra.
-        ExportError: the logits differ from those of the model by more than 1e-4 of the largest.
+        ExportError: the output differs from that of the model by more than 1e-4 (fp16: 5e-2) of the largest value.
         OSError: the file cannot be written.
     """
+    if not isinstance(model, ImageModule):
+        raise TypeError(f"only models of this library can be exported, got {type(model).__name__}")
     if format not in FORMATS:
-        raise ValueError(f"there is no format {format!r}; known: {', '.join(FORMATS)}")
+        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     kind, target = FORMATS[format], Path(path)
     if target.suffix != kind.suffix:
         raise ValueError(f"the file name for {format} must end in {kind.suffix}, got {str(target)!r}")
-    warn_if_untrained(model)
+    if precision not in kind.precisions:
+        raise ValueError(f"{format} has no {precision!r}, only {', '.join(kind.precisions)}")
     preprocessing = model.preprocessing or Preprocessing()
-    height, width = size or (preprocessing.crop or 4 * model.min_input_size,) * 2
-    least = max(kind.least_size, model.min_input_size)
-    if min(height, width) < least:
-        raise ValueError(f"the size for {format} must be {least} pixels or more, got {height}x{width}")
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"the size may be {MAX_PIXELS:,} pixels at most, got {height}x{width}")
     if uint8_input and model.in_chans != 3:
         raise ValueError(f"uint8_input is for RGB images, the model takes {model.in_chans} channels")
-    folded: nn.Module = fold(model).cpu().float()
+    if features and not isinstance(model, HarDNet):
+        raise ValueError(f"features= is for classifiers, got {type(model).__name__}")
+    if (precision == "int8") != (calibration is not None):
+        raise ValueError("precision='int8' and calibration= go together: some batches of a few hundred typical images")
+    batches = [] if calibration is None else check_batches(model, calibration)
+    warn_if_untrained(model)
+    reference = evaluation_copy(model).cpu().float()
+    if features:
+        cast(HarDNet, reference).reset_classifier(0)
+    original, network = NamedInput(reference), NamedInput(fold(reference))
     if uint8_input:
-        folded = Uint8Input(folded, preprocessing)
-    example = _random(2, model.in_chans, height, width, uint8_input)
+        original, network = (Uint8Input(each.model, preprocessing) for each in (original, network))
+        batches = [_as_pixels(batch, preprocessing) for batch in batches]
+    example = random_images(2, model.in_chans, 64, 96, uint8_input)
+    with torch.no_grad():
+        count = len(levels_of(network(example)))
+    if getattr(reference, "num_classes", None):
+        names = ["logits"]
+    else:
+        names = ["features"] if count == 1 else [f"features_{number}" for number in range(count)]
+    job = ExportJob(network, example, names, metadata(model, uint8_input), precision, batches)
     with scratch_folder(target.parent, f".{target.name[:50]}.") as scratch:
         written = scratch / target.name
         with undisturbed():
-            kind.write(folded, written, example, metadata(model, uint8_input))
-        sizes = [(height, width), (least, least), (least + 1, 97)]
-        _compare(kind.load(written), model, preprocessing, sizes, uint8_input)
+            kind.write(job, written)
+        run = kind.load(written)
+        least = max(kind.least_size, model.min_input_size)
+        crop = max(preprocessing.crop, 2 * least)
+        sizes = [(crop, crop), (least, least), (least + 1, 97)]
+        inputs = [random_images(count, model.in_chans, *size, uint8_input) for count in (1, 3) for size in sizes]
+        if model.in_chans == 3:
+            inputs.append(_photograph(preprocessing, crop, uint8_input))
+        for x in inputs:
+            _compare(run, original, x, model.config.name, TOLERANCES[precision])
+        if batches:
+            check_agreement(original, run, batches, LEAST_AGREEMENT, labelled=names == ["logits"])
         for file in sorted(scratch.iterdir(), key=lambda file: file == written):  # the .bin file before the .xml file
             file.replace(target.with_name(file.name))
     return target
@@ -103,7 +134,9 @@ def metadata(model: ImageModule, uint8_input: bool = False) -> dict[str, str]:
     record = model.weights_record
     preprocessing = asdict(model.preprocessing or Preprocessing())
     preprocessing["input"] = (
-        f"uint8 {preprocessing['channels']} (N, 3, H, W)" if uint8_input else "float32 (N, C, H, W), normalised"
+        f"uint8 {preprocessing['channels']} (N, 3, H, W), resized and cropped"
+        if uint8_input
+        else "float32 (N, C, H, W), normalised"
     )
     return {
         "model": model.config.name,
@@ -114,130 +147,163 @@ def metadata(model: ImageModule, uint8_input: bool = False) -> dict[str, str]:
     }
 
 
-class Uint8Input(nn.Module):
+class NamedInput(nn.Module):
+    """A model whose input is called ``images``: (N, C, H, W) -> output of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.train(False)
+
+    def forward(self, images: Tensor):  # type: ignore[no-untyped-def]
+        """(N, C, H, W) -> output of the model."""
+        return self.model(images)
+
+
+class Uint8Input(NamedInput):
     """Scale and normalise before a model: uint8 RGB (N, 3, H, W) -> output of the model."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.model = model
-        self.train(model.training)
+        super().__init__(model)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Uint8 RGB (N, 3, H, W) -> logits."""
-        logits: Tensor = self.model((x.float() / 255 - self.mean) / self.std)
-        return logits
+    def forward(self, images: Tensor):  # type: ignore[no-untyped-def]
+        """Uint8 RGB (N, 3, H, W) -> output of the model."""
+        return self.model((images.float() / 255 - self.mean) / self.std)
 
 
-def _compare(
-    predict: Predict, model: ImageModule, preprocessing: Preprocessing, sizes: list[tuple[int, int]], uint8_input: bool
-) -> None:
+class Half(nn.Module):
+    """A model that computes in float16: float32 (N, C, H, W) -> float32 output of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.half()
+        self.train(False)
+
+    def forward(self, x: Tensor) -> Output:
+        """(N, C, H, W) -> output of the model."""
+        output: Output = self.model(x.half())
+        return [level.float() for level in output] if isinstance(output, list) else output.float()
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What is written to a file."""
+
+    model: NamedInput
+    """In float32, on the CPU."""
+    example: Tensor
+    """Input of the model."""
+    outputs: list[str]
+    """Names of the outputs."""
+    texts: dict[str, str]
+    precision: str
+    calibration: list[Tensor]
+    """Inputs of the model."""
+
+
+def _compare(run: Run, model: nn.Module, x: Tensor, name: str, tolerance: float) -> None:
     """Compare a loaded file with the model.
 
     Raises:
-        ExportError: the logits differ.
+        ExportError: the outputs differ.
     """
-    reference: nn.Module = copy.deepcopy(model).cpu().float().eval()
-    if uint8_input:
-        reference = Uint8Input(reference, preprocessing)
-    inputs = [_random(count, model.in_chans, *size, uint8_input) for count in (1, 3) for size in sizes]
-    if model.in_chans == 3:
-        inputs.append(_photograph(preprocessing, sizes[0], uint8_input))
-    for x in inputs:
-        with torch.no_grad():
-            wanted = reference(x)
-        found = predict(x)
-        error = ((found - wanted).abs().max() / wanted.abs().max()).item() if found.shape == wanted.shape else None
-        if error is None or not error <= TOLERANCE:
-            how = f"by {error:.1e} of the largest" if error is not None else f"in shape: {tuple(found.shape)}"
-            raise ExportError(
-                f"the exported {model.config.name} differs from the model {how} for input of shape {tuple(x.shape)}; "
-                "nothing was written"
-            )
+    with torch.no_grad():
+        error = difference(run(x), model(x))
+    if not error <= tolerance:
+        raise ExportError(
+            f"the exported {name} differs from the model by {error:.1e} of the largest value for input of shape "
+            f"{tuple(x.shape)}; nothing was written"
+        )
 
 
-def _random(count: int, channels: int, height: int, width: int, uint8: bool) -> Tensor:
-    generator = torch.Generator().manual_seed(height * width)
-    if uint8:
-        return torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
-    return torch.randn(count, channels, height, width, generator=generator)
+def _as_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Undo the normalisation: (N, 3, H, W), float32 -> uint8."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _photograph(preprocessing: Preprocessing, size: tuple[int, int], uint8: bool) -> Tensor:
+def _photograph(preprocessing: Preprocessing, side: int, uint8: bool) -> Tensor:
     """Return a photograph as input of the file: (1, 3, H, W)."""
     from PIL import Image
     from torchvision.transforms import functional  # type: ignore[import-untyped]
 
     with Image.open(_PHOTOGRAPH) as image:
-        values: Tensor = functional.pil_to_tensor(image.convert("RGB").resize((size[1], size[0])))
-    if not uint8:
-        values = functional.normalize(values / 255, list(preprocessing.mean), list(preprocessing.std))
-    return values[None].contiguous()
+        values: Tensor = functional.pil_to_tensor(image.convert("RGB").resize((side, side)))[None]
+    return values if uint8 else preprocessing.normalise(values)
 
 
 class Format(NamedTuple):
     """One kind of file."""
 
-    write: Callable[[nn.Module, Path, Tensor, dict[str, str]], None]
-    """(model, path, example input, texts) -> a file."""
-    load: Callable[[Path], Predict]
-    """With the format's own library alone."""
+    write: Callable[[ExportJob, Path], None]
+    load: Callable[[Path], Run]
+    """Return the function that runs a file, with the format's own library alone."""
     suffix: str
     least_size: int = MIN_INPUT_SIZE
     """The smallest height and width, in pixels."""
+    precisions: tuple[str, ...] = ("fp32",)
 
 
-def _load_onnx(path: Path) -> Predict:
-    session = open_session(path, torch.get_num_threads())
-    return lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
+def _write_onnx(job: ExportJob, path: Path) -> None:
+    if job.precision == "fp16":
+        job.model.model = Half(job.model.model)
+    write_onnx(job.model, path, job.example, job.texts, job.outputs)
+    if job.calibration:
+        quantize_onnx(path, job.calibration, seven_bits=True)
 
 
-def _write_openvino(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
-    converted = to_openvino(model, example)
-    for key, value in texts.items():
-        converted.set_rt_info(value, ["hardnet", key])
-    write_openvino(converted, path)
+def _load_onnx(path: Path) -> Run:
+    return load_onnx(path, torch.get_num_threads())
 
 
-def _load_openvino(path: Path) -> Predict:
-    compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda x: torch.from_numpy(compiled(x.numpy())[0])
+def _write_openvino(job: ExportJob, path: Path) -> None:
+    network = to_openvino(job.model, job.example, job.outputs)
+    if job.calibration:
+        network = quantize_openvino(network, job.calibration, skip_depthwise=True)
+    for key, value in job.texts.items():
+        network.set_rt_info(value, ["hardnet", key])
+    write_openvino(network, path, half=job.precision == "fp16")
 
 
-def _write_torch_export(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
-    if example.shape[2] == example.shape[3]:  # equal sizes would become one dimension
-        example = example.repeat(1, 1, 1, 2)
-    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+def _load_openvino(path: Path) -> Run:
+    return runner(core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
+
+
+def _write_torch_export(job: ExportJob, path: Path) -> None:
+    from torch.export import Dim
+
+    sizes = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     with torch.no_grad():
-        program = torch.export.export(model, (example,), dynamic_shapes=sizes, strict=False)
+        program = torch.export.export(job.model, (job.example,), dynamic_shapes=sizes, strict=False)
     buffer = io.BytesIO()  # torch's own file writer aborts the process on a full disk
-    torch.export.save(program, buffer, extra_files={f"{key}.txt": value for key, value in texts.items()})
+    torch.export.save(program, buffer, extra_files=cast("dict[str, Any]", job.texts))
     path.write_bytes(buffer.getbuffer())
 
 
-def _load_torch_export(path: Path) -> Predict:
-    module: Predict = torch.export.load(path).module()
+def _load_torch_export(path: Path) -> Run:
+    module: Run = torch.export.load(path).module()
     return torch.no_grad()(module)
 
 
-def _write_torchscript(model: nn.Module, path: Path, example: Tensor, texts: dict[str, str]) -> None:
-    scripted = torch.jit.freeze(torch.jit.script(model))
+def _write_torchscript(job: ExportJob, path: Path) -> None:
+    scripted = torch.jit.freeze(torch.jit.script(job.model))
     buffer = io.BytesIO()  # as above
-    torch.jit.save(scripted, buffer, _extra_files={f"{key}.txt": value for key, value in texts.items()})
+    torch.jit.save(scripted, buffer, _extra_files=job.texts)
     path.write_bytes(buffer.getbuffer())
 
 
-def _load_torchscript(path: Path) -> Predict:
-    module: Predict = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+def _load_torchscript(path: Path) -> Run:
+    module: Run = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return torch.no_grad()(module)
 
 
 FORMATS = {
-    "onnx": Format(write_onnx, _load_onnx, ".onnx"),
-    "openvino": Format(_write_openvino, _load_openvino, ".xml"),
+    "onnx": Format(_write_onnx, _load_onnx, ".onnx", precisions=("fp32", "fp16", "int8")),
+    "openvino": Format(_write_openvino, _load_openvino, ".xml", precisions=("fp32", "fp16", "int8")),
     # torch.export treats a last feature map of one pixel as a special case and excludes it.
     "torch-export": Format(_write_torch_export, _load_torch_export, ".pt2", least_size=64),
     "torchscript": Format(_write_torchscript, _load_torchscript, ".pt"),

@@ -1,20 +1,21 @@
-"""ONNX Runtime: float32, int8 by its own quantiser, CUDA and TensorRT where built in; ONNX files."""
+"""ONNX Runtime: float32 on CPUs, int8 by its own quantiser; ONNX files."""
 
 from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from ..models.network import ImageModule
 from ..utils.devices import cpu_flags
 from ..utils.optional import require
-from .base import EngineSettings, Output, Run, undisturbed
+from .base import EngineSettings, Run, undisturbed
 from .cache import converted
 
 INPUT = "images"
@@ -30,7 +31,7 @@ def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor
     """Convert, or take the conversion from the cache, and open a session."""
     runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
     int8 = settings.precision == "int8"
-    seven_bits = int8 and settings.device.type == "cpu" and cpu_sums_in_16_bits()
+    seven_bits = int8 and cpu_sums_in_16_bits()
     # The int8 file depends on the version of the quantiser, the float32 file does not.
     conditions = (settings.precision, OPSET, runtime.__version__ if int8 else "", seven_bits)
 
@@ -39,92 +40,65 @@ def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor
         if int8:
             quantize_onnx(folder / "model.onnx", calibration, seven_bits)
 
-    return converted(model, settings, calibration, conditions, convert, lambda folder: _load(folder, settings))
+    def load(folder: Path) -> Run:
+        return load_onnx(folder / "model.onnx", settings.threads)
+
+    return converted(model, settings, calibration, conditions, convert, load)
 
 
-def _load(folder: Path, settings: EngineSettings) -> Run:
-    session = open_session(folder / "model.onnx", settings.threads, settings.device)
-    names = [output.name for output in session.get_outputs()]
-
-    def on_cpu(x: Tensor) -> list[Tensor]:
-        arrays = session.run(names, {INPUT: x.contiguous().numpy()})
-        return [torch.from_numpy(array) for array in arrays]
-
-    def on_cuda(x: Tensor) -> list[Tensor]:
-        import numpy as np
-
-        x = x.contiguous()
-        binding = session.io_binding()
-        binding.bind_input(INPUT, "cuda", x.device.index or 0, np.float32, tuple(x.shape), x.data_ptr())
-        for name in names:
-            binding.bind_output(name, "cpu")
-        torch.cuda.current_stream(x.device).synchronize()  # the runtime has a stream of its own
-        session.run_with_iobinding(binding)
-        return [torch.from_numpy(array).to(x.device) for array in binding.copy_outputs_to_cpu()]
-
-    def run(x: Tensor) -> Output:
-        tensors = on_cuda(x) if settings.device.type == "cuda" else on_cpu(x)
-        return tensors if settings.several else tensors[0]
-
-    return run
-
-
-def open_session(path: Path, threads: int, device: torch.device | None = None) -> Any:
-    """Return a session of ONNX Runtime for a file.
+def load_onnx(path: Path, threads: int) -> Run:
+    """Return the function that runs a file of ONNX: (N, C, H, W) -> its outputs.
 
     Raises:
-        ImportError: the runtime is missing, or was built without CUDA and ``device`` is a CUDA device.
+        ImportError: the runtime is missing.
     """
     runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device is not None and device.type == "cuda":
-        present = runtime.get_available_providers()
-        names = [name for name in ("TensorrtExecutionProvider", "CUDAExecutionProvider") if name in present]
-        if not names:
-            raise ImportError("this onnxruntime was built without CUDA: install onnxruntime-gpu instead")
-        providers = [(name, {"device_id": device.index or 0}) for name in names]
-    return runtime.InferenceSession(str(path), options, providers=providers)
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x: [torch.from_numpy(array) for array in session.run(None, {INPUT: x.contiguous().numpy()})]
 
 
-def write_onnx(model: nn.Module, path: Path, example: Tensor, metadata: dict[str, str] | None = None) -> None:
+def write_onnx(
+    model: nn.Module, path: Path, example: Tensor, texts: dict[str, str] | None = None, names: Sequence[str] = ()
+) -> None:
     """Write a model in evaluation mode for any number of images of any size, with the weights in the same file.
 
     Args:
         model: (N, C, H, W) -> one tensor or a list of them.
         path: of the file.
-        example: an input of the model.
-        metadata: texts to store in the file; any ONNX library reads them.
+        example: an input of the model: at least two images, not square, since equal sizes become one dimension.
+        texts: texts to store in the file; any ONNX library reads them.
+        names: names of the outputs; by default, torch's.
 
     Raises:
         ImportError: onnx or onnxscript is missing.
     """
-    from torch.export import Dim
-
     require("onnx", "1.17", extra="onnxruntime")
     require("onnxscript", "0.2", extra="onnxruntime")
-    if example.shape[0] < 2 or example.shape[2] == example.shape[3]:  # equal sizes would become one dimension
-        example = example.new_zeros(2, example.shape[1], 64, 96)
-    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     with torch.no_grad(), undisturbed():
-        count = len(output) if isinstance(output := model(example), (list, tuple)) else 1
-        names = ["logits"] if count == 1 else [f"features_{index}" for index in range(count)]
         program = torch.onnx.export(
             model,
             (example,),
             dynamo=True,
-            dynamic_shapes=sizes,
+            dynamic_shapes=(_free_axes(),),
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=names,
+            output_names=names or None,
             verbose=False,
         )
     assert program is not None  # noqa: S101 - what the exporter returns with dynamo=True
-    for key, value in (metadata or {}).items():
+    for key, value in (texts or {}).items():
         program.model.metadata_props[key] = value
     program.save(str(path))
+
+
+def _free_axes() -> dict[int, Any]:
+    """Return the names of the free axes; torch before 2.7 takes no names."""
+    if TorchVersion(torch.__version__) >= "2.7":
+        return {0: "batch", 2: "height", 3: "width"}
+    return dict.fromkeys((0, 2, 3), importlib.import_module("torch.export").Dim.DYNAMIC)
 
 
 def cpu_sums_in_16_bits() -> bool:
@@ -147,7 +121,7 @@ def quantize_onnx(path: Path, calibration: list[Tensor], seven_bits: bool) -> No
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch.cpu().float().contiguous().numpy()}
+            return None if batch is None else {INPUT: batch.contiguous().numpy()}
 
     prepared, quantized = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
     with undisturbed():

@@ -8,6 +8,7 @@ import importlib
 import io
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _load(folder: Path, settings: EngineSettings) -> Run:
     @functools.cache
     def compiled(of_pixels: bool) -> Run:
         images = with_pixels(network.clone(), settings.preprocessing) if of_pixels else network
-        return runner(core().compile_model(images, "CPU", properties), several=settings.several)
+        return runner(core().compile_model(images, "CPU", properties))
 
     return lambda x: compiled(x.dtype == torch.uint8)(x)
 
@@ -74,16 +75,15 @@ def core() -> Any:
     return require("openvino", _LOWEST, extra="openvino").Core()
 
 
-def runner(compiled: Any, *, several: bool = False) -> Run:
-    """Return a function from images to the outputs of a compiled model; threads may share it."""
+def runner(compiled: Any) -> Run:
+    """Return a function from images to the outputs of a compiled network; threads may share it."""
     local = threading.local()  # a request serves one thread at a time
 
     def run(x: Tensor) -> Output:
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
         arrays = local.request.infer([x.contiguous().numpy()], share_inputs=True, share_outputs=False)
-        tensors = [torch.from_numpy(arrays[index]) for index in range(len(compiled.outputs))]
-        return tensors if several else tensors[0]
+        return [torch.from_numpy(arrays[index]) for index in range(len(compiled.outputs))]
 
     return run
 
@@ -99,36 +99,48 @@ def with_pixels(network: Any, preprocessing: Preprocessing | None) -> Any:
     return pre.build()
 
 
-def to_openvino(model: nn.Module, example: Tensor) -> Any:
+def to_openvino(model: nn.Module, example: Tensor, names: Sequence[str] = ()) -> Any:
     """Convert a model in evaluation mode, for any number of images (N, C, H, W) of any size.
+
+    Args:
+        model: (N, C, H, W) -> one tensor or a list of them.
+        example: an input of the model.
+        names: names of the outputs.
 
     Raises:
         ImportError: OpenVINO is missing.
     """
     openvino = require("openvino", _LOWEST, extra="openvino")
     with torch.no_grad(), undisturbed():
-        converted = openvino.convert_model(model, example_input=example, input=[("x", [-1, example.shape[1], -1, -1])])
-    converted.inputs[0].get_tensor().set_names({"images"})
-    return converted
+        network = openvino.convert_model(model, example_input=example, input=[-1, example.shape[1], -1, -1])
+    network.inputs[0].get_tensor().set_names({"images"})
+    for port, name in zip(network.outputs, names, strict=False):
+        port.get_tensor().set_names({name})
+    return network
 
 
-def write_openvino(converted: Any, path: Path) -> None:
+def write_openvino(network: Any, path: Path, half: bool = False) -> None:
     """Write a converted model: the network to ``path``, the weights to a second file with the suffix ``.bin``.
+
+    Args:
+        network: see :func:`to_openvino`.
+        path: of the network.
+        half: keep the weights in float16.
 
     Raises:
         OSError: the files cannot be written.
     """
     try:
-        require("openvino", _LOWEST, extra="openvino").save_model(converted, path, compress_to_fp16=False)
+        require("openvino", _LOWEST, extra="openvino").save_model(network, path, compress_to_fp16=half)
     except RuntimeError as error:
         raise OSError(f"OpenVINO could not write the file; the disk may be full ({error})") from error
 
 
-def quantize_openvino(converted: Any, calibration: list[Tensor], skip_depthwise: bool = False) -> Any:
+def quantize_openvino(network: Any, calibration: list[Tensor], skip_depthwise: bool = False) -> Any:
     """Return the int8 form of a converted model, by NNCF.
 
     Args:
-        converted: see :func:`to_openvino`.
+        network: see :func:`to_openvino`.
         calibration: batches of typical input.
         skip_depthwise: leave the depthwise convolutions in float32. On processors with AMX, OpenVINO's int8 ones crash
             on small maps (seen with 2026.4.1 on an Intel Xeon).
@@ -138,15 +150,15 @@ def quantize_openvino(converted: Any, calibration: list[Tensor], skip_depthwise:
     """
     with undisturbed():
         nncf = require("nncf", "2.14", extra="int8")
-    images = [image[None] for batch in calibration for image in batch.cpu().float()]
+    images = [image[None] for batch in calibration for image in batch]
     dataset = nncf.Dataset(images, lambda image: image.numpy())
     # NNCF draws progress bars on standard output, where the command line prints its results.
     bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
-    depthwise = {"GroupConvolution"} & {operator.get_type_name() for operator in converted.get_ops()}
+    depthwise = {"GroupConvolution"} & {operator.get_type_name() for operator in network.get_ops()}
     scope = nncf.IgnoredScope(types=list(depthwise)) if skip_depthwise and depthwise else None
     with undisturbed(), bars:
         return nncf.quantize(
-            converted,
+            network,
             dataset,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
