@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.end_to_end import measure_folder
-from benchmarks.networks import TRAINING, compared_groups
+from benchmarks.networks import TRAINING, Case, compared_groups
 from benchmarks.photographs import write_jpegs
 from benchmarks.protocol import measure, merged, read_json, surroundings_of, write_json
 from benchmarks.sweep import sweep_one
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         return add
 
     add = add_measurement("speed", _speed, "time models, engines and other networks in rounds", ENGINES, ["fp32"])
-    add("--shapes", nargs="+", type=_shape, default=[(1, 224, 224)], metavar="NxSIDE", help="such as 16x224")
+    add("--shapes", nargs="+", type=_shape, default=[(1, 224, 224)], metavar="NxH[xW]", help="such as 16x224")
     add("--rounds", type=positive, default=10, help="turns of each case")
     add("--turn-seconds", type=float, default=0.3, help="length of a turn")
     add("--no-peers", action="store_true", help="measure our models only")
@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    count, _, side = text.partition("x")
-    return (positive(count), positive(side), positive(side))
+    count, _, size = text.partition("x")
+    return (positive(count), *image_size(size))
 
 
 def _surroundings(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def _speed(arguments: argparse.Namespace) -> int:
         results = merged(results, measure(cases, *options, _say), surroundings)
         if arguments.json is not None:  # after every group
             write_json(arguments.json, results)
-    for batch, side, _ in arguments.shapes:
-        print(tables.speed_table(results, str(batch), str(side)) + "\n")
+    for shape in arguments.shapes:
+        print(tables.speed_table(results, str(shape[0]), Case("", "", "", "", *shape).size) + "\n")
     for entry in results["left_out"] + results["failed"]:
         _say(f"no figures for {entry['row']}: {entry['reason']}")
     return 1 if results["failed"] else 0

@@ -62,9 +62,14 @@ class Case:
         """Images, height and width."""
         return self.batch_size, self.height, self.width
 
+    @property
+    def size(self) -> str:
+        """Height and width in pixels: ``224`` or ``512x1024``."""
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
     def __str__(self) -> str:
         name = self.model if self.source == OURS else f"{self.source}:{self.model}"
-        return f"{name} {self.engine} {self.precision}, batch {self.batch_size}, {self.height}"
+        return f"{name} {self.engine} {self.precision}, batch {self.batch_size}, {self.size}"
 
 
 def compared_groups(

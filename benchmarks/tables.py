@@ -44,16 +44,20 @@ def engine_name(engine: str, precision: str = "fp32") -> str:
     return name if precision == "fp32" else f"{name} {precision}"
 
 
-def speed_table(results: dict[str, Any], batch: str, side: str, *engines: str) -> str:
+def speed_table(results: dict[str, Any], batch: str, size: str, *engines: str) -> str:
     """Return one line per model, one column per engine such as "torch" or "openvino-int8"; by default all measured."""
-    rows = [row for row in results["rows"] if (str(row["batch_size"]), str(row["height"])) == (batch, side)]
+    rows = [row for row in results["rows"] if (str(row["batch_size"]), case_of(row).size) == (batch, size)]
     cells = {case_of(row).network: _cell(row) for row in rows}
     columns = [tuple(name.partition("-")[::2]) for name in engines if name != "ours"]
     columns = columns or [(row["engine"], row["precision"]) for row in rows if row["source"] == OURS]
     columns = list(dict.fromkeys((engine, precision or "fp32") for engine, precision in columns))
     sources = [OURS] if "ours" in engines else ["torchvision", "timm", OURS]
     networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] in sources)
-    header = [f"ms, batch {batch}, {side} x {side}", "pytorchcv, eager", *(engine_name(*column) for column in columns)]
+    header = [
+        f"ms, batch {batch}, {size if 'x' in size else f'{size}x{size}'}",
+        "pytorchcv, eager",
+        *(engine_name(*column) for column in columns),
+    ]
     lines = []
     for source, model in sorted(networks, key=lambda network: network[0] != OURS):
         keys = [(BASELINE, model, "eager", "fp32"), *((source, model, *column) for column in columns)]
@@ -99,16 +103,23 @@ def sweep_table(results: dict[str, Any]) -> str:
 
 def end_to_end_table(results: dict[str, Any]) -> str:
     """Return every row of ``python -m benchmarks end-to-end``."""
-    columns = ("model", "engine", "precision", "batch", "decoding", "images/s", "decode", "preprocess")
+    columns = [
+        "model",
+        "engine",
+        "decoding",
+        "images/s",
+        "decode",
+        "preprocess",
+        "model and rest",
+        "model alone, images/s",
+    ]
     lines = []
     for row in results["rows"]:
         whole, *parts = (row[part]["processor_ms"] for part in ("whole", "decode", "preprocess"))
-        shares = [f"{part:.1f} ({part / whole:.0%})" for part in (*parts, whole - sum(parts))]
-        names = [str(row[name]) for name in ("model", "engine", "precision", "batch_size")]
-        names.append(row.get("decoding", "exact"))
-        rates = [f"{rate:.1f}" for rate in (row["images_per_second"], 1000 / row["model_alone"]["wall_ms"])]
-        lines.append([*names, rates[0], *shares, f"{whole:.1f}", rates[1]])
-    return markdown([*columns, "model and rest", "all", "model alone, images/s"], lines)
+        figures = [row["images_per_second"], *parts, whole - sum(parts), 1000 / row["model_alone"]["wall_ms"]]
+        names = [f"`{row['model']}`", engine_name(row["engine"], row["precision"]), row.get("decoding", "exact")]
+        lines.append([*names, *(f"{figure:.1f}" for figure in figures)])
+    return markdown(columns, lines)
 
 
 TABLES = {"speed": speed_table, "models": models_table, "sweep": sweep_table, "end-to-end": end_to_end_table}
