@@ -149,11 +149,11 @@ def test_from_a_hub_on_loopback(endpoint: str, tmp_path: Path) -> None:
     assert good == "me/model 2 cat dog"
     assert named == "hf-hub:me/model@main 2 cat dog"
     assert wrong.startswith("hf-hub:me/wrong: config.json does not have the hash that the Hub states")
-    assert broken.startswith("hf-hub:me/broken could not be downloaded: ")
-    assert absent.startswith("hf-hub:me/absent could not be downloaded: ")
+    assert broken.startswith("hf-hub:me/broken: could not be downloaded: ")
+    assert absent.startswith("hf-hub:me/absent: could not be downloaded: ")
     seen = len(Hub.requests)
     names = ("me/model", "timm hf-hub:me/model", "me/absent")
     cached, timm, missing = from_hub(tmp_path, endpoint, *names, HF_HUB_OFFLINE="1")
     assert (cached, timm) == ("me/model 2 cat dog", "timm hf-hub:me/model 2 cat dog")
-    assert missing.startswith("hf-hub:me/absent could not be downloaded: ")
+    assert missing.startswith("hf-hub:me/absent: could not be downloaded: ")
     assert len(Hub.requests) == seen

@@ -101,7 +101,9 @@ def export(
     if uint8_input:
         original, network = (Uint8Input(each.model, preprocessing) for each in (original, network))
         batches = [_as_pixels(batch, preprocessing) for batch in batches]
-    example = random_images(2, model.in_chans, 64, 96, uint8_input)
+    least = kind.least_size * model.min_input_size // MIN_INPUT_SIZE
+    # Unequal sizes, and no map of one pixel: torch.export would treat them as constants.
+    example = random_images(2, model.in_chans, 2 * least, 3 * least, uint8_input)
     with torch.no_grad():
         count = len(levels_of(network(example)))
     if getattr(reference, "num_classes", None):
@@ -114,9 +116,8 @@ def export(
         with undisturbed():
             kind.write(job, written)
         run = kind.load(written)
-        least = max(kind.least_size, model.min_input_size)
         crop = max(preprocessing.crop, 2 * least)
-        sizes = [(crop, crop), (least, least), (least + 1, 97)]
+        sizes = [(crop, crop), (least, least), (least + 1, least + 33)]
         inputs = [random_images(count, model.in_chans, *size, uint8_input) for count in (1, 3) for size in sizes]
         if model.in_chans == 3:
             inputs.append(_photograph(preprocessing, crop, uint8_input))
