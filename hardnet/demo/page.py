@@ -62,8 +62,8 @@ def serve(
         port: None takes ``GRADIO_SERVER_PORT`` or 7860; 0 takes a free one.
         allow_hosts: further names that browsers may reach the server by. IP addresses, ``localhost``, ``host`` and
             ``SPACE_HOST``, which a Hugging Face Space sets, are always allowed.
-        weights: of one's own model, which the page offers first: a file, the folder of a training run, whose
-            validation pictures become the examples, a saved folder, or ``hf-hub:owner/name``.
+        weights: any source of weights, which the page offers first. The validation pictures of a training run become
+            the examples.
         model: the name of its architecture, if the weights do not say it.
         announce: called with the line that has the address; None prints it.
 
@@ -78,10 +78,7 @@ def serve(
     with _listen(host, port) as listener, _own_folder():
         classifier = None
         if weights is not None:
-            loaded = load_weights(weights, model=model)
-            if loaded.record is not None:
-                raise ValueError(f"{loaded.record} can be chosen on the page: --weights is for a model of your own")
-            classifier = warm_up(Classifier(loaded, engine=ENGINE))
+            classifier = warm_up(Classifier(load_weights(weights, model=model), engine=ENGINE))
         choices = list_choices(classifier, weights or "")
         names = [] if is_address(host) or host == "localhost" else [host]
         app = build_app(choices, hosts=[*names, os.environ.get("SPACE_HOST", ""), *allow_hosts])
