@@ -337,9 +337,11 @@ def test_int8_that_changes_too_many_labels_is_refused() -> None:
 QUIET = """
 import random, sys, torch, hardnet
 from hardnet.engines import openvino
+from hardnet.images.batches import prepare_each
 
 openvino.cpu_has_amx_int8 = lambda: True  # NNCF then reports what it leaves in float
-model, x = hardnet.create_model("hardnet39ds", weights="FASHION_MNIST").eval(), [torch.randn(4, 3, 64, 64)]
+model = hardnet.create_model("hardnet39ds", weights="FASHION_MNIST").eval()
+x = list(prepare_each(sys.argv[1], model.preprocessing, model))
 before = list(sys.path), random.getstate(), torch.get_rng_state().tolist()
 for engine, precision in (("torch", "fp32"), ("onnxruntime", "int8"), ("openvino", "int8")):
     hardnet.accelerate(model, engine=engine, precision=precision, calibration=x if precision == "int8" else None)
@@ -349,7 +351,8 @@ sys.exit(before != (list(sys.path), random.getstate(), torch.get_rng_state().tol
 
 @pytest.mark.slow
 def test_conversions_print_nothing_and_leave_the_state_of_the_process() -> None:
-    result = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-c", QUIET, str(SAMPLE.parent)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
