@@ -201,13 +201,13 @@ def test_what_is_no_image_or_hidden_is_left_out_and_counted(tmp_path: Path) -> N
     for name in (".ipynb_checkpoints/1.png", "class_0/.ipynb_checkpoints/1.png", "class_0/._0.png", "list.csv"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"none")
-    (root / "class_0" / "1.heic").write_bytes(b"none")
+    (root / "class_0" / "1.cr2").write_bytes(b"none")
     for suffix in ("gif", "jfif", "tga"):
         picture(1, 1).save(root / "class_1" / f"3.{suffix}", "JPEG" if suffix == "jfif" else None)
     splits = opened(root)
     assert splits.train.classes == ("class_0", "class_1")
     assert list(splits.train.labels) == [0, 0, 1, 1, 1, 1, 1]
-    for text in ("2 hidden folders", "1 hidden images", "1 .heic", "1 beside the class folders"):
+    for text in ("2 hidden folders", "1 hidden images", "1 .cr2", "1 beside the class folders"):
         assert text in splits.left_out
 
 

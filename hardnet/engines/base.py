@@ -227,7 +227,7 @@ def undisturbed() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    path, state = list(sys.path), random.getstate()
+    path, state, root_level = list(sys.path), random.getstate(), logging.root.level
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -235,6 +235,7 @@ def undisturbed() -> Iterator[None]:
     finally:
         random.setstate(state)
         sys.path[:] = path
+        logging.root.setLevel(root_level)  # OpenVINO 2024.6 sets it
         for logger, level in zip(loggers, levels, strict=True):
             if logger.level == logging.ERROR:  # else the library, imported in the block, has set it
                 logger.setLevel(level)
