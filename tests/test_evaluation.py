@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -16,10 +15,10 @@ import hardnet
 from hardnet.cli import main
 from hardnet.images.batches import Item, prepare
 from hardnet.images.preprocess import Preprocessing
-from hardnet.training.comparison import EvaluateOptions, choose
+from hardnet.training.comparison import EvaluateOptions
 from hardnet.training.confusion import draw_confusion
 from hardnet.training.data import FolderSource
-from hardnet.training.evaluation import Evaluation, evaluate
+from hardnet.training.evaluation import evaluate
 from hardnet.training.loop import FINAL
 from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.utils.distributed import Ranks
@@ -171,13 +170,6 @@ def test_the_sizes_of_the_test_can_be_chosen() -> None:
         EvaluateOptions(crop_ratio=0.0).preprocessing(base)
 
 
-def test_models_and_weights_are_combined() -> None:
-    assert choose([], []) == [(None, "DEFAULT")]
-    assert choose(["hardnet85"], []) == [("hardnet85", "DEFAULT")]
-    assert choose([], ["a", "b"]) == [(None, "a"), (None, "b")]
-    assert choose(["hardnet68", "hardnet85"], ["V1"]) == [("hardnet68", "V1"), ("hardnet85", "V1")]
-
-
 def test_the_errors_are_counted_as_they_are_defined(tmp_path: Path) -> None:
     make_folder(tmp_path, classes=7, images=2)
     make_folder(tmp_path, classes=1, images=3)  # one more of class 0
@@ -185,18 +177,10 @@ def test_the_errors_are_counted_as_they_are_defined(tmp_path: Path) -> None:
     scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])  # class 0 first, classes 0 to 4 among the first five
     ranks = Ranks(0, 1, torch.device("cpu"))
 
-    def measure(details: bool) -> Evaluation:
-        return evaluate(
-            lambda x: scores.expand(len(x), 7),
-            source,
-            lambda image: torch.zeros(3, 2, 2),
-            ranks,
-            batch_size=3,
-            details=details,
-        )
+    def zeros(_: Image.Image) -> torch.Tensor:
+        return torch.zeros(3, 2, 2)
 
-    result = measure(details=True)
-    assert measure(details=False) == dataclasses.replace(result, confusion=[], mistakes=[])
+    result = evaluate(lambda x: scores.expand(len(x), 7), source, zeros, ranks, batch_size=3)
     assert [(mistake.image, mistake.answer) for mistake in result.mistakes] == [(image, 0) for image in range(3, 15)]
     assert result.mistakes[0].probability == pytest.approx(float(scores.softmax(0)[0]))
     assert (result.images, result.top1, result.top5) == (15, 3, 11)
@@ -209,7 +193,7 @@ def test_the_errors_are_counted_as_they_are_defined(tmp_path: Path) -> None:
     assert result.class_accuracies == [100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert result.ece == pytest.approx(100 * (float(scores.softmax(0)[0]) - 3 / 15))
     with pytest.raises(hardnet.training.TrainingError, match="not finite"):
-        evaluate(lambda x: scores.expand(len(x), 7) / 0, source, lambda image: torch.zeros(3, 2, 2), ranks)
+        evaluate(lambda x: scores.expand(len(x), 7) / 0, source, zeros, ranks)
 
 
 def test_fast_decoding_of_an_evaluation_is_that_of_the_classifier(tmp_path: Path) -> None:

@@ -50,7 +50,6 @@ def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None
     recorder = Recorder(tmp_path, 0)
     for epoch in (1, 2, 3):
         recorder.write({"epoch": epoch, "train_loss": 1.0 / epoch, "lr": 0.1, "size": 32})
-    recorder.close()
     again = {"epoch": 3, "train_loss": 0.5, "lr": 0.2, "size": 32}
     Recorder(tmp_path, 2).write(again)
     assert [numbers["epoch"] for numbers in read_metrics(tmp_path / METRICS)] == [1, 2, 3]

@@ -17,7 +17,7 @@ from training_data import idx_bytes, make_fashion_mnist, make_folder, options, p
 from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import load_image
 from hardnet.training import data, shrinking, train
-from hardnet.training.data import FolderSource, ImageSource, Splits, hold_out, open_data, open_evaluation
+from hardnet.training.data import FolderSource, ImageSource, Splits, open_data, open_evaluation
 from hardnet.training.fashion_mnist import read_idx
 from hardnet.training.loading import (
     LabelledBatch,
@@ -39,32 +39,22 @@ def opened(where: Path | str, **changes: Any) -> Splits:
     return open_data(options(Path(where), Path("o"), **changes))
 
 
-def test_idx_files_are_read_plain_and_gzipped(tmp_path: Path) -> None:
-    content = idx_bytes((2, 1, 3), bytes(range(6)))
-    (tmp_path / "plain").write_bytes(content)
-    (tmp_path / "zipped").write_bytes(gzip.compress(content))
-    for name in ("plain", "zipped"):
-        assert read_idx(tmp_path / name) == ((2, 1, 3), bytes(range(6)))
-
-
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    "content",
     [
-        (b"", "is not an IDX file of unsigned bytes (it begins with b'')"),
-        (b"PNG...", "is not an IDX file of unsigned bytes (it begins with b'PNG.')"),
-        (idx_bytes((2,), b"12", kind=0x0D), "is not an IDX file of unsigned bytes"),
-        (idx_bytes((2, 3), b"12345"), "the header states 6 values ((2, 3)), the file has 5"),
-        (idx_bytes((2, 3), b"")[:7], "cannot be read as an IDX file"),
-        (gzip.compress(idx_bytes((2000,), bytes(2000)), mtime=0)[:20], "cannot be read as an IDX file"),
-        (b"\x1f\x8b" + bytes(20), "cannot be read as an IDX file"),
+        b"",
+        b"PNG...",
+        idx_bytes((2,), b"12", kind=0x0D),
+        idx_bytes((2, 3), b"12345"),
+        idx_bytes((2, 3), b"")[:7],
+        gzip.compress(idx_bytes((2000,), bytes(2000)), mtime=0)[:20],
     ],
 )
-def test_a_malformed_idx_file_is_named(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_a_malformed_idx_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "some-idx"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=re.escape(complaint)) as caught:
+    with pytest.raises(DataError, match=r"some-idx: (is not a complete IDX file|cannot be read)"):
         read_idx(path)
-    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("place", [".", "FashionMNIST/raw", "raw"])
@@ -103,19 +93,12 @@ def test_training_does_not_touch_the_test_images(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.val)) == (30, 10)
     with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
         open_evaluation(str(tmp_path))
-
-
-def test_fashion_mnist_files_that_do_not_belong_together(tmp_path: Path) -> None:
-    make_fashion_mnist(tmp_path)
-    labels = tmp_path / "train-labels-idx1-ubyte.gz"
-    labels.write_bytes(idx_bytes((39,), bytes(39)))
-    with pytest.raises(DataError, match=r"\(40, 28, 28\).*\(39,\)"):
-        opened(tmp_path)
-    labels.write_bytes(idx_bytes((40,), bytes([10] * 40)))
-    with pytest.raises(DataError, match=r"train-labels.*class 10 is none of the 10"):
-        opened(tmp_path)
     with pytest.raises(DataError, match="not 'val'"):
         open_evaluation(str(tmp_path), split="val")
+    for count, label in ((39, 0), (40, 10)):
+        (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx_bytes((count,), bytes([label] * count)))
+        with pytest.raises(DataError, match=rf"do not belong together.*\({count},\), the last class {label}"):
+            opened(tmp_path)
 
 
 def test_a_folder_gives_upright_rgb_images_in_the_order_of_the_names(tmp_path: Path) -> None:
@@ -128,13 +111,7 @@ def test_a_folder_gives_upright_rgb_images_in_the_order_of_the_names(tmp_path: P
     assert splits.val is not None
     assert len(splits.val) == 3
     assert splits.mean == (0.485, 0.456, 0.406)
-
-
-def test_what_is_evaluated_in_a_folder(tmp_path: Path) -> None:
-    make_folder(tmp_path, images=2)
-    make_folder(tmp_path, images=1, split="val")
     assert len(open_evaluation(str(tmp_path))) == 3
-    assert len(open_evaluation(str(tmp_path), split="train")) == 6
     assert len(open_evaluation(str(tmp_path / "train"))) == 6
     with pytest.raises(DataError, match=r"test: no such folder; choose a subfolder"):
         open_evaluation(str(tmp_path), split="test")
@@ -179,9 +156,9 @@ def test_the_usual_names_of_splits_are_no_classes(
     splits = opened(tmp_path, val_fraction=0.2)
     assert splits.val is not None
     assert splits.train.classes == splits.val.classes == ("class_0", "class_1", "class_2")
-    assert {splits.val.name(index).split("/")[0] for index in range(len(splits.val))} == {validated}
-    assert {splits.train.name(index).split("/")[0] for index in range(len(splits.train))} == {folders[0]}
-    assert open_evaluation(str(tmp_path)).name(0).split("/")[0] == evaluated
+    assert {name.split("/")[0] for name in splits.val.names} == {validated}
+    assert {name.split("/")[0] for name in splits.train.names} == {folders[0]}
+    assert open_evaluation(str(tmp_path)).names[0].split("/")[0] == evaluated
     assert len(open_evaluation(str(tmp_path), split="train")) == 15
 
 
@@ -234,22 +211,35 @@ def test_the_output_may_not_lie_in_the_data(tmp_path: Path) -> None:
         open_data(options(root, root / "runs" / "one"))
 
 
+def held_out(where: Path, images: int, **changes: Any) -> list[str]:
+    """The names of the validation images; all others are trained on."""
+    splits = opened(where, **changes)
+    assert splits.val is not None
+    assert len(splits.train) + len(splits.val) == images
+    assert set(splits.train.names).isdisjoint(splits.val.names)
+    return list(splits.val.names)
+
+
 def test_holding_out_splits_by_the_seed_alone(tmp_path: Path) -> None:
     make_folder(tmp_path, images=8)
-    source = opened(tmp_path).train
+    names = held_out(tmp_path, 24, hold_out=5, seed=1)
+    assert len(names) == 5
+    assert held_out(tmp_path, 24, hold_out=5, seed=1) == names != held_out(tmp_path, 24, hold_out=5, seed=2)
+    with pytest.raises(DataError, match="cannot hold out 24 of 24"):
+        opened(tmp_path, hold_out=24)
 
-    def pixels(part: data.ImageSource) -> set[bytes]:
-        return {part.load(index)[0].tobytes() for index in range(len(part))}
 
-    train, val = hold_out(source, 5, seed=1)
-    assert (len(train), len(val)) == (19, 5)
-    assert pixels(train).isdisjoint(pixels(val))
-    assert pixels(train) | pixels(val) == pixels(source)
-    assert pixels(hold_out(source, 5, seed=1)[1]) == pixels(val)
-    assert pixels(hold_out(source, 5, seed=2)[1]) != pixels(val)
-    for count in (0, 24):
-        with pytest.raises(DataError, match=f"cannot hold out {count} of 24"):
-            hold_out(source, count, seed=1)
+def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, images=8, split="plain")
+    for index in range(1, 8):
+        (root / "class_2" / f"{index}.png").unlink()
+    names = held_out(root, 17, val_fraction=0.2, seed=1)
+    assert [name.split("/")[0] for name in names] == ["class_0"] * 2 + ["class_1"] * 2  # a single image is trained on
+    assert held_out(root, 17, val_fraction=0.2, seed=1) == names != held_out(root, 17, val_fraction=0.2, seed=2)
+    assert len(held_out(root, 17, val_fraction=0.5)) == 8
+    assert opened(root, val_fraction=0.0).val is None
+    train(options(root, tmp_path / "run", epochs=1, seed=1, val_fraction=0.2))
+    assert (tmp_path / "run" / VALIDATION).read_text().splitlines() == names
 
 
 @pytest.fixture
@@ -276,13 +266,9 @@ def test_a_step_sees_the_same_images_whatever_the_ranks() -> None:
     assert steps(101, ranks=2, batch_size=6) == one
     assert steps(101, ranks=3, batch_size=2, accumulate=2) == one
     assert steps(101, ranks=1, batch_size=12, epoch=1) != one
-
-
-def test_an_epoch_can_be_entered_at_any_step() -> None:
     wanted = options(Path("d"), Path("o"), accumulate=2)
     whole = training_batches(50, wanted, 3, rank=1, ranks=2)
-    assert len(whole) == 6
-    assert training_batches(50, wanted, 3, rank=1, ranks=2, first_step=2) == whole[4:]
+    assert training_batches(50, wanted, 3, rank=1, ranks=2, first_step=2) == whole[4:]  # resumed within the epoch
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_alone(source: ImageSource) -> None:
@@ -370,9 +356,7 @@ def test_large_images_are_shrunk_once(tmp_path: Path, monkeypatch: pytest.Monkey
     reads.clear()
     assert [data.train.load(index)[0].tobytes() for index in range(4)] == [image.tobytes() for image in first]
     assert {path.parent for path in reads} == {tmp_path / "run" / "cache"}
-    changed = data.train.path(3)
-    assert changed is not None
-    picture(0, 5, 80).save(changed)
+    picture(0, 5, 80).save(str(data.train.files[3]))
     assert data.train.load(3)[0].tobytes() != first[3].tobytes()
     assert keep_shrunk(opened(tmp_path / "data"), tmp_path / "run", 0).train.load(0)[0].size == (96, 96)
 
@@ -441,25 +425,3 @@ def test_evaluation_deals_out_whole_batches_and_leaves_nothing_out(source: Image
         assert sum(len(part) for part in dealt) == len(one)
     with pytest.raises(ImageError, match=r"7\.png"):
         list(load_batches(source, transform, evaluation_batches(source, 5)))
-
-
-def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:
-    root = make_folder(tmp_path, images=8, split="plain")
-    for index in range(1, 8):
-        (root / "class_2" / f"{index}.png").unlink()
-
-    def kept(**changes: Any) -> list[str]:
-        splits = opened(root, **{"val_fraction": 0.2, **changes})
-        assert splits.val is not None
-        trained, names = ([part.name(index) for index in range(len(part))] for part in (splits.train, splits.val))
-        assert len(trained) + len(names) == 17
-        assert not set(trained) & set(names)
-        return names
-
-    names = kept(seed=1)
-    assert [name.split("/")[0] for name in names] == ["class_0"] * 2 + ["class_1"] * 2  # a single image is trained on
-    assert kept(seed=1) == names != kept(seed=2)
-    assert len(kept(val_fraction=0.5)) == 8
-    assert opened(root, val_fraction=0.0).val is None
-    train(options(root, tmp_path / "run", epochs=1, seed=1, val_fraction=0.2))
-    assert (tmp_path / "run" / VALIDATION).read_text().splitlines() == names

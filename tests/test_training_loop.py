@@ -263,12 +263,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
         with pytest.raises(TrainingError, match=match):
             Trainer(options(where, tmp_path / output, **{"resume": "auto", **changes}), ONE)
 
-    refused("is a checkpoint of hardnet39ds, this run trains hardnet68ds", model="hardnet68ds")
+    refused(r"was made with model 'hardnet39ds' \(now 'hardnet68ds'\)", model="hardnet68ds")
     make_folder(tmp_path / "two", classes=2, images=12)
-    refused("was made with 3 classes, this run has 2", where=tmp_path / "two")
+    refused(r"was made with classes 3 \(now 2\)", where=tmp_path / "two")
     make_folder(tmp_path / "more", images=9)
-    refused("was made with 24 training images, this run has 27", where=tmp_path / "more")
-    refused("was made with 4 images per global batch, this run has 8", batch_size=8)
+    refused(r"was made with images 24 \(now 27\)", where=tmp_path / "more")
+    refused(r"was made with global batch 4 \(now 8\)", batch_size=8)
     torch.save(hardnet.create_model("hardnet39ds", num_classes=3).state_dict(), tmp_path / "other.pth")
     refused(r"was made with weights None \(now '\S+other.pth'\)", weights=str(tmp_path / "other.pth"))
     refused(r"was made with epochs 2 \(now 3\), lr 0.05 \(now 0.1\)", epochs=3, lr=0.1)

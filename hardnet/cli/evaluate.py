@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ..utils.files import write_atomically, writing
 from ..utils.optional import require
 from ..utils.text import counted, printable, table
 from ..utils.validation import positive
+from ..weights.catalog import DEFAULT
 from .arguments import (
     NO_WEIGHTS,
     SOME_FAILED,
@@ -104,16 +106,15 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from ..training.comparison import EvaluateOptions, choose, count_trained, evaluate_weights, find_run, read_held_out
+    from ..training.comparison import EvaluateOptions, count_trained, evaluate_weights, find_run, read_held_out
     from ..training.data import open_evaluation, open_listed
     from ..utils.distributed import connect
     from ..weights.load import Loaded, load_weights
 
     check_calibration(arguments, required=False)
-    arguments.details = arguments.per_class or arguments.confusion is not None
     names = [field.name for field in dataclasses.fields(EvaluateOptions)]
     options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
-    pairs = choose(arguments.model, arguments.weights)
+    pairs = list(itertools.product(arguments.model or [None], arguments.weights or [DEFAULT]))
     if arguments.confusion is not None:
         require("matplotlib", "3.8", extra="train")
         if arguments.confusion.suffix not in _PICTURES or len(pairs) != 1:

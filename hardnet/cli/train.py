@@ -125,7 +125,7 @@ def run_train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int
     from ..training.data import open_data
     from ..training.loop import train
     from ..training.shrinking import CACHE
-    from ..training.summary import measure_result
+    from ..training.summary import summarise_result
     from ..utils.distributed import connect
 
     given = {name: value for name, value in vars(arguments).items() if name in FIELDS}
@@ -151,9 +151,9 @@ def run_train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int
                     show(f"stopped by a signal after {done}, the position is saved: go on with --resume auto")
                 return 0
         data = data if shared else open_data(runs[-1], ranks)
-        result = measure_result(runs[-1], data, ranks)
+        lines = summarise_result(runs[-1], data, ranks)
         if ranks.first:
-            show("\n".join(result.lines(data.val)))
+            show("\n".join(lines))
             shutil.rmtree(Path(runs[-1].output).expanduser() / CACHE, ignore_errors=True)
     return 0
 

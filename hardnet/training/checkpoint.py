@@ -93,11 +93,7 @@ class RunDescription:
 
     def counts(self) -> dict[str, int]:
         """Return the numbers that must be the same when a run is resumed, under their names in messages."""
-        return {
-            "classes": len(self.classes),
-            "training images": self.images,
-            "images per global batch": self.global_batch,
-        }
+        return {"classes": len(self.classes), "images": self.images, "global batch": self.global_batch}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written with the weights, so that they can be used without the run."""
@@ -115,13 +111,8 @@ def save_checkpoint(folder: Path, state: TrainingState, progress: RunProgress, d
 
     The state of random generators is the seed (among the options) and the progress; see :mod:`.seeds`.
     """
-    content = {
-        "format": FORMAT,
-        **state.state_dict(),
-        "progress": dataclasses.asdict(progress),
-        "counts": description.counts(),
-    }
-    save_atomically(content | description.to_dict(), folder / CHECKPOINT)
+    position = {"format": FORMAT, "progress": dataclasses.asdict(progress), "counts": description.counts()}
+    save_atomically({**state.state_dict(), **position, **description.to_dict()}, folder / CHECKPOINT)
 
 
 def final_content(state: TrainingState, description: RunDescription, numbers: dict[str, Any]) -> dict[str, Any]:
@@ -147,9 +138,9 @@ def save_atomically(content: Mapping[str, Any], path: Path) -> None:
         with write_atomically(path) as file:
             torch.save(dict(content), file)
     except (OSError, RuntimeError) as error:  # torch's writer turns an OSError into a RuntimeError
-        kept = "the previous one is untouched" if path.exists() else "there is no previous one"
+        rest = "the previous one is untouched" if path.exists() else "there is no previous one"
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise TrainingError(f"the checkpoint {path} could not be written: {reason(cause)}; {kept}") from error
+        raise TrainingError(f"the checkpoint {path} could not be written: {reason(cause)}; {rest}") from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -186,16 +177,15 @@ def find_checkpoint(options: TrainOptions, present: Sequence[bool] | None = None
         TrainingError: only some ranks see the checkpoint.
     """
     latest = Path(options.output).expanduser() / CHECKPOINT
-    given = None if options.resume in ("", "auto") else Path(options.resume).expanduser()
     present = [latest.exists()] if present is None else present
-    exists = all(present)
-    if any(present) and not exists:
+    if any(present) and not all(present):
         raise TrainingError(f"{latest} is there for some ranks only: the output folder must be shared by all machines")
-    if exists and options.resume != "auto" and given != latest:
-        if _complete_epochs(latest):
-            raise ValueError(f"{latest.parent} holds a run already: go on with --resume auto, or name another --output")
-        exists = False
-    return given or (latest if exists else None)
+    if options.resume == "auto":
+        return latest if all(present) else None
+    path = Path(options.resume).expanduser() if options.resume else None
+    if all(present) and path != latest and _complete_epochs(latest):
+        raise ValueError(f"{latest.parent} holds a run already: go on with --resume auto, or name another --output")
+    return path
 
 
 def _complete_epochs(path: Path) -> int:
@@ -212,23 +202,13 @@ def restore(path: Path, state: TrainingState, description: RunDescription) -> Ru
         TrainingError: it cannot be read, is damaged, or is another run's.
     """
     content = load(path)
-    _check_same_run(path, content["options"], content["counts"], description)
+    theirs, ours = content["options"] | content["counts"], description.options | description.counts()
+    changed = [name for name in ours if name not in _FREE and theirs.get(name) != ours[name]]
+    if changed:
+        values = ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in changed)
+        raise TrainingError(f"{path}: was made with {values}; resume with the same, or start another run")
     try:
         state.load_state_dict(content)
         return RunProgress(**content["progress"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a valid training checkpoint: {error!r}") from error
-
-
-def _check_same_run(path: Path, options: dict[str, Any], counts: dict[str, int], description: RunDescription) -> None:
-    """Refuse a checkpoint of another model, other classes or other options, naming both values."""
-    ours = description.options
-    if options.get("model") != ours["model"]:
-        raise TrainingError(f"{path}: is a checkpoint of {options.get('model')}, this run trains {ours['model']}")
-    for name, value in description.counts().items():
-        if counts.get(name) != value:
-            raise TrainingError(f"{path}: was made with {counts.get(name)} {name}, this run has {value}")
-    changed = [name for name in ours if name not in _FREE and options.get(name) != ours[name]]
-    if changed:
-        named = ", ".join(f"{name} {options.get(name)!r} (now {ours[name]!r})" for name in changed)
-        raise TrainingError(f"{path}: was made with {named}; resume with the same options, or start another run")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ from ..utils.distributed import Ranks
 from ..utils.errors import DataError, WeightsError
 from ..utils.files import expand_user
 from ..utils.text import counted, printable, split_lines
-from ..weights.catalog import DEFAULT, IMAGENET, WeightsRecord
+from ..weights.catalog import IMAGENET, WeightsRecord
 from ..weights.files import read_file
 from ..weights.load import Loaded, Source
 from .checkpoint import OPTIONS, VALIDATION
-from .data import ImageSource, SubsetSource, find_splits
+from .data import ImageSource, find_splits
 from .evaluation import Evaluation, evaluate
-from .options import check_types, read_recipe
+from .options import read_recipe
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,6 @@ class EvaluateOptions:
     """Whether the data set may lack classes of the weights."""
     decode: str = "exact"
     """As in :class:`hardnet.Classifier`: "exact" or "fast"."""
-    details: bool = False
-    """Whether to count the confusion matrix and list the mistakes."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
 
     def preprocessing(self, base: Preprocessing) -> Preprocessing:
         """Return the weights' preprocessing with the sizes of the options."""
@@ -87,53 +81,23 @@ class EvaluationRow:
         return max(map(abs, differences)) > tolerance + 1e-9
 
 
-def choose(models: Sequence[str], weights: Sequence[Source]) -> list[tuple[str | None, Source]]:
-    """Return the pairs of a model and its weights that are to be evaluated.
-
-    Args:
-        models: names. None are needed if the weights say of which model they are.
-        weights: sources, each of every model; without any, a model's default weights.
-    """
-    names: Sequence[str | None] = models or [None]
-    return list(itertools.product(names, weights or [DEFAULT]))
-
-
-def check_classes(loaded: Loaded, classes: Sequence[str]) -> None:
-    """Check that weights have the classes of a data set.
-
-    Raises:
-        WeightsError: they have another number of classes.
-        DataError: they were trained on classes with other names. ImageNet's folders have codes for names.
-    """
-    if loaded.num_classes != len(classes):
-        raise WeightsError(f"{loaded.name} has {loaded.num_classes} classes, the data set has {len(classes)}")
-    if loaded.categories is None or (loaded.record is not None and loaded.record.evaluated_on == IMAGENET):
-        return
-    for name, folder in zip(loaded.categories, classes, strict=True):
-        if printable(name) != printable(folder):
-            raise DataError(f"{loaded.name} was trained on other classes: {name!r}, the data set has {folder!r}")
-
-
-def align_classes(source: ImageSource, loaded: Loaded, *, allow_missing: bool) -> ImageSource:
-    """Return a data set with its classes numbered as the weights number them.
+def match_classes(loaded: Loaded, classes: Sequence[str]) -> list[str]:
+    """Return the classes of weights in the order of the logits; those of the data set if they cannot be compared.
 
     Raises:
         WeightsError: the weights do not name their classes, and have another number of them.
-        DataError: the data set has other classes, or lacks some and ``allow_missing`` is false.
+        DataError: the data set has other classes.
     """
-    if loaded.categories is None or (loaded.record is not None and loaded.record.evaluated_on == IMAGENET):
-        check_classes(loaded, source.classes)
-        return source
-    trained, present = ([printable(name) for name in names] for names in (loaded.categories, source.classes))
+    present = list(map(printable, classes))
+    is_imagenet = loaded.record is not None and loaded.record.evaluated_on == IMAGENET  # folders have codes for names
+    if loaded.categories is None or is_imagenet:
+        if loaded.num_classes != len(classes):
+            raise WeightsError(f"{loaded.name} has {loaded.num_classes} classes, the data set has {len(classes)}")
+        return present
+    trained = list(map(printable, loaded.categories))
     if foreign := [name for name in present if name not in trained]:
         raise DataError(f"{loaded.name} was trained on other classes: the data set has {', '.join(foreign[:5])}")
-    missing = [name for name in trained if name not in present]
-    if missing and not allow_missing:
-        raise DataError(
-            f"the data set lacks {counted(len(missing), 'class')} of {loaded.name}: {', '.join(missing[:5])}; "
-            "--allow-missing-classes evaluates on the others"
-        )
-    return source if trained == present else SubsetSource(source, range(len(source)), loaded.categories)
+    return trained
 
 
 def evaluate_weights(
@@ -151,7 +115,16 @@ def evaluate_weights(
         ImageError: an image cannot be read, and bad ones are not to be skipped.
         TrainingError: logits are not finite.
     """
-    source = align_classes(source, loaded, allow_missing=options.allow_missing_classes)
+    classes = match_classes(loaded, source.classes)
+    numbers = {name: number for number, name in enumerate(classes)}
+    order = [numbers[printable(name)] for name in source.classes]
+    missing = [classes[number] for number in sorted(set(numbers.values()).difference(order))]
+    if missing and not options.allow_missing_classes:
+        raise DataError(
+            f"the data set lacks {counted(len(missing), 'class')} of {loaded.name}: {', '.join(missing[:5])}; "
+            "--allow-missing-classes evaluates on the others"
+        )
+    source = ImageSource(classes, [order[label] for label in source.labels], source.names, source.files)
     model = create_model(loaded.config.name, weights=loaded)
     preprocessing = options.preprocessing(loaded.preprocessing or Preprocessing())
     model = model.eval().to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -163,7 +136,6 @@ def evaluate_weights(
         batch_size=options.batch_size,
         workers=options.workers,
         skip_bad_images=options.skip_bad_images,
-        details=options.details,
         decode=cast(Decode, options.decode),
     )
     record = loaded.record
@@ -190,7 +162,7 @@ def count_trained(run: Path, source: ImageSource) -> int:
     if not root.is_dir():
         return 0
     folder, held_out = find_splits(root).get("train", root), read_held_out(run)
-    paths = (path.resolve() for index in range(len(source)) if (path := source.path(index)) is not None)
+    paths = (file.resolve() for file in source.files if isinstance(file, Path))
     return sum(path.is_relative_to(folder) and path.relative_to(root).as_posix() not in held_out for path in paths)
 
 

@@ -16,11 +16,12 @@ from ..factory import create_model
 from ..models.config import CONFIGS, stage_indices
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
-from ..utils.errors import TrainingError
+from ..utils.errors import DataError, TrainingError
+from ..utils.text import printable
 from ..weights.catalog import DEFAULT
 from ..weights.load import Loaded, load_weights
 from .checkpoint import RunDescription
-from .comparison import check_classes
+from .comparison import match_classes
 from .options import TrainOptions
 from .seeds import seeded
 
@@ -47,10 +48,8 @@ def build_model(
         )
     if options.freeze:
         freeze_backbone(model)
-    model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-    ema = None
-    if options.ema:
-        ema = AveragedModel(model, multi_avg_fn=_averaging(options.ema), use_buffers=True)
+    model = _to_device(model, ranks)
+    ema = AveragedModel(model, multi_avg_fn=_averaging(options.ema), use_buffers=True) if options.ema else None
     if options.compile:
         model.compile()  # in place: the names of the parameters stay
     return model, ema
@@ -75,38 +74,37 @@ def build_teachers(options: TrainOptions, description: RunDescription, ranks: Ra
     Raises:
         ValueError: one is unknown, or has another normalisation than the data.
         WeightsError: weights cannot be loaded, or have another number of classes.
-        DataError: it was trained on classes with other names.
+        DataError: it was trained on other classes.
     """
-    names = [] if options.teacher is None else options.teacher.split(",")
-    return [_build_teacher(name.strip(), options, description, ranks) for name in names]
+    teachers = []
+    for source in () if options.teacher is None else map(str.strip, options.teacher.split(",")):
+        name, _, weights = source.partition(":")
+        model = name if name in CONFIGS else None
+        loaded = load_weights(weights or DEFAULT if model else source, model=model, progress=ranks.first)
+        if match_classes(loaded, description.classes) != list(map(printable, description.classes)):
+            raise DataError(f"teacher {source} was trained on other classes, or numbers them in another order")
+        theirs, ours = loaded.preprocessing, description.preprocessing
+        if theirs is not None and (theirs.mean, theirs.std) != (ours.mean, ours.std):
+            raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
+        teacher = create_model(loaded.config.name, weights=loaded).eval().requires_grad_(False)
+        teachers.append(_to_device(teacher, ranks))
+    return teachers
 
 
-def _build_teacher(source: str, options: TrainOptions, description: RunDescription, ranks: Ranks) -> HarDNet:
-    name, _, weights = source.partition(":")
-    named = name in CONFIGS
-    loaded = load_weights(weights or DEFAULT if named else source, model=name if named else None, progress=ranks.first)
-    check_classes(loaded, description.classes)
-    theirs, ours = loaded.preprocessing, description.preprocessing
-    if theirs is not None and (theirs.mean, theirs.std) != (ours.mean, ours.std):
-        raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
-    teacher = create_model(loaded.config.name, weights=loaded)
-    teacher = teacher.eval().requires_grad_(False).to(ranks.device)
-    return teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
+def _to_device(model: HarDNet, ranks: Ranks) -> HarDNet:
+    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
 def make_mix(options: TrainOptions, num_classes: int) -> Mix | None:
     """Return torchvision's MixUp, CutMix, or either at random: images, classes -> images, (N, classes) targets."""
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-    mixes: list[Any] = []
+    mixes: list[Mix] = []
     if options.mixup:
         mixes.append(v2.MixUp(alpha=options.mixup, num_classes=num_classes))
     if options.cutmix:
         mixes.append(v2.CutMix(alpha=options.cutmix, num_classes=num_classes))
-    if not mixes:
-        return None
-    mix: Mix = mixes[0] if len(mixes) == 1 else v2.RandomChoice(mixes)
-    return mix
+    return v2.RandomChoice(mixes) if len(mixes) == 2 else next(iter(mixes), None)
 
 
 def freeze_backbone(model: HarDNet) -> None:

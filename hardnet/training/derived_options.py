@@ -43,7 +43,7 @@ def derive_from_data(data: Splits, size: int, ranks: int, *, pretrained: bool) -
 def _typical_side(source: ImageSource) -> int:
     """Return the median shorter side of some images, in pixels; 0 if they are no files."""
     step = max(len(source) // 25, 1)
-    paths = [path for index in range(0, len(source), step) if (path := source.path(index)) is not None]
+    paths = [file for file in source.files[::step] if isinstance(file, Path)]
     return statistics.median_high(min(read_size(path)) for path in paths) if paths else 0
 
 

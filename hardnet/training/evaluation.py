@@ -1,11 +1,12 @@
-"""Evaluate models: top-1 and top-5 errors, counted exactly on any number of ranks, next to the reported ones."""
+"""Evaluate models: top-1 and top-5 errors, counted exactly on any number of ranks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,8 @@ class Mistake(NamedTuple):
 
     image: int
     """Number of the image in the source."""
+    truth: int
+    """Index of its class."""
     answer: int
     """Index of the predicted class."""
     probability: float
@@ -46,18 +49,16 @@ class Evaluation:
     """Number of images whose class is among the five most probable."""
     loss: float
     """Mean cross-entropy, in nats."""
-    bad: list[str] = field(default_factory=list)
-    """Error messages of the skipped images."""
-    class_images: list[int] = field(default_factory=list)
-    """Number of images of each class."""
-    class_top1: list[int] = field(default_factory=list)
-    """Number of images of each class whose top prediction is correct."""
-    ece: float = math.nan
+    ece: float
     """Expected calibration error of the top-1 probabilities in 15 equal bins (Guo et al. 2017), in per cent."""
-    confusion: list[list[int]] = field(default_factory=list)
-    """Counts, one row per true class, one column per predicted class; only with ``details``."""
-    mistakes: list[Mistake] = field(default_factory=list)
-    """The images whose top prediction is wrong, in their order; only with ``details``."""
+    class_images: list[int]
+    """Number of images of each class."""
+    class_top1: list[int]
+    """Number of images of each class whose top prediction is correct."""
+    mistakes: list[Mistake]
+    """The images whose top prediction is wrong, in their order."""
+    bad: list[str]
+    """Error messages of the skipped images."""
 
     @property
     def top1_error(self) -> float:
@@ -75,6 +76,14 @@ class Evaluation:
         pairs = zip(self.class_top1, self.class_images, strict=True)
         return [100 * right / images if images else math.nan for right, images in pairs]
 
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Counts, one row per true class, one column per predicted class."""
+        counts: list[list[int]] = torch.diag(torch.tensor(self.class_top1)).tolist()
+        for mistake in self.mistakes:
+            counts[mistake.truth][mistake.answer] += 1
+        return counts
+
 
 @worker_failures()
 @torch.no_grad()
@@ -87,7 +96,6 @@ def evaluate(
     batch_size: int = 256,
     workers: int = 0,
     skip_bad_images: bool = False,
-    details: bool = False,
     decode: Decode = "exact",
 ) -> Evaluation:
     """Classify every image of a source once, all ranks together, and count; with a bar on a terminal.
@@ -100,7 +108,6 @@ def evaluate(
         batch_size: images of one batch.
         workers: processes that read images.
         skip_bad_images: pass over images that cannot be read, and list them, instead of raising.
-        details: count the confusion matrix and list the mistakes, too.
         decode: "fast" decodes files as :class:`hardnet.Classifier` does, with its ``Preprocessing`` as the transform.
 
     Raises:
@@ -109,20 +116,17 @@ def evaluate(
     """
     classes = len(source.classes)
     batches = evaluation_batches(source, batch_size, ranks.rank, ranks.size)
-    pinned = ranks.device.type == "cuda"
     loaded = load_batches(
-        *(source, transform, batches),
+        source,
+        transform,
+        batches,
         workers=workers,
         skip_bad_images=skip_bad_images,
-        pin_memory=pinned,
+        pin_memory=ranks.device.type == "cuda",
         decode=decode,
     )
-    top5, loss = 0, 0.0
     bad: list[str] = []
-    mistakes: list[Mistake] = []
-    counts = torch.zeros(2, classes, dtype=torch.int64)
-    confusion = torch.zeros(classes * classes if details else 0, dtype=torch.int64)
-    confidence, right = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.int64)
+    tables = [torch.empty(6, 0, dtype=torch.float64)]  # index, class, prediction, its probability, top-5 hit, loss
     bar = progress_bar(sum(map(len, batches)), "evaluating", unit="images", enabled=ranks.first, leave=False)
     with bar, closing(loaded):
         for batch in loaded:
@@ -138,34 +142,29 @@ def evaluate(
             if not torch.isfinite(logits).all():
                 raise TrainingError("the model gives logits that are not finite: its weights are damaged")
             best = logits.topk(min(TOP, classes)).indices
-            predicted, sure = best[:, 0].cpu(), logits.softmax(1).amax(1).cpu()
-            bins = (sure * _BINS).long().clamp(max=_BINS - 1)
-            confidence += torch.bincount(bins, sure.double(), _BINS)
-            correct = predicted == batch.labels
-            right += torch.bincount(bins[correct], minlength=_BINS)
-            for count, truths in zip(counts, (batch.labels, batch.labels[correct]), strict=True):
-                count += torch.bincount(truths, minlength=classes)
-            if details:
-                confusion += torch.bincount(batch.labels * classes + predicted, minlength=classes * classes)
-                for position in (~correct).nonzero().flatten().tolist():
-                    answer, probability = int(predicted[position]), float(sure[position])
-                    mistakes.append(Mistake(batch.indices[position], answer, probability))
-            top5 += int((best == labels[:, None]).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    everywhere = zip(*ranks.gather((counts, confusion, top5, loss, confidence - right, bad, mistakes)), strict=True)
-    counts, confusion, top5, loss, gaps, bad, mistakes = (sum(parts[1:], parts[0]) for parts in everywhere)
-    total, top1 = counts.sum(1).tolist()
+            hits = (best == labels[:, None]).any(1)
+            loss = functional.cross_entropy(logits, labels, reduction="none")
+            columns = (torch.tensor(batch.indices), labels, best[:, 0], logits.softmax(1).amax(1), hits, loss)
+            tables.append(torch.stack([column.cpu().double() for column in columns]))
+    everywhere = ranks.gather((torch.cat(tables, 1), bad))
+    table = torch.cat([table for table, _ in everywhere], 1)
+    bad = list(chain.from_iterable(messages for _, messages in everywhere))
+    total = table.shape[1]
     if not total:
         raise TrainingError(f"there is no image to evaluate ({len(source)} listed, {len(bad)} unreadable)")
+    table = table[:, table[0].argsort()]  # hence sums do not depend on the number of ranks
+    truth, answer, probability = table[1].long(), table[2].long(), table[3]
+    correct = truth == answer
+    bins = (probability * _BINS).long().clamp(max=_BINS - 1)
+    gaps = torch.bincount(bins, probability - correct.double(), _BINS)
     return Evaluation(
         images=total,
-        top1=top1,
-        top5=top5,
-        loss=loss / total,
-        bad=bad,
-        class_images=counts[0].tolist(),
-        class_top1=counts[1].tolist(),
+        top1=int(correct.sum()),
+        top5=int(table[4].sum()),
+        loss=float(table[5].mean()),
         ece=100 * float(gaps.abs().sum()) / total,
-        confusion=confusion.view(classes, classes).tolist() if details else [],
-        mistakes=sorted(mistakes),
+        class_images=torch.bincount(truth, minlength=classes).tolist(),
+        class_top1=torch.bincount(truth[correct], minlength=classes).tolist(),
+        mistakes=[Mistake(int(row[0]), int(row[1]), int(row[2]), row[3]) for row in table[:4, ~correct].T.tolist()],
+        bad=bad,
     )

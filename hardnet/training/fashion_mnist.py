@@ -1,11 +1,10 @@
-"""Fashion-MNIST from its IDX files, as Pillow images with their class."""
+"""Read Fashion-MNIST from its IDX files, plain or gzipped."""
 
 from __future__ import annotations
 
 import gzip
 import struct
 import zlib
-from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,68 +16,64 @@ from ..weights.catalog import CATALOG
 if TYPE_CHECKING:
     from PIL import Image
 
-_UNSIGNED_BYTES = b"\0\0\x08"  # the start of an IDX file of this type; the number of dimensions follows
 RECORD = CATALOG["hardnet39ds", "FASHION_MNIST"]
+_STEMS = {"train": "train", "test": "t10k"}
+_UNSIGNED_BYTES = b"\0\0\x08"  # the start of an IDX file of this type; the number of dimensions follows
 
 
-class FashionMNISTSource:
-    """The 28 x 28 pixel photographs of garments, from IDX files, gzipped or not.
+def find_idx(folder: Path, stem: str) -> Path | None:
+    """Return the file of this name in a folder, or where torchvision puts it; None if there is none."""
+    places = (folder, folder / "FashionMNIST" / "raw", folder / "raw")
+    paths = (place / f"{stem}-ubyte{suffix}" for place in places for suffix in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
 
-    Args:
-        images: the file of the pixels.
-        labels: the file of the classes.
+
+def read_garments(folder: Path, split: str) -> tuple[list[Image.Image], list[int]]:
+    """Return the grey pictures of garments of a split, "train" or "test", and their classes.
 
     Raises:
-        DataError: a file is damaged, or the two do not fit together.
+        DataError: a file is missing or damaged, or the two do not belong together.
     """
+    from PIL import Image
 
-    def __init__(self, images: Path, labels: Path) -> None:
-        self.classes: Sequence[str] = tuple(RECORD.categories)
-        shape, self._pixels = read_idx(images)
-        label_shape, self.labels = read_idx(labels)
-        if len(shape) != 3 or len(label_shape) != 1 or shape[0] != label_shape[0]:
-            raise DataError(f"{images} holds {shape} values, {labels} {label_shape}: expected (N, H, W) and (N,)")
-        if max(self.labels, default=0) >= len(self.classes):
-            raise DataError(f"{labels}: class {max(self.labels)} is none of the {len(self.classes)} of Fashion-MNIST")
-        self._count, self._height, self._width = shape
-
-    def __len__(self) -> int:
-        return self._count
-
-    def name(self, index: int) -> str:
-        """Return the number of an image."""
-        return f"image {index}"
-
-    def path(self, index: int) -> None:
-        """Return None: an image is a part of a file."""
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """Return an RGB image, its three channels alike, and its class."""
-        from PIL import Image
-
-        length = self._height * self._width
-        pixels = self._pixels[index * length : (index + 1) * length]
-        return Image.frombytes("L", (self._width, self._height), pixels).convert("RGB"), self.labels[index]
+    contents = []
+    for kind in ("images-idx3", "labels-idx1"):
+        stem = f"{_STEMS[split]}-{kind}"
+        path = find_idx(folder, stem)
+        if path is None:
+            raise DataError(
+                f"{folder}: holds no {stem}-ubyte.gz (nor {stem}-ubyte, here or in FashionMNIST/raw); install Debian's "
+                "package dataset-fashion-mnist, or name the folder with the four files"
+            )
+        contents.append(read_idx(path))
+    (shape, pixels), (label_shape, labels) = contents
+    last = max(labels, default=0)
+    if len(shape) != 3 or 0 in shape or label_shape != shape[:1] or last >= len(RECORD.categories):
+        raise DataError(
+            f"{folder}: the files of {split} do not belong together: images {shape}, labels {label_shape}, the last "
+            f"class {last}"
+        )
+    size = shape[1] * shape[2]
+    starts = range(0, len(pixels), size)
+    return [Image.frombytes("L", shape[:0:-1], pixels[start : start + size]) for start in starts], list(labels)
 
 
 def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
-    """Read an IDX file of unsigned bytes, plain or gzipped: its dimensions and its values in row-major order.
+    """Return the dimensions of an IDX file of unsigned bytes, and its values in row-major order.
 
     Format: http://yann.lecun.com/exdb/mnist.
 
     Raises:
-        DataError: the file cannot be read, is no IDX file of unsigned bytes, or its length does not match its header.
+        DataError: the file cannot be read, or is no complete IDX file of unsigned bytes.
     """
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        if data[:3] != _UNSIGNED_BYTES:
-            raise DataError(f"{path}: is not an IDX file of unsigned bytes (it begins with {data[:4]!r})")
         shape = struct.unpack_from(f">{data[3]}I", data, 4)
     except (OSError, EOFError, IndexError, zlib.error, struct.error) as error:  # gzip.BadGzipFile is an OSError
         raise DataError(f"{path}: cannot be read as an IDX file: {reason(error)}") from None
     values = data[4 + 4 * len(shape) :]
-    if len(values) != prod(shape):
-        raise DataError(f"{path}: the header states {prod(shape)} values ({shape}), the file has {len(values)}")
+    if data[:3] != _UNSIGNED_BYTES or len(values) != prod(shape):
+        raise DataError(f"{path}: is not a complete IDX file of unsigned bytes")
     return shape, values

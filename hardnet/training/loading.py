@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import logging
 import signal
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,19 +17,16 @@ from ..images.batches import Decode, Item, Transform, prepare
 from ..images.preprocess import limit_aspect_ratio
 from ..utils.devices import usable_processors
 from ..utils.errors import DataError, ImageError, TrainingError
+from ..utils.log import warn_once
 from ..utils.text import reason
 from .data import ImageSource
 from .options import TrainOptions
 from .seeds import permutation, seeded
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LabelledBatch:
+class LabelledBatch(NamedTuple):
     """Images (N, 3, H, W) of float32 and their classes (N,)."""
 
     images: Tensor
@@ -40,28 +35,6 @@ class LabelledBatch:
     """Their numbers in the source."""
     bad: list[str]
     """Error messages of the images that are missing."""
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """A batch on its way from a data worker: its pixels in shared memory, or as an array if that is too small."""
-
-    pixels: Any
-    labels: list[int]
-    indices: list[int]
-    bad: list[str]
-
-    def pin_memory(self) -> _Samples:
-        """Return the batch in page-locked memory; called by DataLoader."""
-        return dataclasses.replace(self, pixels=self.pixels.pin_memory()) if isinstance(self.pixels, Tensor) else self
-
-
-@dataclass(frozen=True)
-class _Sample:
-    image: Tensor | None
-    label: int
-    index: int
-    bad: list[str]
 
 
 def training_transform(options: TrainOptions, size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:
@@ -87,57 +60,50 @@ def training_transform(options: TrainOptions, size: int, mean: Sequence[float], 
 
 
 @dataclass(frozen=True)
-class _Images(Dataset[_Sample]):
-    """A source, transformed. In training (``seed`` given) the random numbers depend on seed, epoch and index alone."""
+class _Batches(Dataset[Any]):
+    """Pixels, labels, indices and errors of batches; random numbers depend on seed, epoch and index alone."""
 
     source: ImageSource
     transform: Transform
     seed: tuple[int, int] | None
     substitute: bool
     """Whether the next readable image takes the place of an unreadable one."""
-    decode: Decode = "exact"
+    decode: Decode
 
-    def __getitem__(self, index: int) -> _Sample:
-        bad: list[str] = []
+    def __getitem__(self, batch: list[int]) -> tuple[Any, list[int], list[int], list[str]]:
         count = len(self.source)
-        for candidate in range(index, index + (count if self.substitute else 1)):
+        images, indices, bad = [], [], []
+        for index in batch:
+            for candidate in range(index, index + (count if self.substitute else 1)):
+                try:
+                    images.append(self._image(candidate % count, index))
+                except ImageError as error:  # raised by `load_batches`: a worker's would arrive as a traceback
+                    bad.append(str(error))
+                else:
+                    indices.append(candidate % count)
+                    break
+        pixels: Any = torch.stack(images) if images else torch.empty(0)
+        if get_worker_info() is not None:
+            # Here, since an error in the thread that sends a batch would be printed only, and the batch be waited for.
             try:
-                path = None if self.decode == "exact" else self.source.path(candidate % count)
-                if path is not None:
-                    prepared = prepare(Item(str(path), path), self.transform, 3, 1, decode=self.decode)
-                    return _Sample(prepared, self.source.labels[candidate % count], candidate, bad)
-                image, label = self.source.load(candidate % count)
-            except ImageError as error:  # raised again by `load_batches`: a worker's would arrive as a traceback
-                bad.append(str(error))
-                continue
-            if self.seed is None:
-                return _Sample(self.transform(image), label, candidate, bad)
-            with seeded(*self.seed, "image", index):
-                return _Sample(self.transform(image), label, candidate, bad)
-        return _Sample(None, -1, -1, bad)
+                pixels.share_memory_()
+            except RuntimeError:
+                pixels = pixels.numpy()
+        return pixels, [self.source.labels[index] for index in indices], indices, bad
+
+    def _image(self, index: int, position: int) -> Tensor:
+        """Return an image, augmented as the one at ``position``, whose place it may take."""
+        if self.decode == "fast":
+            return prepare(
+                Item(self.source.names[index], self.source.files[index]), self.transform, 3, 1, decode="fast"
+            )
+        image, _ = self.source.load(index)
+        with nullcontext() if self.seed is None else seeded(*self.seed, "image", position):
+            return self.transform(image)
 
 
-def _collate(samples: list[_Sample]) -> _Samples:
-    read = [sample for sample in samples if sample.image is not None]
-    images = [sample.image for sample in samples if sample.image is not None]
-    pixels: Any = torch.stack(images) if images else torch.empty(0)
-    if get_worker_info() is not None:
-        # Here, since an error in the thread that sends a batch would be printed only, and the batch be waited for.
-        try:
-            pixels.share_memory_()
-        except RuntimeError:
-            pixels = pixels.numpy()
-    labels, indices = [sample.label for sample in read], [sample.index for sample in read]
-    return _Samples(pixels, labels, indices, [message for sample in samples for message in sample.bad])
-
-
-@functools.cache
-def _warn_of_copies(megabytes: int) -> None:
-    logger.warning(
-        "too little shared memory for batches of %d MB: data workers send copies, which takes longer. A smaller "
-        "--batch-size helps, in a container docker run --shm-size 2g",
-        megabytes,
-    )
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 @contextmanager
@@ -211,29 +177,32 @@ def load_batches(
         ImageError: an image cannot be read, and ``skip_bad_images`` is false.
         DataError: in training, not one of the images can be read.
     """
-    images = _Images(source, transform, seed, substitute=skip_bad_images and seed is not None, decode=decode)
     loader = DataLoader(
-        images,
-        batch_sampler=batches,
-        collate_fn=_collate,
+        _Batches(source, transform, seed, skip_bad_images and seed is not None, decode),
+        batch_size=None,
+        sampler=batches,
+        collate_fn=_unchanged,
         num_workers=min(workers, len(batches), usable_processors()),
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
     )
     loaded: Any = iter(loader)
     try:
-        for samples in loaded:
-            pixels = samples.pixels
+        for pixels, labels, indices, bad in loaded:
+            if bad and not skip_bad_images:
+                raise ImageError(f"{bad[0]} (--skip-bad-images leaves such files out)")
+            if seed is not None and not labels:  # nothing could take their place
+                raise DataError(f"none of the training images can be read: {bad[0]}")
             if not isinstance(pixels, Tensor):
-                _warn_of_copies(pixels.nbytes >> 20)
+                warn_once(
+                    logger,
+                    "shared memory",
+                    "too little shared memory for batches of %d MB: data workers send copies, which takes longer. A "
+                    "smaller --batch-size helps, in a container docker run --shm-size 2g",
+                    pixels.nbytes >> 20,
+                )
                 pixels = torch.from_numpy(pixels)
-            labels = torch.tensor(samples.labels, dtype=torch.int64)
-            batch = LabelledBatch(pixels, labels, samples.indices, samples.bad)
-            if batch.bad and not skip_bad_images:
-                raise ImageError(f"{batch.bad[0]} (--skip-bad-images leaves such files out)")
-            if seed is not None and not len(batch.labels):  # nothing could take their place
-                raise DataError(f"none of the training images can be read: {batch.bad[0]}")
-            yield batch
+            yield LabelledBatch(pixels, torch.tensor(labels, dtype=torch.int64), indices, bad)
     finally:
         # A traceback keeps the iterator alive, and at exit Python would send its workers SIGTERM, which they ignore,
         # and wait for them without end.

@@ -20,8 +20,8 @@ from torch import nn
 from ..images.preprocess import Preprocessing
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
+from ..utils.files import writing
 from ..utils.progress import progress_bar
-from ..utils.text import reason
 from ..weights.load import Loaded
 from . import components
 from .checkpoint import (
@@ -118,11 +118,10 @@ class Trainer:
         self._ready = ready
         self._folder = Path(options.output).expanduser()
         self._data = data or keep_shrunk(open_data(options, ranks), self._folder, options.cache_size)
-        saved_labels(self._data.train.classes)  # not at the end of a long run
-        classes = len(self._data.train.classes)
-        images = len(self._data.train)
-        if classes < 2:
-            raise DataError(f"{options.data} has one class, {self._data.train.classes[0]}: two or more are required")
+        classes, images = self._data.train.classes, len(self._data.train)
+        saved_labels(classes)  # not at the end of a long run
+        if len(classes) < 2:
+            raise DataError(f"{options.data} has one class, {classes[0]}: two or more are required")
         global_batch = options.batch_size * options.accumulate * ranks.size
         self.steps_per_epoch = images // global_batch
         if not self.steps_per_epoch:
@@ -130,54 +129,48 @@ class Trainer:
                 f"{options.data}: {images} training images do not fill one global batch of {global_batch} "
                 "(batch size x accumulation x ranks)"
             )
-        preprocessing = _preprocessing(options, self._data)
-        self._description = RunDescription(
-            options.asdict(), self._data.train.classes, preprocessing, images, global_batch
-        )
-        model, ema = components.build_model(options, classes, ranks, loaded)
-        model.categories, model.preprocessing = tuple(self._data.train.classes), preprocessing
+        mean, std = ((x[0], x[1], x[2]) for x in (options.mean or self._data.mean, options.std or self._data.std))
+        preprocessing = Preprocessing(round(options.size / options.crop_ratio), options.size, mean, std)
+        self._description = RunDescription(options.asdict(), classes, preprocessing, images, global_batch)
+        model, ema = components.build_model(options, len(classes), ranks, loaded)
         optimizer = components.make_optimizer(model, options, global_batch)
         scheduler = components.make_scheduler(optimizer, options, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
         self.state = TrainingState(model, ema, optimizer, scheduler, scaler)
         self.progress = RunProgress()
         self._skipped: set[str] = set()
-        found = find_checkpoint(options, ranks.gather((self._folder / CHECKPOINT).exists()))
-        if found is not None:
-            self.progress = restore(found, self.state, self._description)
-            logger.info("going on from %s: epoch %d, step %d", found, self.progress.epoch + 1, self.progress.step)
+        path = find_checkpoint(options, ranks.gather((self._folder / CHECKPOINT).exists()))
+        if path is not None:
+            self.progress = restore(path, self.state, self._description)
+            logger.info("going on from %s: epoch %d, step %d", path, self.progress.epoch + 1, self.progress.step)
         self._step_runner = StepRunner(self.state, options, ranks, self._description, self._data.train.labels)
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal stops the run."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if self.ranks.first:
-                (self._folder / OPTIONS).write_text(json.dumps(self._description.options, indent=1) + "\n", "utf-8")
-                val = self._data.val
-                if val is not None:
-                    names = map(val.name, range(len(val)))
-                    (self._folder / VALIDATION).write_bytes(b"".join(os.fsencode(name) + b"\n" for name in names))
-        except OSError as error:
-            raise TrainingError(f"the output folder {self._folder} cannot be written: {reason(error)}") from error
         recorder, metrics = None, None
         if self.ranks.first:
-            if self._ready is not None:
-                self._ready()
-            recorder = Recorder(self._folder, self.progress.epoch, tensorboard=self.options.tensorboard)
-        try:
-            while self.progress.epoch < self.options.epochs and not self._stagnates(self.progress.epoch):
-                if not self._train_epoch():
-                    return Outcome(self._folder, self.progress.epoch, False, metrics)
-                metrics = self._finish_epoch(recorder)
-        finally:
-            if recorder is not None:
-                recorder.close()
+            recorder = self._start()
+        while self.progress.epoch < self.options.epochs and not self._stagnates(self.progress.epoch):
+            if not self._train_epoch():
+                return Outcome(self._folder, self.progress.epoch, False, metrics)
+            metrics = self._finish_epoch(recorder)
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
                 write_pretrained(self._folder, self.state.model, self._description, again=metrics is not None)
         return Outcome(self._folder, self.progress.epoch, True, metrics)
+
+    def _start(self) -> Recorder:
+        """Write the options and the list of validation images."""
+        val = self._data.val
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / OPTIONS).write_text(json.dumps(self._description.options, indent=1) + "\n", "utf-8")
+            if val is not None:
+                (self._folder / VALIDATION).write_bytes(os.fsencode("".join(f"{name}\n" for name in val.names)))
+        if self._ready is not None:
+            self._ready()
+        return Recorder(self._folder, self.progress.epoch, tensorboard=self.options.tensorboard)
 
     def _train_epoch(self) -> bool:
         """Do the steps that are left in this epoch; return False where a signal ended the run."""
@@ -240,11 +233,10 @@ class Trainer:
 
     def _finish_epoch(self, recorder: Recorder | None) -> dict[str, Any]:
         """Validate, record and save; return the epoch's numbers."""
-        progress, options = self.progress, self.options
+        progress, options, number = self.progress, self.options, self.progress.epoch + 1
         images = self.steps_per_epoch * self._description.global_batch
-        last = progress.epoch + 1 == options.epochs
         numbers: dict[str, Any] = {
-            "epoch": progress.epoch + 1,
+            "epoch": number,
             "lr": self._lr(),
             "size": self._size,
             "train_loss": progress.loss_sum / self.steps_per_epoch,
@@ -252,15 +244,24 @@ class Trainer:
             "images_per_second": round(images / max(progress.seconds, 1e-9), 1),
             "skipped_images": progress.skipped,
         }
-        if self._data.val is not None and (last or (progress.epoch + 1) % options.eval_every == 0):
+        last = number == options.epochs
+        if self._data.val is not None and (last or self._stagnates(number) or number % options.eval_every == 0):
             self._save()  # validation may take longer than a SIGTERM leaves time
             numbers |= self._validate(self._data.val)
+        error = numbers.get("ema_val_top1_error", numbers.get("val_top1_error"))
+        best = error is not None and (progress.best is None or error <= progress.best)
+        if best:
+            progress.best, progress.best_epoch = error, number
         if recorder is not None:
             recorder.write(numbers)
             if self._report is not None:
                 self._report(numbers)
-        self._keep_weights(numbers, last)
-        self.progress = RunProgress(epoch=progress.epoch + 1, best=progress.best, best_epoch=progress.best_epoch)
+            content = final_content(self.state, self._description, numbers)
+            if last or self._stagnates(number):
+                save_atomically(content, self._folder / FINAL)
+            if best:
+                save_atomically(content, self._folder / BEST)
+        self.progress = RunProgress(epoch=number, best=progress.best, best_epoch=progress.best_epoch)
         self._save()
         return numbers
 
@@ -291,26 +292,6 @@ class Trainer:
                 numbers[f"{prefix}val_top5_error"] = result.top5_error
         return numbers
 
-    def _keep_weights(self, numbers: dict[str, Any], last: bool) -> None:
-        error = numbers.get("ema_val_top1_error", numbers.get("val_top1_error"))
-        best = error is not None and (self.progress.best is None or error <= self.progress.best)
-        if best:
-            self.progress.best, self.progress.best_epoch = error, numbers["epoch"]
-        last = last or self._stagnates(numbers["epoch"])
-        if not self.ranks.first or not (last or best):
-            return
-        content = final_content(self.state, self._description, numbers)
-        for wanted, name in ((last, FINAL), (best, BEST)):
-            if wanted:
-                save_atomically(content, self._folder / name)
-
     def _save(self) -> None:
         if self.ranks.first:
             save_checkpoint(self._folder, self.state, self.progress, self._description)
-
-
-def _preprocessing(options: TrainOptions, data: Splits) -> Preprocessing:
-    """Return how images are prepared for the trained model."""
-    crop = options.size
-    mean, std = ((x[0], x[1], x[2]) for x in (options.mean or data.mean, options.std or data.std))
-    return Preprocessing(resize=round(crop / options.crop_ratio), crop=crop, mean=mean, std=std)

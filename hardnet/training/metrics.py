@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.errors import TrainingError
-from ..utils.files import write_atomically
+from ..utils.files import write_atomically, writing
 from ..utils.optional import require
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ CURVES = "curves.png"
 
 
 class Recorder:
-    """Writes one JSON line per epoch, and perhaps the same numbers for TensorBoard.
+    """Write one JSON line per epoch, and perhaps the same numbers for TensorBoard.
 
     Args:
         folder: the run's folder.
@@ -42,20 +42,12 @@ class Recorder:
     def write(self, numbers: dict[str, Any]) -> None:
         """Add one epoch."""
         self._epochs.append(numbers)
-        try:
-            with write_atomically(self._path) as file:
-                file.write("".join(json.dumps(each) + "\n" for each in self._epochs).encode())
-        except OSError as error:
-            raise TrainingError(f"{self._path} could not be written: {error.strerror}") from error
+        with writing(self._path), write_atomically(self._path) as file:
+            file.write("".join(json.dumps(epoch) + "\n" for epoch in self._epochs).encode())
         if self._board is not None:
-            for name, value in numbers.items():
-                if isinstance(value, (int, float)) and name != "epoch":
-                    self._board.add_scalar(name, value, numbers["epoch"])
-
-    def close(self) -> None:
-        """Finish TensorBoard's file."""
-        if self._board is not None:
-            self._board.close()
+            for name in numbers.keys() - {"epoch"}:
+                self._board.add_scalar(name, numbers[name], numbers["epoch"])
+            self._board.flush()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

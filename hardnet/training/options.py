@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -133,13 +132,28 @@ class TrainOptions:
     tensorboard: bool = _option("also write the metrics for TensorBoard", False)
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for field in dataclasses.fields(self):
-            value, choices, (low, high) = getattr(self, field.name), field.metadata["choices"], field.metadata["range"]
+        """Check types and ranges; lists become tuples, paths text: values come from JSON, Python and the shell."""
+        hints = get_type_hints(TrainOptions)
+        for name, field in FIELDS.items():
+            value, kinds = getattr(self, name), get_args(hints[name]) or (hints[name],)
+            kind = get_origin(kinds[0]) or kinds[0]
+            if isinstance(value, list):
+                value = tuple(value)
+            elif isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            object.__setattr__(self, name, value)  # the dataclass is frozen
+            if value is None and type(None) in kinds:
+                continue
+            fits = type(value) is kind or (kind is float and type(value) is int)
+            if kind is tuple and fits:
+                fits = all(type(number) in (int, float) and abs(number) < 10**38 for number in value)
+            if not fits:
+                raise ValueError(f"{name} must be {_TYPE_NAMES[kind]}, got {value!r:.100}")
+            choices, (low, high) = field.metadata["choices"], field.metadata["range"]
             if choices and value not in choices:
-                raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r}")
-            if low > -math.inf and value is not None and not low <= value <= high:
-                raise ValueError(f"{field.name} must lie between {low} and {high}, got {value!r}")
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+            if low > -math.inf and not low <= value <= high:
+                raise ValueError(f"{name} must lie between {low} and {high}, got {value!r}")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None and (len(value) != 3 or (name == "std" and min(value) <= 0)):
@@ -150,49 +164,22 @@ class TrainOptions:
             raise ValueError(f"a warm-up of {self.warmup} epochs leaves nothing of a run of {self.epochs}")
         if self.cache_size and self.cache_size * self.crop_ratio < self.size:
             raise ValueError(f"cache_size {self.cache_size} is less than validation takes: size / crop_ratio")
-        sizes = [self.size, *(size for size, _ in parse_size_schedule(self.size_schedule))]
-        if self.batch_size == 1 and min(sizes) < 64 and not (self.freeze or self.freeze_bn):
+        smallest = min([self.size, *(size for size, _ in parse_size_schedule(self.size_schedule))])
+        if self.batch_size == 1 and smallest < 64 and not (self.freeze or self.freeze_bn):
             raise ValueError(
-                f"BatchNorm cannot normalise a single picture of {min(sizes)} pixels, which the network reduces to one "
+                f"BatchNorm cannot normalise a single picture of {smallest} pixels, which the network reduces to one "
                 "value per channel: --batch-size 2 or more, or --size 64 or more"
             )
 
     def size_at(self, epoch: int) -> int:
         """Return the size of the training images in an epoch, counted from 0."""
-        current = self.size
-        for size, first in parse_size_schedule(self.size_schedule):
-            if epoch >= first:
-                current = size
-        return current
+        sizes = [size for size, first in parse_size_schedule(self.size_schedule) if epoch >= first]
+        return sizes[-1] if sizes else self.size
 
     def asdict(self) -> dict[str, Any]:
         """Return plain values only, as checkpoints hold them."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
-        }
-
-
-def check_types(options: Any) -> None:
-    """Check that the fields of a dataclass have the types they are declared with; lists become tuples, paths text.
-
-    Values come from JSON, Python and the command line alike.
-
-    Raises:
-        ValueError: one has another type.
-    """
-    for name, hint in get_type_hints(type(options)).items():
-        value, kinds = getattr(options, name), get_args(hint) or (hint,)
-        kind = get_origin(kinds[0]) or kinds[0]
-        if kind is tuple and isinstance(value, (list, tuple)):
-            value = tuple(value)
-            fits = all(type(number) in (int, float) and abs(number) < 10**38 for number in value)
-        elif kind is str and isinstance(value, os.PathLike):
-            value, fits = os.fspath(value), True
-        else:
-            fits = type(value) is kind or (kind is float and type(value) is int)
-        if not (fits or (value is None and type(None) in kinds)):
-            raise ValueError(f"{name} must be {_TYPE_NAMES[kind]}, got {value!r:.100}")
-        object.__setattr__(options, name, value)  # the dataclass is frozen
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
@@ -210,11 +197,9 @@ def read_recipe(recipe: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: there is no such recipe, it is neither an object nor a list of them, or it has an unknown option.
     """
-    path = RECIPES / f"{recipe}.json"
-    if not path.is_file():
-        path = Path(recipe).expanduser()
-    if not path.is_file():
-        names = ", ".join(sorted(known.stem for known in RECIPES.glob("*.json")))
+    path = next((path for path in (RECIPES / f"{recipe}.json", Path(recipe).expanduser()) if path.is_file()), None)
+    if path is None:
+        names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.json")))
         raise ValueError(f"recipe {recipe!r} is neither a file nor one of {names}")
     try:
         options = json.loads(path.read_bytes())
@@ -223,8 +208,7 @@ def read_recipe(recipe: str) -> list[dict[str, Any]]:
     stages = options if isinstance(options, list) and options else [options]
     if not all(isinstance(stage, dict) for stage in stages):
         raise ValueError(f"recipe {path} must hold an object, or a list of objects")
-    unknown = sorted({name for stage in stages for name in stage} - set(FIELDS))
-    if unknown:
+    if unknown := sorted(set().union(*stages).difference(FIELDS)):
         raise ValueError(f"recipe {path} has unknown options: {', '.join(unknown)}")
     # Later stages have the options of the first, unless they change them.
     return [{**stages[0], **stage} for stage in stages]
@@ -236,14 +220,14 @@ def parse_size_schedule(text: str) -> list[tuple[int, int]]:
     Raises:
         ValueError: the text has another form, a size is below 32, or the epochs do not rise.
     """
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for part in filter(None, text.split(",")):
-        size, separator, first = part.strip().partition("@")
-        if not (separator and size.isdecimal() and first.isdecimal()) or int(size) < 32:
+        size, _, first = part.strip().partition("@")
+        if not (size.isdecimal() and first.isdecimal()) or int(size) < 32:
             raise ValueError(
-                f"the size schedule is written SIZE@EPOCH,SIZE@EPOCH, as in 40@0,52@10, with sizes >= 32; got {text!r}"
+                f"the size schedule is written SIZE@EPOCH,..., as in 40@0,52@10, sizes >= 32; got {text!r}"
             )
+        if pairs and int(first) <= pairs[-1][1]:
+            raise ValueError(f"the epochs of the size schedule must rise, got {text!r}")
         pairs.append((int(size), int(first)))
-    if any(later[1] <= earlier[1] for earlier, later in itertools.pairwise(pairs)):
-        raise ValueError(f"the epochs of the size schedule must rise, got {text!r}")
     return pairs

@@ -62,7 +62,7 @@ def saved_labels(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _notes(content: dict[str, Any]) -> list[str]:
-    """Return how the weights were trained, and the errors of their validation where there was one."""
+    """Return how the weights were trained, and the errors of their validation if there was one."""
     options, metrics, averaged = content["options"], content["metrics"], content["averaged"]
     kind = f"a running average of the weights (decay {options['ema']:g} per step)" if averaged else "the weights"
     notes = [f"Trained with `hardnet train`: {kind} at the end of epoch {metrics['epoch']}, seed {options['seed']}."]

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,42 +21,29 @@ CACHE = "cache"
 """Subfolder of a run with the shrunk images; it may be deleted at any time."""
 
 
-class ShrunkSource:
-    """Images of which the shorter side is at most ``size`` pixels: larger ones are shrunk once, to uncompressed files.
+class ShrunkSource(ImageSource):
+    """Images of which the shorter side is at most ``size`` pixels: larger files are shrunk once, to uncompressed files.
 
     A file that has changed since is shrunk again.
 
     Args:
-        source: the images. Those that are not files are left as they are.
+        source: the images.
         folder: where to keep the shrunk ones.
         size: their shorter side, in pixels.
     """
 
     def __init__(self, source: ImageSource, folder: Path, size: int) -> None:
-        self.classes: Sequence[str] = source.classes
-        self.labels: Sequence[int] = source.labels
-        self._source = source
+        super().__init__(source.classes, source.labels, source.names, source.files)
         self._folder = folder
         self._size = size
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def name(self, index: int) -> str:
-        """Return the image's name in the source."""
-        return self._source.name(index)
-
-    def path(self, index: int) -> Path | None:
-        """Return the file of the image in the source."""
-        return self._source.path(index)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Return an upright RGB image, shrunk, and its class."""
         from PIL import Image
 
-        path, label = self._source.path(index), self.labels[index]
-        if path is None:
-            return self._source.load(index)
+        path, label = self.files[index], self.labels[index]
+        if not isinstance(path, Path):
+            return super().load(index)
         with contextlib.suppress(OSError, ImageError):
             status = path.stat()
             key = os.fsencode(f"{path.absolute()}/{status.st_mtime_ns}/{status.st_size}/{self._size}")
@@ -78,12 +64,9 @@ class ShrunkSource:
 
 
 def keep_shrunk(data: Splits, folder: Path, size: int) -> Splits:
-    """Return a data set of files with its images shrunk to a shorter side of ``size`` pixels.
+    """Return a data set with its images shrunk to a shorter side of ``size`` pixels, kept in the run's folder.
 
-    Args:
-        data: the data set.
-        folder: the run's folder, which gets a subfolder for them.
-        size: in pixels; 0 returns the data set unchanged.
+    A size of 0 returns the data set unchanged.
     """
     if not size:
         return data

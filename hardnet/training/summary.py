@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +15,11 @@ import torch
 from torch.nn import functional
 
 from ..factory import create_model
-from ..images.preprocess import Preprocessing
+from ..images.preprocess import Preprocessing, limit_aspect_ratio
 from ..utils.devices import usable_processors
 from ..utils.distributed import Ranks
 from ..utils.files import write_atomically, writing
-from ..utils.text import counted, printable
+from ..utils.text import counted, csv_row, printable
 from .checkpoint import BEST, FINAL
 from .confusion import draw_confusion
 from .data import ImageSource, Splits
@@ -49,13 +47,13 @@ _SIDE, _COLUMNS, _ROWS = 180, 6, 4
 def describe_data(data: Splits) -> list[str]:
     """Return lines about a data set: classes, images of each, what was left out."""
     train, val = data.train, data.val
-    validated = 0 if val is None else len(val)
-    images = f"{counted(len(train), 'image')} for training, {validated:,} for validation"
-    lines = [f"{counted(len(train.classes), 'class')}, {images}"]
-    pairs = list(zip(_counts(train), _counts(val) if val else [0] * len(train.classes), train.classes, strict=True))
-    shown = pairs if len(pairs) <= _LISTED else [min(pairs), max(pairs)]
-    texts = [f"{printable(name)} {trained} + {validated}" for trained, validated, name in shown]
-    lines.append(f"images of a class: {', '.join(texts) if shown is pairs else ' to '.join(texts)}")
+    sizes = f"{counted(len(train), 'image')} for training, {0 if val is None else len(val):,} for validation"
+    lines = [f"{counted(len(train.classes), 'class')}, {sizes}"]
+    trained, validated = Counter(train.labels), Counter(() if val is None else val.labels)
+    rows = [(trained[label], validated[label], name) for label, name in enumerate(train.classes)]
+    shown = rows if len(rows) <= _LISTED else [min(rows), max(rows)]
+    texts = [f"{printable(name)} {images} + {held_out}" for images, held_out, name in shown]
+    lines.append(f"images of a class: {(', ' if shown is rows else ' to ').join(texts)}")
     if data.left_out:
         lines.append(f"left out: {data.left_out}")
     if data.bad:
@@ -72,11 +70,6 @@ def describe_run(run: TrainOptions, ranks: Ranks) -> str:
     workers = counted(min(run.workers, usable_processors()), "data worker")
     parts = [str(ranks.device), threads, workers, counted(ranks.size, "rank") if ranks.size > 1 else ""]
     return f"{run.model} from {weights} on {', '.join(filter(None, parts))}"
-
-
-def _counts(source: ImageSource) -> list[int]:
-    counts: list[int] = torch.bincount(torch.tensor(source.labels), minlength=len(source.classes)).tolist()
-    return counts
 
 
 def estimate_seconds(runs: Sequence[TrainOptions], data: Splits, ranks: Ranks) -> float:
@@ -109,58 +102,7 @@ def _estimate(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
     return run.epochs * (images * trained + validated * max(step / 3, reading)) / ranks.size
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """The weights that a run leaves, and what they get right."""
-
-    run: TrainOptions
-    epoch: int
-    """Epoch of the weights, from 1: the best one, or the last one without validation."""
-    epochs: int
-    """Number of complete epochs."""
-    last_error: float | None
-    """Top-1 error of the last epoch, in per cent."""
-    measured: Evaluation | None
-    """Evaluation of the weights on the validation images."""
-    files: list[Path]
-    """The list and the pictures that were written."""
-
-    def lines(self, val: ImageSource | None) -> Iterator[str]:
-        """Return text about the result, with the command that classifies a picture."""
-        folder = Path(self.run.output)
-        measured = self.measured
-        if measured is not None and val is not None:
-            wrong = measured.images - measured.top1
-            text = f"{wrong} of {counted(measured.images, 'validation image')} wrong ({measured.top1_error:.2f} %)"
-            last = "" if self.last_error is None else f"; last epoch: {self.last_error:.2f} % wrong"
-            yield f"best epoch, {self.epoch} of {self.epochs}: {text}{last}"
-            yield from _class_lines(measured, val.classes)
-            for mistake in measured.mistakes[:_LISTED]:
-                answer = printable(val.classes[mistake.answer])
-                yield f"  {printable(val.name(mistake.image))}: taken for {answer} ({mistake.probability:.0%})"
-            if len(measured.mistakes) > _LISTED:
-                yield f"  and {len(measured.mistakes) - _LISTED} more"
-            if self.files:
-                yield f"these images and the confusions: {', '.join(printable(str(path)) for path in self.files)}"
-        content = folder / (FOLDER if self.run.save_pretrained else FINAL if measured is None else BEST)
-        yield f"the model: {printable(str(content))}; last epoch: {printable(str(folder / FINAL))}"
-        yield f"next: hardnet predict PICTURE --weights {printable(shlex.quote(str(folder)))}"
-
-
-def _class_lines(measured: Evaluation, classes: Sequence[str]) -> Iterator[str]:
-    rows = [
-        (accuracy, f"{printable(name)} {right} of {images}")
-        for accuracy, name, right, images in zip(
-            measured.class_accuracies, classes, measured.class_top1, measured.class_images, strict=True
-        )
-        if images
-    ]
-    rows.sort(key=lambda row: row[0])
-    texts = [text for _, text in rows[:_LISTED]]
-    yield f"right by class, worst first: {', '.join(texts)}{', ...' if len(rows) > _LISTED else ''}"
-
-
-def measure_result(run: TrainOptions, data: Splits, ranks: Ranks) -> RunResult:
+def summarise_result(run: TrainOptions, data: Splits, ranks: Ranks) -> list[str]:
     """Evaluate the weights that a finished run leaves on its validation images; write its mistakes to its folder.
 
     Args:
@@ -168,44 +110,59 @@ def measure_result(run: TrainOptions, data: Splits, ranks: Ranks) -> RunResult:
         data: its data.
         ranks: the processes that share the work; every one of them must call this function.
 
+    Returns:
+        Lines about the result, with the command that classifies a picture.
+
     Raises:
         OutputError: a file cannot be written.
         WeightsError: the weights cannot be read.
     """
-    folder = Path(run.output).expanduser()
-    epochs = read_metrics(folder / METRICS)
-    last = epochs[-1]
-    error = last.get("ema_val_top1_error", last.get("val_top1_error"))
-    if data.val is None:
-        return RunResult(run, len(epochs), len(epochs), error, None, [])
-    model = create_model(run.model, weights=str(folder / BEST), progress=False).eval().to(ranks.device)
-    measured = evaluate(
-        model,
-        data.val,
-        model.preprocessing or Preprocessing(),
-        ranks,
-        batch_size=run.batch_size,
-        workers=run.workers,
-        skip_bad_images=run.skip_bad_images,
-        details=True,
-    )
-    key = "val_top1_error" if run.ema == 0 else "ema_val_top1_error"
-    best = min((numbers[key], -numbers["epoch"]) for numbers in epochs if key in numbers)
-    files = _write_files(folder, data.val, measured) if ranks.first else []
-    return RunResult(run, -best[1], len(epochs), error, measured, files)
+    folder, val, lines = Path(run.output).expanduser(), data.val, []
+    if val is not None:
+        model = create_model(run.model, weights=str(folder / BEST), progress=False).eval().to(ranks.device)
+        measured = evaluate(
+            model,
+            val,
+            model.preprocessing or Preprocessing(),
+            ranks,
+            batch_size=run.batch_size,
+            workers=run.workers,
+            skip_bad_images=run.skip_bad_images,
+        )
+        key = "ema_val_top1_error" if run.ema else "val_top1_error"
+        epochs = read_metrics(folder / METRICS)
+        best = min((numbers[key], -numbers["epoch"]) for numbers in epochs if key in numbers)
+        wrong = f"{len(measured.mistakes)} of {counted(measured.images, 'validation image')} wrong"
+        errors = f"{wrong} ({measured.top1_error:.2f} %); last epoch: {epochs[-1][key]:.2f} % wrong"
+        lines = [f"best epoch, {-best[1]} of {len(epochs)}: {errors}", _class_line(measured, val.classes)]
+        for mistake in measured.mistakes[:_LISTED]:
+            answer = printable(val.classes[mistake.answer])
+            lines.append(f"  {printable(val.names[mistake.image])}: taken for {answer} ({mistake.probability:.0%})")
+        if len(measured.mistakes) > _LISTED:
+            lines.append(f"  and {len(measured.mistakes) - _LISTED} more")
+        if ranks.first and (files := _write_files(folder, val, measured)):
+            lines.append(f"these images and the confusions: {', '.join(printable(str(path)) for path in files)}")
+    folder = Path(run.output)
+    content = folder / (FOLDER if run.save_pretrained else FINAL if val is None else BEST)
+    lines.append(f"the model: {printable(str(content))}; last epoch: {printable(str(folder / FINAL))}")
+    return [*lines, f"next: hardnet predict PICTURE --weights {printable(shlex.quote(str(folder)))}"]
+
+
+def _class_line(measured: Evaluation, classes: Sequence[str]) -> str:
+    rows = zip(measured.class_accuracies, classes, measured.class_top1, measured.class_images, strict=True)
+    ranked = sorted((row for row in rows if row[3]), key=lambda row: row[0])
+    texts = [f"{printable(name)} {right} of {images}" for _, name, right, images in ranked[:_LISTED]]
+    return f"right by class, worst first: {', '.join(texts)}{', ...' if len(ranked) > _LISTED else ''}"
 
 
 def _write_files(folder: Path, val: ImageSource, measured: Evaluation) -> list[Path]:
     """Write the mistakes as a list and a picture, and the confusion matrix of few classes; return the files."""
-    files = []
-    table = io.StringIO()
-    rows = csv.writer(table)
-    rows.writerow(("image", "class", "prediction", "probability"))
-    for mistake in measured.mistakes:
-        truth, answer = (val.classes[number] for number in (val.labels[mistake.image], mistake.answer))
-        rows.writerow((val.name(mistake.image), truth, answer, f"{mistake.probability:.4f}"))
+    rows = [csv_row("image", "class", "prediction", "probability")]
+    for image, truth, answer, probability in measured.mistakes:
+        rows.append(csv_row(val.names[image], val.classes[truth], val.classes[answer], f"{probability:.4f}"))
     with writing(folder / MISTAKES), write_atomically(folder / MISTAKES) as file:
-        file.write(os.fsencode(table.getvalue()))
+        file.write(os.fsencode("\r\n".join([*rows, ""])))
+    files = []
     if measured.mistakes:
         files.append(folder / MISTAKES_PICTURE)
         with writing(files[-1]), write_atomically(files[-1]) as file:
@@ -224,7 +181,7 @@ def _write_files(folder: Path, val: ImageSource, measured: Evaluation) -> list[P
 
 def draw_mistakes(val: ImageSource, measured: Evaluation) -> Image.Image:
     """Return a picture of the first images that are wrong, each with its name, its class and the prediction."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     mistakes = measured.mistakes[: _COLUMNS * _ROWS]
     columns, font = min(len(mistakes), _COLUMNS), ImageFont.load_default()
@@ -233,16 +190,10 @@ def draw_mistakes(val: ImageSource, measured: Evaluation) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for number, mistake in enumerate(mistakes):
         left, top = number % columns * width + 6, number // columns * height + 6
-        picture, label = val.load(mistake.image)
-        scale = _SIDE / max(picture.size)
-        picture = picture.resize((max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)))
-        sheet.paste(picture, (left, top))
-        name, truth, answer = val.name(mistake.image), val.classes[label], val.classes[mistake.answer]
-        for line, text in enumerate((name[-32:], f"{truth} -> {answer} {mistake.probability:.0%}"[:32])):
-            draw.text((left, top + _SIDE + 2 + 16 * line), _drawable(text), "black", font)
+        picture = limit_aspect_ratio(val.load(mistake.image)[0])
+        sheet.paste(ImageOps.contain(picture, (_SIDE, _SIDE)), (left, top))
+        classes = f"{val.classes[mistake.truth]} -> {val.classes[mistake.answer]} {mistake.probability:.0%}"
+        for line, text in enumerate((val.names[mistake.image][-32:], classes[:32])):
+            drawable = printable(text).encode("latin-1", "replace").decode("latin-1")  # what Pillow's own font has
+            draw.text((left, top + _SIDE + 2 + 16 * line), drawable, "black", font)
     return sheet
-
-
-def _drawable(text: str) -> str:
-    """Return text that Pillow's own font can show."""
-    return printable(text).encode("latin-1", "replace").decode("latin-1")
