@@ -37,7 +37,7 @@ Decode: TypeAlias = Literal["exact", "fast"]
 """How files are decoded and resized: "exact" is equal to torchvision to the last bit. "fast" decodes JPEG files at 1/2,
 1/4 or 1/8 of their size while the shorter side stays at least twice the resize, and resizes what the crop shows."""
 
-_NICE = 5
+_NICE = 10
 """How much lower the priority of threads that decode is."""
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode."""
