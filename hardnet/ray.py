@@ -4,7 +4,7 @@
 >>> images = hardnet.ray.read(["s3://bucket/shards"])  # doctest: +SKIP
 >>> hardnet.ray.predict(images, "hardnet68").write_parquet("s3://bucket/labels")  # doctest: +SKIP
 
-Every machine needs this package, and the paths that are not addresses.
+Install hardnet on every machine. Local paths must exist on every machine.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from .images.batches import Decode, Item
 from .images.shards import SHARDS, Row, list_files, read_files, resolve
-from .inference.results import Embedding, ImageResult, arrow_schema
+from .inference.results import arrow_schema
 from .utils.errors import ImageError
 from .utils.optional import require
 from .utils.text import printable, reason
@@ -49,12 +50,11 @@ def read(paths: Sequence[str], *, filesystem: Any = None, column: str | None = N
     """
     _ray()
     data = importlib.import_module("ray.data")
-    shards: list[Row] = []
-    images: list[Row] = []
-    for file in list_files(paths, filesystem):
-        (shards if file[0].lower().endswith(SHARDS) else images).append(file)
-    groups = [[file] for file in shards]
-    groups += [images[i : i + _FILES_PER_TASK] for i in range(0, len(images), _FILES_PER_TASK)]
+    files = list(list_files(paths, filesystem))
+    groups = [[file] for file in files if file[0].lower().endswith(SHARDS)]
+    images = iter([file for file in files if not file[0].lower().endswith(SHARDS)])
+    while group := list(islice(images, _FILES_PER_TASK)):
+        groups.append(group)
     return data.from_arrow([_table(group) for group in groups]).map_batches(
         _read,
         batch_size=None,
@@ -68,7 +68,7 @@ def _read(table: Any, filesystem: Any, column: str | None) -> Iterator[Any]:
     """Read a block of files; yield tables of bounded size."""
     rows: list[Row] = []
     size = 0
-    for row in read_files(zip(*(one.to_pylist() for one in table.columns), strict=True), filesystem, column):
+    for row in read_files(zip(*(values.to_pylist() for values in table.columns), strict=True), filesystem, column):
         rows.append(row)
         size += len(row[1] or b"")
         if len(rows) == _ROWS or size >= _BYTES:
@@ -102,22 +102,10 @@ def predict(
 ) -> Any:
     """Return the dataset with ``predictions``, a list of label, index and probability, and ``error``; lazily.
 
-    One of the two is null. The column of the images is dropped, the others are kept.
-
-    Args:
-        dataset: a ``ray.data.Dataset``, of :func:`read` or of Ray's own readers.
-        model: as for :class:`hardnet.Classifier`: a name, or a source of weights.
-        weights: as for :class:`hardnet.Classifier`. Each actor loads and verifies them once; a file or folder must be
-            on every machine.
-        labels: as for :class:`hardnet.Classifier`.
-        topk: the number of predictions per image.
-        threshold: the least probability of a prediction.
-        engine: as for :class:`hardnet.Classifier`.
-        precision: as for :class:`hardnet.Classifier`.
-        batch_size: the most images that the model gets at once.
-        decode: as for :class:`hardnet.Classifier`.
-        column: holds the images: the bytes of files, or arrays of uint8, (H, W, 3).
-        actors: how many; None: one per GPU of the cluster, or one per core without GPUs.
+    One of the two is null. ``dataset`` is a ``ray.data.Dataset``, of :func:`read` or of Ray's own readers. Its
+    ``column`` of images, the bytes of files or arrays of uint8, (H, W, 3), is dropped, the others are kept. None
+    means as many ``actors`` as the cluster has GPUs, or cores if it has no GPUs. The other arguments are those of
+    :class:`hardnet.Classifier` and :meth:`hardnet.Classifier.stream`; each actor loads and verifies the weights once.
 
     Raises:
         ImportError: Ray is missing.
@@ -165,31 +153,25 @@ class _Stage:
             table = table.append_column(schema.field(name), pa.array(cells, schema.field(name).type))
         return table
 
+    def _cell(self, result: Any) -> Any:
+        if result.error is not None:
+            return None
+        return result.vector.numpy() if self._value == "embedding" else result.to_dict()["predictions"]
+
     def _items(self, table: Any) -> Iterator[Item]:
-        count = len(table)
-        named = next((name for name in _NAMES if name in table.column_names), None)
-        names = table[named].to_pylist() if named else ["the image"] * count
-        errors = table["error"].to_pylist() if "error" in table.column_names else [None] * count
+        columns = {name: table[name].to_pylist() for name in (*_NAMES, "error") if name in table.column_names}
+        names = next((columns[name] for name in _NAMES if name in columns), ["the image"] * len(table))
+        errors = columns.get("error", [None] * len(table))
         for name, content, error in zip(names, table[self._column], errors, strict=True):
             value = content.as_py()
             if error is None and value is None:
                 error = f"{name}: there is no image"
             yield Item(str(name), value if error is None else ImageError(error))
 
-    @staticmethod
-    def _cell(result: ImageResult | Embedding) -> Any:
-        if result.error is not None:
-            return None
-        if isinstance(result, Embedding):
-            assert result.vector is not None  # noqa: S101
-            return result.vector.numpy()
-        return result.to_dict()["predictions"]
-
 
 def _apply(dataset: Any, actors: int | None, column: str, value: str, model: tuple[Any, ...]) -> Any:
     ray, data = _ray(), importlib.import_module("ray.data")
-    if not ray.is_initialized():
-        start()
+    start()
     cluster = ray.cluster_resources()
     cores, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
     size = actors or gpus or cores

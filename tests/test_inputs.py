@@ -93,7 +93,7 @@ def test_only_pictures_of_one_size_share_a_batch() -> None:
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.zeros(32, 32), r"shape \(3, H, W\) or \(N, 3, H, W\), got torch.float32 \(32, 32\)"),
+        (torch.zeros(32, 32), r"<tensor 0>: the tensor must have the shape \(3, H, W\).*got torch.float32 \(32, 32\)"),
         (torch.zeros(1, 32, 32), r"<tensor 0>: the tensor must have the shape \(3, H, W\).*got.*\(1, 32, 32\)"),
         (torch.zeros(32, 32, 3), r"the channels are last, move them to the front"),
         (torch.zeros(3, 0, 32), r"H and W of at least 1, got"),

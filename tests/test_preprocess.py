@@ -17,7 +17,7 @@ from torchvision import transforms
 
 import hardnet
 from hardnet.cli import main
-from hardnet.images.batches import Item, expand, prepare, prepare_batches
+from hardnet.images.batches import Item, decode_ahead, expand, prepare
 from hardnet.images.preprocess import MAX_ASPECT_RATIO, Preprocessing
 from hardnet.images.read import load_image
 from hardnet.utils.errors import ImageError
@@ -189,7 +189,7 @@ def test_fast_decoding_of_other_formats_and_of_the_first_picture_of_several() ->
 def test_fast_decoding_requires_the_preprocessing_of_the_library() -> None:
     for decode, transform in (("fast", transforms.ToTensor()), ("quick", Preprocessing())):
         with pytest.raises(ValueError, match="decode"):
-            next(prepare_batches([], transform, torch.nn.Identity(), 1, decode))
+            next(decode_ahead([], transform, torch.nn.Identity(), 1, decode))
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,7 @@ def test_fast_decoding_is_suggested_once_where_large_pictures_take_the_time(
     stored = io.BytesIO()
     Image.new("L", size).save(stored, "PNG")
     items = expand([stored.getvalue()] * 33)
-    assert (
-        sum(len(batch.items) for batch in prepare_batches(items, Preprocessing(), torch.nn.Identity(), 8, decode)) == 33
-    )
+    assert len(list(decode_ahead(items, Preprocessing(), torch.nn.Identity(), 8, decode))) == 33
     assert [message.count("decode='fast'") for message in caplog.messages] == [1] * hints
 
 

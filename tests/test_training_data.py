@@ -184,7 +184,7 @@ def test_what_is_no_image_or_hidden_is_left_out_and_counted(tmp_path: Path) -> N
     splits = opened(root)
     assert splits.train.classes == ("class_0", "class_1")
     assert list(splits.train.labels) == [0, 0, 1, 1, 1, 1, 1]
-    for text in ("2 hidden folders", "1 hidden images", "1 .cr2", "1 beside the class folders"):
+    for text in ("2 hidden folders", "1 hidden image", "1 .cr2", "1 beside the class folders"):
         assert text in splits.left_out
 
 

@@ -9,10 +9,9 @@ import os
 import sys
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, Union, cast, get_args
@@ -24,7 +23,7 @@ from ..utils.errors import ImageError
 from ..utils.log import warn_once
 from ..utils.text import printable
 from .preprocess import Preprocessing
-from .read import Box, decode_image, find_images, log_left_out, no_images, upright_rgb
+from .read import Box, decode_image, find_images, require_images, upright_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,31 +57,6 @@ class Item:
     content: ImageLike | ImageError
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Up to ``batch_size`` images in order; each outcome is a tensor (channels, H, W), an output row or an error."""
-
-    items: list[Item]
-    outcomes: list[Tensor | ImageError]
-
-    def stacks(self) -> Iterator[tuple[list[int], Tensor]]:
-        """Iterate over the tensors of one shape and type: their positions and the stack (N, channels, H, W)."""
-        groups: defaultdict[object, list[int]] = defaultdict(list)
-        for position, outcome in enumerate(self.outcomes):
-            if isinstance(outcome, Tensor):
-                groups[outcome.shape, outcome.dtype, outcome.device].append(position)
-        for positions in groups.values():
-            yield positions, torch.stack([cast(Tensor, self.outcomes[position]) for position in positions])
-
-    def set_rows(self, positions: list[int], rows: Tensor, finite: Tensor) -> None:
-        """Replace the tensors at these positions by the model's output (N, ...), or an error if it is not finite."""
-        for position, row, usable in zip(positions, rows, finite.tolist(), strict=True):
-            name = printable(self.items[position].source)
-            self.outcomes[position] = (
-                row if usable else ImageError(f"{name}: the model's output is infinite or not a number")
-            )
-
-
 def expand(images: ImageLike | Iterable[ImageLike | Item]) -> Iterator[Item]:
     """Iterate over the single images of an input; folders and batches of tensors or arrays are split.
 
@@ -92,10 +66,10 @@ def expand(images: ImageLike | Iterable[ImageLike | Item]) -> Iterator[Item]:
         TypeError: at once if ``images`` is of no supported type, while iterating for an entry.
         ImageError: while iterating, a folder that is the whole input has no images or cannot be read.
     """
-    if isinstance(images, (str, os.PathLike)) and not is_single(images):
-        return _expand_folder(images)
-    if isinstance(images, Item) or _is_image_like(images):
-        return _expand([images])
+    if is_single(images):
+        return _expand([cast(ImageLike, images)])
+    if isinstance(images, (str, os.PathLike)):
+        return _folder(images)
     try:
         return _expand(iter(cast("Iterable[ImageLike | Item]", images)))
     except TypeError:
@@ -116,37 +90,21 @@ def count_ahead(images: object, items: Iterator[Item], limit: int) -> tuple[int 
     """
     if not (isinstance(images, (Item, Sized)) or _is_image_like(images)):
         return None, items
-    first = list(islice(items, limit))
-    return len(first), chain(first, items)
+    start = list(islice(items, limit))
+    return len(start), chain(start, items)
 
 
-def prepare_batches(
+def decode_ahead(
     items: Iterable[Item], transform: Transform, model: torch.nn.Module, batch_size: int, decode: Decode = "exact"
-) -> Generator[Batch, None, None]:
-    """Iterate over batches of prepared images, in order.
+) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
+    """Iterate over the items with what :func:`prepare` makes of them with ``raw``, in order.
 
-    What :class:`Preprocessing` prepares is uint8 pixels that are still to be normalised. Threads decode ahead: up to
-    ``batch_size`` images (at least one per thread) beyond the current batch. They end with the iterator, also when it
-    is closed early.
+    Threads decode ahead: up to ``batch_size`` images (at least one per thread) beyond those that were taken. They end
+    with the iterator, also when it is closed early.
 
     Raises:
-        ValueError: while iterating, the transform does not return an image that fits the model.
+        ValueError: while iterating, ``decode`` does not go with the transform, or its result not with the model.
     """
-    with closing(_decode_ahead(items, transform, model, max(batch_size, WORKERS), decode)) as decoded:
-        batch = Batch([], [])
-        for item, outcome in decoded:
-            batch.items.append(item)
-            batch.outcomes.append(outcome)
-            if len(batch.items) == batch_size:
-                yield batch
-                batch = Batch([], [])
-        if batch.items:
-            yield batch
-
-
-def _decode_ahead(
-    items: Iterable[Item], transform: Transform, model: torch.nn.Module, window: int, decode: Decode
-) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
     check_decode(decode, transform)
     if os.getpid() != _first_process():
         warn_once(
@@ -155,29 +113,33 @@ def _decode_ahead(
             "this process was forked from one that had classified images, and torch may wait for ever in it: start "
             "processes by 'spawn', as multiprocessing.get_context('spawn') does",
         )
+    begin, waited, done, large = time.perf_counter(), 0.0, 0, 0
+
+    def count_large(image: Image.Image) -> None:
+        nonlocal large
+        large += image.width * image.height > _LARGE
+
+    work = functools.partial(prepare, raw=True, decode=decode, report=count_large if decode == "exact" else None)
+    limits = input_limits(model)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hardnet-decode", initializer=_yield_to_model)
-    pending: deque[tuple[Item, Future[Tensor]]] = deque()
-    load = _Load()
-    decode_item = functools.partial(prepare, raw=True, decode=decode, report=load.add if decode == "exact" else None)
-
-    def outcome(future: Future[Tensor]) -> Tensor | ImageError:
-        begin = time.perf_counter()
-        try:
-            return future.result()
-        except ImageError as error:
-            return error
-        finally:
-            load.waited(time.perf_counter() - begin)
-
     try:
-        for item in items:
-            pending.append((item, pool.submit(decode_item, item, transform, *input_limits(model))))
-            if len(pending) > window:
-                first, future = pending.popleft()
-                yield first, outcome(future)
+        futures = ((item, pool.submit(work, item, transform, *limits)) for item in items)
+        pending = deque(islice(futures, max(batch_size, WORKERS) + 1))
         while pending:
-            first, future = pending.popleft()
-            yield first, outcome(future)
+            item, future = pending.popleft()
+            start = time.perf_counter()
+            try:
+                outcome: Tensor | ImageError = future.result()
+            except ImageError as error:
+                outcome = error
+            waited += time.perf_counter() - start
+            done += 1
+            if done == _HINT_AFTER and 2 * large > done and 2 * waited > time.perf_counter() - begin:
+                logger.warning(
+                    "most of the time goes into decoding large pictures: decode='fast' (--decode fast) is faster"
+                )
+            yield item, outcome
+            pending.extend(islice(futures, 1))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -192,27 +154,6 @@ def _yield_to_model() -> None:
 def _first_process() -> int:
     """The process that was the first to prepare images, also in those that are forked from it."""
     return os.getpid()
-
-
-class _Load:
-    """The share of a job's time that goes into waiting for large pictures; suggests fast decoding once."""
-
-    def __init__(self) -> None:
-        self._begin, self._waited, self._large, self._done = time.perf_counter(), 0.0, 0, 0
-
-    def add(self, image: Image.Image) -> None:
-        """Count an image that a thread has decoded."""
-        self._large += image.width * image.height > _LARGE
-
-    def waited(self, seconds: float) -> None:
-        """Count an image for which the model waited, in seconds."""
-        self._waited += seconds
-        self._done += 1
-        elapsed = time.perf_counter() - self._begin
-        if self._done == _HINT_AFTER and 2 * self._large > self._done and 2 * self._waited > elapsed:
-            logger.warning(
-                "most of the time goes into decoding large pictures: decode='fast' (--decode fast) is faster"
-            )
 
 
 def check_decode(decode: str, transform: Transform) -> None:
@@ -252,35 +193,21 @@ def prepare(
         ImageError: the image is unusable, or too small after the transform.
         ValueError: the transform does not return a float tensor of ``in_chans`` channels.
     """
-    content = item.content
+    content, name = item.content, printable(item.source)
     if isinstance(content, ImageError):
         raise content
-    name = printable(item.source)
-    preprocessing = transform if isinstance(transform, Preprocessing) and type(transform) is Preprocessing else None
-    fast = decode == "fast" and preprocessing is not None
-    least_side = (2 * preprocessing.resize or None) if fast and preprocessing else None
-    box: Box | None = None
-    if isinstance(content, Tensor):
-        if content.is_floating_point():
-            return _checked_input(content, name, in_chans, min_size)
-        image = _from_raw(content, name)
-    elif isinstance(content, (str, os.PathLike)):
-        image, box = decode_image(content, least_side=least_side)
-    elif isinstance(content, bytes):
-        image, box = decode_image(io.BytesIO(content), name, least_side=least_side)
-    elif hasattr(content, "read"):
-        image, box = decode_image(cast("IO[bytes]", content), name, least_side=least_side)
-    elif _is_array(content):
-        image = _from_array(content, name)
-    else:
-        image = upright_rgb(cast("Image.Image", content), name)
+    if isinstance(content, Tensor) and content.is_floating_point():
+        return _checked_input(content, name, in_chans, min_size)
+    preprocessing = transform if type(transform) is Preprocessing else None
+    least_side = 2 * preprocessing.resize if preprocessing is not None and decode == "fast" else 0
+    image, box = _decode(content, name, least_side)
     if report is not None:
         report(image)
     if preprocessing is None:
         tensor = transform(image)
     else:
-        pixels = preprocessing.pixels(image, fast=fast, box=box)
-        tensor = pixels if raw else preprocessing.normalise(pixels)
+        tensor = preprocessing.pixels(image, fast=decode == "fast", box=box)
+        tensor = tensor if raw else preprocessing.normalise(tensor)
     if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not (preprocessing or tensor.is_floating_point()):
         raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {_describe(tensor)}")
     if tensor.shape[0] != in_chans:
@@ -311,8 +238,8 @@ def input_limits(model: torch.nn.Module) -> tuple[int, int]:
 def _is_image_like(value: object) -> TypeGuard[ImageLike]:
     from PIL import Image
 
-    known = (str, os.PathLike, bytes, Tensor, Image.Image)
-    return isinstance(value, known) or hasattr(value, "read") or _is_array(value)
+    types = (str, os.PathLike, bytes, Tensor, Image.Image)
+    return isinstance(value, types) or hasattr(value, "read") or _is_array(value)
 
 
 def _is_array(value: object) -> TypeGuard[np.ndarray[Any, Any]]:
@@ -327,13 +254,6 @@ def _wrong_type(value: object) -> TypeError:
     )
 
 
-def _expand_folder(path: str | os.PathLike[str]) -> Iterator[Item]:
-    for item in _files(path):
-        if isinstance(item.content, ImageError) and item.source == os.fspath(path):
-            raise item.content
-        yield item
-
-
 def _expand(entries: Iterable[ImageLike | Item]) -> Iterator[Item]:
     position = 0  # among the results, to which a folder or a batch contributes as many as it holds
     for entry in entries:
@@ -344,78 +264,56 @@ def _expand(entries: Iterable[ImageLike | Item]) -> Iterator[Item]:
 
 def _items(entry: ImageLike | Item, position: int) -> Iterator[Item]:
     if isinstance(entry, Item):  # expanded before
-        return iter([entry])
-    if not _is_image_like(entry):
+        yield entry
+    elif isinstance(entry, (str, os.PathLike)):
+        try:
+            yield from [Item(os.fspath(entry), entry)] if is_single(entry) else _folder(entry)
+        except ImageError as error:
+            yield Item(os.fspath(entry), error)
+    elif _is_image_like(entry):
+        kind = "tensor" if isinstance(entry, Tensor) else "image"
+        parts: Iterable[Any] = cast(Tensor, entry) if getattr(entry, "ndim", 0) == 4 else [entry]
+        for number, part in enumerate(parts, position):
+            yield Item(f"<{kind} {number}>", part)
+    else:
         raise _wrong_type(entry)
-    if isinstance(entry, Tensor):
-        parts = enumerate(_single_tensors(entry), position)
-        return (Item(f"<tensor {number}>", content) for number, content in parts)
-    if isinstance(entry, (str, os.PathLike)):
-        return _files(entry)
-    if _is_array(entry) and entry.ndim == 4:
-        return (Item(f"<image {number}>", part) for number, part in enumerate(entry, position))
-    return iter([Item(f"<image {position}>", entry)])
 
 
-def _files(path: str | os.PathLike[str]) -> Iterator[Item]:
-    source = os.fspath(path)
-    if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir may raise; reading the file says what is wrong)
-        yield Item(source, path)
-        return
-    empty, left_out = True, Counter[str]()
-    try:
-        for file, error in find_images(path, left_out=left_out):
-            empty = False
-            yield Item(name := str(file), name if error is None else error)
-        failure = no_images(source, left_out)
-        if not empty:
-            log_left_out(source, left_out)
-    except ImageError as error:
-        failure = error
-    if empty:
-        yield Item(source, failure)
+def _folder(path: str | os.PathLike[str]) -> Iterator[Item]:
+    left_out = Counter[str]()
+    for file, error in require_images(os.fspath(path), find_images(path, left_out=left_out), left_out):
+        yield Item(str(file), error or str(file))
 
 
-def _single_tensors(tensor: Tensor) -> Iterable[Tensor | ImageError]:
-    """(3, H, W) or (N, 3, H, W) -> its images, or why there are none."""
-    if tensor.dim() == 3:
-        return [tensor]
-    if tensor.dim() == 4:
-        return tensor.unbind()
-    return [ImageError(f"an image tensor has the shape (3, H, W) or (N, 3, H, W), got {_describe(tensor)}")]
-
-
-def _from_array(array: Any, name: str) -> Image.Image:
-    """uint8 values (H, W), (H, W, 3) or (H, W, 4) -> RGB image.
+def _decode(content: ImageLike, name: str, least_side: int) -> tuple[Image.Image, Box | None]:
+    """Return an image that is no prepared tensor in RGB, and as :func:`decode_image` which part the picture fills.
 
     Raises:
-        ImageError: another type or shape.
+        ImageError: it cannot be read, or a tensor or an array has another type or shape.
     """
     from PIL import Image
 
-    shape = tuple(array.shape)
-    if str(array.dtype) != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
-        raise ImageError(
-            f"{name}: an array of an image has the type uint8 and the shape (H, W, 3), (H, W, 4) or (H, W), got "
-            f"{array.dtype} {shape}"
-        )
-    return upright_rgb(Image.fromarray(array), name)
-
-
-def _from_raw(tensor: Tensor, name: str) -> Image.Image:
-    """uint8 RGB values (3, H, W) -> RGB image.
-
-    Raises:
-        ImageError: another type or shape.
-    """
-    from PIL import Image
-
-    if tensor.dtype != torch.uint8:
-        raise ImageError(
-            f"{name}: an image tensor holds raw values in uint8 or prepared ones in floating point, got {tensor.dtype}"
-        )
-    _check_shape(tensor, name, 3, 1)
-    return Image.fromarray(tensor.cpu().permute(1, 2, 0).numpy())
+    if isinstance(content, bytes):
+        content = io.BytesIO(content)
+    if isinstance(content, Tensor):
+        if content.dtype != torch.uint8:
+            raise ImageError(
+                f"{name}: an image tensor holds raw values in uint8 or prepared ones in floating point, got "
+                f"{content.dtype}"
+            )
+        _check_shape(content, name, 3, 1)
+        return Image.fromarray(content.cpu().permute(1, 2, 0).numpy()), None
+    if _is_array(content):
+        shape = tuple(content.shape)
+        if str(content.dtype) != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+            raise ImageError(
+                f"{name}: an array of an image has the type uint8 and the shape (H, W, 3), (H, W, 4) or (H, W), got "
+                f"{content.dtype} {shape}"
+            )
+        content = Image.fromarray(content)
+    if isinstance(content, Image.Image):
+        return upright_rgb(content, name), None
+    return decode_image(cast("str | IO[bytes]", content), name, least_side=least_side or None)
 
 
 def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> Tensor:
@@ -436,9 +334,10 @@ def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> T
 
 
 def _check_shape(tensor: Tensor, name: str, channels: int, min_size: int) -> None:
-    if tensor.shape[0] == channels and min(tensor.shape[1:]) >= min_size:
+    shape = tuple(tensor.shape)
+    if len(shape) == 3 and shape[0] == channels and min(shape[1:]) >= min_size:
         return
-    last = tensor.shape[-1] == channels != tensor.shape[0]
+    last = shape[-1:] == (channels,) != shape[:1]
     advice = ": the channels are last, move them to the front with permute" if last else ""
     raise ImageError(
         f"{name}: the tensor must have the shape ({channels}, H, W) with H and W of at least {min_size}, got "

@@ -88,14 +88,7 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as checkpoints and ``config.json`` hold them."""
-        return {
-            "resize": self.resize,
-            "crop": self.crop,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "interpolation": self.interpolation,
-            "channels": self.channels,
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Pillow image -> float32 tensor (3, crop, crop), or (3, H, W) of the whole picture."""

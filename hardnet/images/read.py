@@ -28,10 +28,10 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -114,23 +114,12 @@ def decode_image(
 ) -> tuple[Image.Image, Box | None]:
     """Read like ``load_image``; return the image and, if it was scaled down, which part of it the picture fills.
 
-    At 1/8 a picture of 4001 pixels is 500.125 wide, in an image of 501.
-
-    Args:
-        path_or_file: as for ``load_image``.
-        name: what to call the image in an error; None takes the file's name.
-        max_pixels: as for ``load_image``.
-        least_side: as for ``load_image``.
-        bits: as for ``load_image``.
-
-    Raises:
-        ImageError: as for ``load_image``.
+    At 1/8 a picture of 4001 pixels is 500.125 wide, in an image of 501. Errors call the picture ``name``, or by its
+    file. The other arguments and the errors are those of ``load_image``.
     """
-
-    def decode(image: Image.Image, name: str) -> tuple[Image.Image, Box | None]:
-        return _upright(image, name, nullcontext(), least_side, bits)
-
-    return _read(path_or_file, name, max_pixels, decode)
+    return _read(
+        path_or_file, name, max_pixels, lambda image, name: _upright(image, name, nullcontext(), least_side, bits)
+    )
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -149,15 +138,23 @@ def _read(
     use: Callable[[Image.Image, str], T],
 ) -> T:
     """Return what ``use`` makes of an open image and its name."""
-    if not isinstance(path_or_file, (str, os.PathLike)):
-        name = name or printable(str(getattr(path_or_file, "name", "the open file")))
-        return _read_open(path_or_file, name, max_pixels, use)
-    name = name or printable(os.fspath(path_or_file))
+    if isinstance(path_or_file, (str, os.PathLike)):
+        name = name or printable(os.fspath(path_or_file))
+        with _open_file(path_or_file, name) as file:
+            return _read(file, name, max_pixels, use)
+    name = name or printable(str(getattr(path_or_file, "name", "the open file")))
     try:
-        with open_regular(path_or_file) as file:
-            return _read_open(file, name, max_pixels, use)
+        return _decode(path_or_file, name, max_pixels, use)
     except ImageError:
-        raise
+        plain = _without_texts(path_or_file)
+        if plain is None:
+            raise
+    return _decode(plain, name, max_pixels, use)
+
+
+def _open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    try:
+        return open_regular(path)
     except FileNotFoundError:
         why = "is an address, not a file: download it first" if _URL.match(name) else "no such file"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -168,12 +165,8 @@ def _read(
 def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """Return a Pillow image as a new RGB image, its EXIF orientation applied. Threads may share the image.
 
-    Args:
-        image: any Pillow image, also one whose file has been opened but not read.
-        name: what to call the image in an error.
-
     Raises:
-        ImageError: the image could not be decoded.
+        ImageError: the image could not be decoded; the message calls it ``name``.
     """
     return _upright(image, name, _shared_image_lock)[0]
 
@@ -197,9 +190,10 @@ def _upright(
         rgb = to_rgb(image, name, bits)
     except Exception as error:  # decoders fed with damaged bytes raise almost anything
         raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
+    box = None
     if size is not None:
         _replace_padding(rgb, *size)
-    box = None if size is None else _turned_box(rgb.size, size, orientation)
+        box = _turned_box(rgb.size, size, orientation)
     if orientation != 1:
         rgb.getexif()[_ORIENTATION_TAG] = orientation
         ImageOps.exif_transpose(rgb, in_place=True)
@@ -210,13 +204,12 @@ def _scale_down(image: Image.Image, least_side: int) -> tuple[float, float] | No
     """Let a JPEG file be decoded at a fraction of its size; return its width and height then, None if it is not."""
     from PIL import JpegImagePlugin
 
-    if not isinstance(image, JpegImagePlugin.JpegImageFile):
-        return None
-    factor = 1 if image.mode == "L" else _SIDE_FACTORS.get(JpegImagePlugin.get_sampling(image))
-    if factor is None or min(image.size) < 2 * factor * least_side:
-        return None
-    draft = image.draft(None, (factor * least_side, factor * least_side))
-    return None if draft is None else draft[1][2:]
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        factor = 1 if image.mode == "L" else _SIDE_FACTORS.get(JpegImagePlugin.get_sampling(image))
+        if factor is not None and min(image.size) >= 2 * factor * least_side:
+            draft = image.draft(None, (factor * least_side, factor * least_side))
+            return None if draft is None else draft[1][2:]
+    return None
 
 
 def _replace_padding(image: Image.Image, width: float, height: float) -> None:
@@ -256,7 +249,7 @@ def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
             yield path
         else:
             logger.warning("%s", error)
-    log_left_out(folder, left_out)
+    _log_left_out(folder, left_out)
 
 
 def find_images(
@@ -267,8 +260,7 @@ def find_images(
     Args:
         folder: where to start.
         also: other ends of names that count, in lower case.
-        left_out: counts what is skipped, by kind: "hidden folders", "hidden images", or an extension such as ".heic";
-            see :func:`describe_left_out`.
+        left_out: counts what is skipped, by kind: "hidden folders", "hidden images", or an extension such as ".heic".
 
     Raises:
         ImageError: there is no such folder, or it cannot be read.
@@ -277,7 +269,7 @@ def find_images(
     left_out = Counter() if left_out is None else left_out
     try:
         waiting = sorted(root.iterdir(), key=natural_key, reverse=True)
-        seen = {_identity(root)}
+        seen = {root.resolve()}
     except (OSError, ValueError) as error:
         raise ImageError(f"{printable(str(root))}: cannot be listed: {reason(error)}") from None
     while waiting:  # not by recursion: folders may be nested deeper than Python's stack allows
@@ -294,37 +286,48 @@ def find_images(
                     left_out[suffix] += 1
             elif hidden:
                 left_out["hidden folders"] += 1
-            elif (identity := _identity(entry)) not in seen:
-                seen.add(identity)
+            elif entry.resolve() not in seen:
+                seen.add(entry.resolve())
                 waiting += sorted(entry.iterdir(), key=natural_key, reverse=True)
         except OSError as error:
             yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {reason(error)}")
 
 
-def describe_left_out(left_out: Counter[str]) -> str:
-    """Return what :func:`find_images` skipped as text; empty if it skipped nothing.
+def require_images(path: str, entries: Iterable[T], left_out: Counter[str]) -> Iterator[T]:
+    """Iterate over what a folder holds, then log what has been left out of it.
 
-    For example ``5 .heic (pip install pillow-heif), 1 hidden folders, 12 .txt``.
+    Raises:
+        ImageError: at the end, there were no entries.
     """
-    kinds = sorted((kind not in _UNREADABLE, kind) for kind, count in left_out.items() if count)
-    return ", ".join(
-        f"{left_out[kind]} {printable(kind) or 'without an extension'}"
-        + (f" ({_UNREADABLE[kind]})" if kind in _UNREADABLE else "")
-        for _, kind in kinds
-    )
+    count = 0
+    for entry in entries:
+        yield entry
+        count += 1
+    if not count:
+        text = describe_left_out(left_out)
+        raise ImageError(f"{printable(path)}: no images in this folder" + (f"; left out: {text}" if text else ""))
+    _log_left_out(path, left_out)
 
 
-def no_images(folder: str, left_out: Counter[str]) -> ImageError:
-    """Return the error of a folder in which nothing but what was left out has been found."""
-    text = describe_left_out(left_out)
-    return ImageError(f"{printable(folder)}: no images in this folder" + (f"; left out: {text}" if text else ""))
-
-
-def log_left_out(folder: str | os.PathLike[str], left_out: Counter[str]) -> None:
-    """Log what was skipped in a folder: a warning if pictures are among it, otherwise for information."""
+def _log_left_out(folder: str | os.PathLike[str], left_out: Counter[str]) -> None:
+    """Log a warning if pictures are among what was left out, otherwise for information."""
     if text := describe_left_out(left_out):
         level = logging.INFO if _UNREADABLE.keys().isdisjoint(left_out) else logging.WARNING
         logger.log(level, "%s: left out: %s", printable(os.fspath(folder)), text)
+
+
+def describe_left_out(left_out: Counter[str]) -> str:
+    """Return what :func:`find_images` skipped as text; empty if it skipped nothing.
+
+    For example ``5 .heic (pip install pillow-heif), 1 hidden folder, 12 .txt``.
+    """
+    texts = []
+    for kind in sorted(+left_out, key=lambda kind: (kind not in _UNREADABLE, kind)):
+        noun = printable(kind) or "without an extension"
+        if left_out[kind] == 1 and kind.startswith("hidden"):
+            noun = noun.removesuffix("s")
+        texts.append(f"{left_out[kind]} {noun}" + (f" ({_UNREADABLE[kind]})" if kind in _UNREADABLE else ""))
+    return ", ".join(texts)
 
 
 def to_rgb(image: Image.Image, name: str = "the image", bits: int | None = None) -> Image.Image:
@@ -345,10 +348,9 @@ def to_rgb(image: Image.Image, name: str = "the image", bits: int | None = None)
     if 0 in image.size:
         raise ImageError(f"the image has no pixels: its size is {image.width} x {image.height}")
     _scale_transparent_level(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _from_16_bit(image, name, bits)
-    elif image.mode == "F":
-        image = _from_float(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _float_levels(image) if image.mode == "F" else _integer_levels(image, name, bits)
+        image = Image.frombytes("L", image.size, grey.to(torch.uint8).numpy().tobytes())
     elif image.mode == "La":
         image = image.convert("LA")  # Pillow has no other way out of premultiplied grey
     if image.has_transparency_data:
@@ -359,11 +361,12 @@ def to_rgb(image: Image.Image, name: str = "the image", bits: int | None = None)
     return rgb
 
 
-def _from_16_bit(image: Image.Image, name: str, bits: int | None) -> Image.Image:
+def _integer_levels(image: Image.Image, name: str, bits: int | None) -> Tensor:
+    """Return the levels of 16-bit grey, (H * W,) from 0 to 255; the transparent one is white."""
     values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
     low, high = int(values.min()), int(values.max())
-    of_file = _tiff_tag(image, _BITS_TAG)
     if bits is None:
+        of_file = _tiff_tag(image, _BITS_TAG)
         bits = of_file if 8 < of_file < _MOST_BITS else _MOST_BITS
         if bits == _MOST_BITS and 0 < high < 2**_MOST_BITS // 16:
             likely = max(high, _tiff_tag(image, _MAXIMUM_TAG), 255).bit_length()
@@ -380,16 +383,13 @@ def _from_16_bit(image: Image.Image, name: str, bits: int | None) -> Image.Image
             "convert the image to 8 bits first"
         )
     most = 2**bits - 1
-    grey = (values * 255 + most // 2) // most  # to the nearest
-    if _tiff_tag(image, _PHOTOMETRIC_TAG, 1) == 0:
-        grey = 255 - grey
+    levels = _black_as_zero(image, (values * 255 + most // 2) // most)  # to the nearest
     key = image.info.get("transparency")
-    if isinstance(key, int):
-        grey[values == key] = 255  # the one transparent value, on white
-    return _grey_image(grey, image.size)
+    return levels.masked_fill(values == key, 255) if isinstance(key, int) else levels
 
 
-def _from_float(image: Image.Image) -> Image.Image:
+def _float_levels(image: Image.Image) -> Tensor:
+    """Return the levels of floating-point grey, (H * W,) from 0 to 255."""
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.float32)
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 255:  # not a number fails too
@@ -397,8 +397,12 @@ def _from_float(image: Image.Image) -> Image.Image:
             f"the floating-point grey values run from {low:g} to {high:g}, expected 0 to 1 or 0 to 255: "
             "scale them first"
         )
-    grey = (values * 255 if high <= 1 else values).round()
-    return _grey_image(255 - grey if _tiff_tag(image, _PHOTOMETRIC_TAG, 1) == 0 else grey, image.size)
+    return _black_as_zero(image, (values * 255 if high <= 1 else values).round())
+
+
+def _black_as_zero(image: Image.Image, levels: Tensor) -> Tensor:
+    """Invert the levels of a TIFF file in which white is zero."""
+    return 255 - levels if _tiff_tag(image, _PHOTOMETRIC_TAG, 1) == 0 else levels
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int = 0) -> int:
@@ -413,25 +417,6 @@ def _scale_transparent_level(image: Image.Image) -> None:
     level, tiles = image.info.get("transparency"), getattr(image, "tile", None)
     if image.format == "PNG" and isinstance(level, int) and tiles and tiles[0][3] in ("L;2", "L;4"):
         image.info["transparency"] = level * (85 if tiles[0][3] == "L;2" else 17)
-
-
-def _grey_image(values: Tensor, size: tuple[int, int]) -> Image.Image:
-    """(H * W,) values from 0 to 255 -> an 8-bit grey image."""
-    from PIL import Image
-
-    pixels = bytearray(values.numel())
-    torch.frombuffer(pixels, dtype=torch.uint8).copy_(values)
-    return Image.frombytes("L", size, bytes(pixels))
-
-
-def _read_open(file: IO[bytes], name: str, max_pixels: int, use: Callable[[Image.Image, str], T]) -> T:
-    try:
-        return _decode(file, name, max_pixels, use)
-    except ImageError:
-        plain = _without_texts(file)
-        if plain is None:
-            raise
-    return _decode(plain, name, max_pixels, use)
 
 
 def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
@@ -519,8 +504,3 @@ def natural_key(path: Path) -> tuple[list[str | int], str]:
     """Return the sort key of a path by its name, in which numbers count as numbers."""
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from ..utils.errors import ImageError
 from ..utils.files import open_regular
 from ..utils.text import escape_bytes, printable, reason
-from .read import MAX_PIXELS, find_images, image_extensions, log_left_out, natural_key, no_images
+from .read import MAX_PIXELS, find_images, image_extensions, natural_key, require_images
 
 SHARDS = (".parquet", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Extensions of files that hold several images."""
@@ -29,38 +29,36 @@ _READERS = 16
 """Threads that read files."""
 
 
-def resolve(path: str) -> tuple[Any, str]:
-    """Return the pyarrow file system of a path or address, and the path in it."""
+def resolve(path: str, filesystem: Any = None) -> tuple[Any, str]:
+    """Return the pyarrow file system of a path or address, if none is given, and the path in it."""
+    if filesystem is not None:
+        return filesystem, path
     fs = importlib.import_module("pyarrow.fs")
-    found: tuple[Any, str] = fs.FileSystem.from_uri(path if "://" in path else str(Path(path).absolute()))
-    return found
+    result: tuple[Any, str] = fs.FileSystem.from_uri(path if "://" in path else str(Path(path).absolute()))
+    return result
 
 
 def list_files(paths: Iterable[str], filesystem: Any = None) -> Iterator[Row]:
     """Iterate over the files of paths, addresses and folders; what cannot be listed has an error."""
     for path in paths:
-        empty, left_out = True, Counter[str]()
+        left_out = Counter[str]()
         try:
-            for name, location, error in _list(path, filesystem, left_out):
-                empty = False
+            for name, location, error in require_images(path, _list(path, filesystem, left_out), left_out):
                 yield escape_bytes(name), location, error
-            failure = str(no_images(path, left_out))
-            if not empty:
-                log_left_out(path, left_out)
-        except (ImageError, OSError, ValueError) as error:
-            failure = f"{printable(path)}: cannot be listed: {reason(error)}"
-        if empty:
-            yield escape_bytes(path), None, failure
+        except ImageError as error:
+            yield escape_bytes(path), None, str(error)
+        except (OSError, ValueError) as error:
+            yield escape_bytes(path), None, f"{printable(path)}: cannot be listed: {reason(error)}"
 
 
 def _list(path: str, filesystem: Any, left_out: Counter[str]) -> Iterator[Row]:
-    fs = importlib.import_module("pyarrow.fs")
     if filesystem is None and "://" not in path:
         images = find_images(path, also=SHARDS, left_out=left_out) if Path(path).is_dir() else [(Path(path), None)]
         for file, error in images:
             yield str(file), os.fsencode(file.absolute()), None if error is None else str(error)
         return
-    files, inner = (filesystem, path) if filesystem is not None else resolve(path)
+    fs = importlib.import_module("pyarrow.fs")
+    files, inner = resolve(path, filesystem)
     if files.get_file_info(inner).type != fs.FileType.Directory:
         yield path, path.encode(), None
         return
@@ -107,7 +105,7 @@ def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Ite
 def _open(path: str, filesystem: Any) -> Any:
     if filesystem is None and "://" not in path:
         return open_regular(path)
-    files, inner = (filesystem, path) if filesystem is not None else resolve(path)
+    files, inner = resolve(path, filesystem)
     return files.open_input_file(inner)
 
 

@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +27,9 @@ from ..images.batches import (
     Transform,
     check_decode,
     count_ahead,
+    decode_ahead,
     expand,
     is_single,
-    prepare_batches,
     prepare_each,
 )
 from ..images.preprocess import Preprocessing
@@ -52,34 +54,36 @@ Calibration = ImageLike | Iterable[ImageLike]
 class _Runner:
     """A model on a device with its transform and its engines; what Classifier, Extractor and Segmenter share."""
 
+    _kind: type[nn.Module] = nn.Module  # of modules that may be given
+
     def __init__(
         self,
-        model: nn.Module,
-        device: str | int | torch.device,
-        transform: Transform | None,
-        engine: str,
-        precision: str,
-        calibration: Calibration | None,
-        decode: Decode,
+        model: Source | nn.Module | None = None,
         *,
-        changeable: bool,
+        weights: Source | None = DEFAULT,
+        device: str | int | torch.device = "auto",
+        transform: Transform | None = None,
+        engine: str = "auto",
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
+        decode: Decode = "exact",
     ) -> None:
         self.device = usable_device(device)
-        self.model = _on_device(model, self.device)
-        self.transform: Transform = transform or getattr(model, "preprocessing", None) or self._default_transform()
+        module, is_own = self._build(model, weights)
+        warn_if_untrained(module)
+        self.model = _on_device(module, self.device)
+        self.transform: Transform = transform or getattr(module, "preprocessing", None) or self._default_transform()
         check_decode(decode, self.transform)
         self.decode = decode
-        preprocessing = self.transform if type(self.transform) is Preprocessing else None
         self.engine: str | None = None
         """Engine of all calls; None if each call chooses one by its number of images."""
         self.precision = precision
         self._digest: str | None = None  # of what an engine was built from
-        self._engines: EngineCache | None = None
-        if (engine, precision) == ("auto", "fp32") and calibration is None and not changeable:
-            self._engines = EngineCache(self.model, preprocessing)
-        elif (engine, precision) in (("auto", "fp32"), ("eager", "fp32")) and calibration is None:
+        unchanged = engine in ("auto", "eager") and precision == "fp32" and calibration is None
+        self._chooses = unchanged and engine == "auto" and is_own
+        if unchanged and not self._chooses:
             self.engine = "eager"
-        else:
+        elif not unchanged:
             batches = None if calibration is None else list(prepare_each(calibration, self.transform, self.model))
             self._digest = _digest(self.model, batches or ())
             self.model = accelerate(
@@ -87,13 +91,41 @@ class _Runner:
                 engine=engine,
                 precision=precision,
                 calibration=batches,
-                preprocessing=preprocessing,
+                preprocessing=self._preprocessing(),
             )
             self.engine = self.model.engine
-        self._run = self._plain_run()
+        self._connect()
+
+    def _build(self, model: object, weights: Source | None) -> tuple[Any, bool]:
+        """Return a module, or the one that a name or a source of weights stands for, and whether it was built here."""
+        names_weights = not (model is None or (isinstance(model, str) and model in NETWORKS))
+        if names_weights and weights != DEFAULT:
+            raise ValueError("weights= goes with the name of a model; modules, files and folders have their weights")
+        if isinstance(model, self._kind):
+            return model, False
+        if model is not None and not isinstance(model, (str, os.PathLike, WeightsRecord, Loaded)):
+            kind = self._kind.__name__
+            raise TypeError(f"expected the name of a model, weights or a {kind}, got {type(model).__name__}")
+        if weights is None:
+            return create_model(cast(str, model) or DEFAULT_MODEL).eval(), True
+        if names_weights:
+            loaded = load_weights(cast(Source, model))
+        else:
+            loaded = load_weights(weights, model=cast("str | None", model))
+        return create_model(loaded.config.name, weights=loaded).eval(), True
 
     def _default_transform(self) -> Preprocessing:
         return Preprocessing()
+
+    def _preprocessing(self) -> Preprocessing | None:
+        """Return the transform if the engines can take over its normalisation."""
+        return self.transform if type(self.transform) is Preprocessing else None
+
+    def _connect(self) -> None:
+        """Set what runs the model, which is neither copied nor pickled."""
+        self._engines = EngineCache(self.model, self._preprocessing()) if self._chooses else None
+        self.engine = None if self._chooses else self.engine
+        self._run = self._plain_run()
 
     def fix_engine(self, images: int | None, engine: str | None = None) -> str:
         """Choose the engine for a job of so many images, or take a named one, for all later calls; return its name."""
@@ -103,11 +135,13 @@ class _Runner:
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the results, as values for JSON; ``engine`` is left out if each call chooses one."""
-        model = self.model
-        name = model.config.name if isinstance(model, (Accelerated, ImageModule)) else type(model).__name__
-        run = {"architecture": name, "weights": self._digest or _digest(model)}
+        run = {"architecture": self._architecture(), "weights": self._digest or _digest(self.model)}
         run |= {"preprocessing": re.sub(" at 0x[0-9a-fA-F]+", "", repr(self.transform)), "decode": self.decode}
         return run | {"precision": self.precision} | ({} if self.engine is None else {"engine": self.engine})
+
+    def _architecture(self) -> str:
+        model = self.model
+        return model.config.name if isinstance(model, (Accelerated, ImageModule)) else type(model).__name__
 
     def _plain_run(self) -> Callable[[Tensor], object]:
         """Return the function of a module that takes floating-point images in its own precision."""
@@ -128,10 +162,9 @@ class _Runner:
     ) -> Iterator[tuple[Item, Tensor | ImageError]]:
         """Run the model: one row (width,) per image on the CPU, float32 or float64, or why there is none.
 
-        Raises:
-            TypeError: at once, the input is of another type.
-            ImageError: while iterating, an image that is the whole input is unusable; others are logged.
+        Arguments are checked at once; errors of images that are not the whole input are logged, not raised.
         """
+        check_count("batch_size", batch_size, least=1)
         return self._run_all(expand(images), images, batch_size)
 
     def _run_all(
@@ -140,16 +173,30 @@ class _Runner:
         count, items = count_ahead(images, items, _MANY + 1) if self.engine is None else (None, items)
         run = self._run if self._engines is None or self.engine else self._engines.for_images(count or _MANY)[1]
         raises = is_single(images)
-        with closing(prepare_batches(items, self.transform, self.model, batch_size, self.decode)) as batches:
-            for batch in batches:
-                for positions, stack in batch.stacks():
-                    batch.set_rows(positions, *self._output(run, stack))
-                for item, row in zip(batch.items, batch.outcomes, strict=True):
+        with closing(decode_ahead(items, self.transform, self.model, batch_size, self.decode)) as decoded:
+            while batch := list(islice(decoded, batch_size)):
+                for item, row in self._run_batch(run, batch):
                     if isinstance(row, ImageError):
                         if raises:
                             raise row
                         logger.warning("%s", row)
                     yield item, row
+
+    def _run_batch(
+        self, run: Callable[[Tensor], object], batch: list[tuple[Item, Tensor | ImageError]]
+    ) -> list[tuple[Item, Tensor | ImageError]]:
+        """Replace the tensors of a batch by rows; those of one shape and type run together."""
+        groups: defaultdict[object, list[int]] = defaultdict(list)
+        for position, (_, image) in enumerate(batch):
+            if isinstance(image, Tensor):
+                groups[image.shape, image.dtype, image.device].append(position)
+        for positions in groups.values():
+            rows, finite = self._output(run, torch.stack([cast(Tensor, batch[position][1]) for position in positions]))
+            for position, row, usable in zip(positions, rows, finite.tolist(), strict=True):
+                item = batch[position][0]
+                error = ImageError(f"{printable(item.source)}: the model's output is infinite or not a number")
+                batch[position] = item, row if usable else error
+        return batch
 
     def _output(self, run: Callable[[Tensor], object], images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, channels, H, W) -> rows (N, width) on the CPU, and which of them are finite, (N,)."""
@@ -163,18 +210,11 @@ class _Runner:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled and copied: without engines and open libraries, which are built again."""
-        state = {**vars(self), "_engines": self._engines is not None}
-        del state["_run"]
-        return state
+        return {name: value for name, value in vars(self).items() if name not in ("_engines", "_run")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        if state["_engines"]:
-            preprocessing = self.transform if type(self.transform) is Preprocessing else None
-            self._engines, self.engine = EngineCache(self.model, preprocessing), None
-        else:
-            self._engines = None
-        self._run = self._plain_run()
+        self._connect()
 
 
 def _digest(model: nn.Module, calibration: Iterable[Tensor] = ()) -> str:
@@ -203,31 +243,6 @@ def _sharing_copy(model: nn.Module) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]})
 
 
-def _build(model: object, weights: Source | None, kind: type[nn.Module], **options: Any) -> tuple[Any, bool]:
-    """Return the module, or the one that a name or a source of weights stands for, and whether it was built here.
-
-    Raises:
-        TypeError: ``model`` is neither.
-        ValueError: ``weights`` goes with a name only.
-    """
-    names_weights = not (model is None or (isinstance(model, str) and model in NETWORKS))
-    if names_weights and weights != DEFAULT:
-        raise ValueError("weights= goes with the name of a model; modules, files and folders have their weights")
-    if isinstance(model, kind):
-        return model, False
-    if model is not None and not isinstance(model, (str, os.PathLike, WeightsRecord, Loaded)):
-        raise TypeError(f"expected the name of a model, weights or a {kind.__name__}, got {type(model).__name__}")
-    if weights is None:
-        built = create_model(cast(str, model) or DEFAULT_MODEL, **options)
-    elif names_weights:
-        loaded = load_weights(cast(Source, model))
-        built = create_model(loaded.config.name, weights=loaded, **options)
-    else:
-        loaded = load_weights(weights, model=cast("str | None", model))
-        built = create_model(loaded.config.name, weights=loaded, **options)
-    return built.eval(), True
-
-
 class LabellingRunner(_Runner):
     """A runner whose model has classes with names; what Classifier and Segmenter share."""
 
@@ -244,13 +259,17 @@ class LabellingRunner(_Runner):
         calibration: Calibration | None = None,
         decode: Decode = "exact",
     ) -> None:
-        device = usable_device(device)
-        module, named = _build(model, weights, nn.Module)
-        warn_if_untrained(module)
-        super().__init__(module, device, transform, engine, precision, calibration, decode, changeable=not named)
-        categories: tuple[str, ...] | None = getattr(module, "categories", None)
-        record = getattr(module, "weights_record", None) if categories else None
-        self._name = str(record or type(module).__name__)
+        super().__init__(
+            model,
+            weights=weights,
+            device=device,
+            transform=transform,
+            engine=engine,
+            precision=precision,
+            calibration=calibration,
+            decode=decode,
+        )
+        categories: tuple[str, ...] | None = getattr(self.model, "categories", None)
         self.labels: tuple[str, ...] | None = categories if labels is None else _read_labels(labels)
         classes = getattr(self.model, "num_classes", None)
         if isinstance(classes, int):
@@ -262,9 +281,10 @@ class LabellingRunner(_Runner):
         return super().describe() | {"labels": labels}
 
     def __repr__(self) -> str:
+        record = getattr(self.model, "weights_record", None) if getattr(self.model, "categories", None) else None
         classes = "unknown" if self.labels is None else len(self.labels)
-        kind, device = type(self).__name__, str(self.device)
-        return f"{kind}({self._name}, classes={classes}, device={device!r}, transform={self.transform!r})"
+        name = f"{type(self).__name__}({record or self._architecture()}"
+        return f"{name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
 
     def _labels_for(self, classes: int) -> tuple[str, ...]:
         if self.labels is None:
@@ -351,7 +371,6 @@ class Classifier(LabellingRunner):
                 labels and model do not fit together.
         """
         check_count("topk", topk, least=1)
-        check_count("batch_size", batch_size, least=1)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
         rows = self._rows(images, batch_size)
@@ -391,26 +410,14 @@ class Extractor(_Runner):
         ValueError, ImportError, ImageError, WeightsError: as for :class:`Classifier`.
     """
 
-    def __init__(
-        self,
-        model: Source | HarDNet | None = None,
-        *,
-        weights: Source | None = DEFAULT,
-        device: str | int | torch.device = "auto",
-        transform: Transform | None = None,
-        engine: str = "auto",
-        precision: str = "fp32",
-        calibration: Calibration | None = None,
-        decode: Decode = "exact",
-    ) -> None:
-        device = usable_device(device)
-        module, named = _build(model, weights, HarDNet, **({} if isinstance(model, HarDNet) else {"num_classes": 0}))
-        if not named:
-            module = _sharing_copy(module)
-            module.reset_classifier(0)
-        warn_if_untrained(module)
+    _kind = HarDNet
+
+    def _build(self, model: object, weights: Source | None) -> tuple[HarDNet, bool]:
+        module, is_own = super()._build(model, weights)
+        module = module if is_own else _sharing_copy(module)
+        module.reset_classifier(0)
         self.num_features: int = module.num_features
-        super().__init__(module, device, transform, engine, precision, calibration, decode, changeable=not named)
+        return module, is_own
 
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 32) -> Iterator[Embedding]:
         """Compute lazily, in bounded memory: one embedding per picture, in the order of the input.
@@ -422,7 +429,6 @@ class Extractor(_Runner):
         Raises:
             ImageError, TypeError, ValueError: as :meth:`hardnet.Classifier.stream`.
         """
-        check_count("batch_size", batch_size, least=1)
         rows = self._rows(images, batch_size)
         return (
             Embedding(item.source, None, str(row))

@@ -16,7 +16,6 @@ from ..images.batches import ImageLike, Item
 from ..images.preprocess import Preprocessing
 from ..images.read import load_image
 from ..utils.errors import ImageError
-from ..utils.validation import check_count
 from ..weights.cityscapes import CITYSCAPES
 from .classifier import LabellingRunner
 from .results import inline_image
@@ -127,7 +126,6 @@ class Segmenter(LabellingRunner):
 
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 1) -> Iterator[Segmentation]:
         """Segment lazily, in bounded memory; arguments and errors are those of :meth:`hardnet.Classifier.stream`."""
-        check_count("batch_size", batch_size, least=1)
         rows = self._rows(images, batch_size)
         return (
             Segmentation(item.source, None, (), str(row))
