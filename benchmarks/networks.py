@@ -193,8 +193,9 @@ def images_of(shape: Shape, device: str | torch.device) -> Tensor:
 def cost(source: str, model: str) -> dict[str, Any]:
     """Return the multiply-accumulates for one image of 224 x 224, or 1024 x 2048 to segment, and reported errors."""
     segments = model == "fchardnet70" or (source, model) in SEGMENTATION_PEERS
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        create_network(source, model).eval()(torch.empty(1, 3, *((1024, 2048) if segments else (224, 224))))
+    network = create_network(source, model).eval().to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, *((1024, 2048) if segments else (224, 224)), device="meta"))
     macs = int(counter.get_total_flops()) // 2
     if segments:
         return {"macs": macs}

@@ -4,7 +4,7 @@
 
 What it shows: the segmentation network trains like any module; and once registered in timm, HarDNet is an encoder for
 whatever builds on timm, here for segmentation_models_pytorch under the name "tu-hardnet39ds". Both networks start from
-random weights, their encoders too. Less than two minutes on one CPU core. Needs: pip install "timm>=1.0.3"
+random weights, their encoders too. Less than two minutes on one CPU core. Needs: pip install "timm>=1.0.16"
 segmentation-models-pytorch
 """
 

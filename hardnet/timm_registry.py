@@ -24,7 +24,7 @@ from .utils.optional import refuse_foreign, require
 from .weights.catalog import CATALOG, WeightsRecord
 from .weights.load import Source, fill, load_weights
 
-LOWEST_TIMM = "1.0.3"
+LOWEST_TIMM = "1.0.16"
 
 timm = require("timm", LOWEST_TIMM, extra="timm")
 take_indices = timm.models._features.feature_take_indices  # as a global, so that TorchScript finds it

@@ -28,6 +28,8 @@ from hardnet.demo.texts import translate
 from hardnet.demo.view import look
 from hardnet.inference.gradcam import explain
 
+pytest.importorskip("gradio")
+
 REPO = Path(__file__).parent.parent
 PACKAGED = ("hardnet39ds", "FASHION_MNIST")
 SNEAKER = REPO / "images" / "fashion_mnist" / "sneaker-00009.png"

@@ -111,8 +111,9 @@ def to_openvino(model: nn.Module, example: Tensor, names: Sequence[str] = ()) ->
         ImportError: OpenVINO is missing.
     """
     openvino = require("openvino", _LOWEST, extra="openvino")
+    wrapped = nn.Sequential(model).eval()  # before 2025, OpenVINO takes a .config for that of a transformers model
     with torch.no_grad(), undisturbed():
-        network = openvino.convert_model(model, example_input=example, input=[-1, example.shape[1], -1, -1])
+        network = openvino.convert_model(wrapped, example_input=example, input=[-1, example.shape[1], -1, -1])
     network.inputs[0].get_tensor().set_names({"images"})
     for port, name in zip(network.outputs, names, strict=False):
         port.get_tensor().set_names({name})

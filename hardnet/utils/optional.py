@@ -13,7 +13,7 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
 
     Args:
         package: name of the package, for import and for pip.
-        lowest: the lowest version that fits, such as "1.0.3".
+        lowest: the lowest version that fits, such as "1.0.16".
         extra: name of this library's extra that installs the package, if there is one. The advice names the
             package first: under torch.hub this library is not installed, and has no extras.
 
