@@ -157,11 +157,7 @@ def _first_process() -> int:
 
 
 def check_decode(decode: str, transform: Transform) -> None:
-    """Check that the way of decoding is known and goes with the transform.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Raise ValueError if the way of decoding is unknown or does not go with the transform."""
     if decode not in get_args(Decode):
         raise ValueError(f"decode must be 'exact' or 'fast', got {decode!r}")
     if decode == "fast" and type(transform) is not Preprocessing:
@@ -180,14 +176,8 @@ def prepare(
 ) -> Tensor:
     """Return the model input of one item: a float tensor (in_chans, H, W).
 
-    Args:
-        item: the image.
-        transform: Pillow image -> tensor.
-        in_chans: the channels of the model.
-        min_size: the least side of prepared input.
-        raw: return what :class:`Preprocessing` prepares as uint8 pixels, before normalisation.
-        decode: see :data:`Decode`; "fast" requires :class:`Preprocessing`.
-        report: is called with every decoded picture.
+    Neither side is shorter than ``min_size``. With ``raw``, what :class:`Preprocessing` prepares is returned as uint8
+    pixels, before normalisation. ``decode`` "fast" requires it. ``report`` is called with every decoded picture.
 
     Raises:
         ImageError: the image is unusable, or too small after the transform.
@@ -222,11 +212,7 @@ def prepare(
 def prepare_each(
     images: ImageLike | Iterable[ImageLike], transform: Transform, model: torch.nn.Module
 ) -> Iterator[Tensor]:
-    """Iterate over the images as batches of one, (1, channels, H, W).
-
-    Raises:
-        ImageError: while iterating, an image is unusable.
-    """
+    """Iterate over the images as batches of one, (1, channels, H, W); an unusable one raises ImageError."""
     return (prepare(item, transform, *input_limits(model))[None] for item in expand(images))
 
 
@@ -286,11 +272,7 @@ def _folder(path: str | os.PathLike[str]) -> Iterator[Item]:
 
 
 def _decode(content: ImageLike, name: str, least_side: int) -> tuple[Image.Image, Box | None]:
-    """Return an image that is no prepared tensor in RGB, and as :func:`decode_image` which part the picture fills.
-
-    Raises:
-        ImageError: it cannot be read, or a tensor or an array has another type or shape.
-    """
+    """Return raw content as an upright RGB image, and which part of it the picture fills (see `decode_image`)."""
     from PIL import Image
 
     if isinstance(content, bytes):

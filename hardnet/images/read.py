@@ -29,7 +29,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
@@ -52,6 +52,8 @@ MAX_PIXELS = 89_478_485
 
 Box: TypeAlias = "tuple[float, float, float, float]"
 """Left, upper, right and lower edge of a part of an image, in pixels."""
+File: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
+"""A path, or a file opened for binary reading."""
 
 # Recognised by Pillow but not decoded by itself: EPS would run Ghostscript, IPTC hands on whatever is wrapped in it to
 # any format, EPS among them, and the others need a foreign loader.
@@ -78,11 +80,7 @@ _shared_image_lock = threading.Lock()
 
 
 def load_image(
-    path_or_file: str | os.PathLike[str] | IO[bytes],
-    *,
-    max_pixels: int = MAX_PIXELS,
-    least_side: int | None = None,
-    bits: int | None = None,
+    path_or_file: File, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None, bits: int | None = None
 ) -> Image.Image:
     """Read an image file as an upright RGB picture.
 
@@ -105,7 +103,7 @@ def load_image(
 
 
 def decode_image(
-    path_or_file: str | os.PathLike[str] | IO[bytes],
+    file: File,
     name: str | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
@@ -117,9 +115,7 @@ def decode_image(
     At 1/8 a picture of 4001 pixels is 500.125 wide, in an image of 501. Errors call the picture ``name``, or by its
     file. The other arguments and the errors are those of ``load_image``.
     """
-    return _read(
-        path_or_file, name, max_pixels, lambda image, name: _upright(image, name, nullcontext(), least_side, bits)
-    )
+    return _read(file, name, max_pixels, lambda image, name: _upright(image, name, least_side, bits))
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -131,22 +127,17 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _read(path, None, MAX_PIXELS, lambda image, _: image.size)
 
 
-def _read(
-    path_or_file: str | os.PathLike[str] | IO[bytes],
-    name: str | None,
-    max_pixels: int,
-    use: Callable[[Image.Image, str], T],
-) -> T:
+def _read(file: File, name: str | None, max_pixels: int, use: Callable[[Image.Image, str], T]) -> T:
     """Return what ``use`` makes of an open image and its name."""
-    if isinstance(path_or_file, (str, os.PathLike)):
-        name = name or printable(os.fspath(path_or_file))
-        with _open_file(path_or_file, name) as file:
-            return _read(file, name, max_pixels, use)
-    name = name or printable(str(getattr(path_or_file, "name", "the open file")))
+    if isinstance(file, (str, os.PathLike)):
+        name = name or printable(os.fspath(file))
+        with _open_file(file, name) as opened:
+            return _read(opened, name, max_pixels, use)
+    name = name or printable(str(getattr(file, "name", "the open file")))
     try:
-        return _decode(path_or_file, name, max_pixels, use)
+        return _decode(file, name, max_pixels, use)
     except ImageError:
-        plain = _without_texts(path_or_file)
+        plain = _without_texts(file)
         if plain is None:
             raise
     return _decode(plain, name, max_pixels, use)
@@ -168,20 +159,16 @@ def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     Raises:
         ImageError: the image could not be decoded; the message calls it ``name``.
     """
-    return _upright(image, name, _shared_image_lock)[0]
+    return _upright(image, name, is_shared=True)[0]
 
 
 def _upright(
-    image: Image.Image,
-    name: str,
-    lock: AbstractContextManager[object],
-    least_side: int | None = None,
-    bits: int | None = None,
+    image: Image.Image, name: str, least_side: int | None = None, bits: int | None = None, *, is_shared: bool = False
 ) -> tuple[Image.Image, Box | None]:
     from PIL import ImageOps
 
     try:
-        with lock:
+        with _shared_image_lock if is_shared else nullcontext():
             size = _scale_down(image, least_side) if least_side else None
             _scale_transparent_level(image)
             image.load()
@@ -222,7 +209,7 @@ def _replace_padding(image: Image.Image, width: float, height: float) -> None:
 
 
 def _turned_box(whole: tuple[int, int], size: tuple[float, float], orientation: int) -> Box:
-    """The part of an image that a picture at its upper left fills, after the image has been turned upright."""
+    """Return the part of an image that a picture at its upper left fills, after the image has been turned upright."""
     (width, height), (spare_x, spare_y) = size, (whole[0] - size[0], whole[1] - size[1])
     if orientation in (5, 6, 7, 8):
         width, height, spare_x, spare_y = height, width, spare_y, spare_x
@@ -257,13 +244,8 @@ def find_images(
 ) -> Iterator[tuple[Path, ImageError | None]]:
     """Iterate like :func:`list_images`; a subfolder that cannot be read is yielded with its error.
 
-    Args:
-        folder: where to start.
-        also: other ends of names that count, in lower case.
-        left_out: counts what is skipped, by kind: "hidden folders", "hidden images", or an extension such as ".heic".
-
-    Raises:
-        ImageError: there is no such folder, or it cannot be read.
+    Names with the ends ``also``, in lower case, count, too. ``left_out`` counts what is skipped, by kind: "hidden
+    folders", "hidden images", or an extension such as ".heic".
     """
     root, extensions = Path(folder), image_extensions()
     left_out = Counter() if left_out is None else left_out
@@ -294,11 +276,7 @@ def find_images(
 
 
 def require_images(path: str, entries: Iterable[T], left_out: Counter[str]) -> Iterator[T]:
-    """Iterate over what a folder holds, then log what has been left out of it.
-
-    Raises:
-        ImageError: at the end, there were no entries.
-    """
+    """Iterate over what a folder holds; log what has been left out, or raise ImageError if nothing remains."""
     count = 0
     for entry in entries:
         yield entry
@@ -333,12 +311,8 @@ def describe_left_out(left_out: Counter[str]) -> str:
 def to_rgb(image: Image.Image, name: str = "the image", bits: int | None = None) -> Image.Image:
     """Return an image of any mode as a new, opaque RGB image of the same size, without metadata.
 
-    The rules are in the module's description. The EXIF orientation is ignored; :func:`upright_rgb` applies it.
-
-    Args:
-        image: any Pillow image.
-        name: what to call the image in a warning.
-        bits: as for ``load_image``.
+    The rules are in the module's description. The EXIF orientation is ignored; :func:`upright_rgb` applies it. A
+    warning calls the image ``name``; ``bits`` as for ``load_image``.
 
     Raises:
         ImageError: the image has no pixels, or values of mode ``I`` or ``F`` are in a range without a meaning.
@@ -406,7 +380,7 @@ def _black_as_zero(image: Image.Image, levels: Tensor) -> Tensor:
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int = 0) -> int:
-    """The number in a tag of an opened TIFF file."""
+    """Return the number in a tag of an opened TIFF file."""
     value = getattr(image, "tag_v2", {}).get(tag, default)
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) else default
@@ -446,11 +420,9 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, use: Callable[[Image.Im
     except ImageError:
         raise
     except UnidentifiedImageError:
-        why = (
-            f"is a HEIC picture: {_HEIC_ADVICE}"
-            if _is_heic(file)
-            else "is not an image in a format that Pillow decodes"
-        )
+        why = "is not an image in a format that Pillow decodes"
+        if _is_heic(file):
+            why = f"is a HEIC picture: {_HEIC_ADVICE}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         why = f"is too large: {reason(error)}"
     except Exception as error:  # Pillow's plug-ins raise almost anything when they open damaged bytes

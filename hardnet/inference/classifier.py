@@ -160,10 +160,7 @@ class _Runner:
     def _rows(
         self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int
     ) -> Iterator[tuple[Item, Tensor | ImageError]]:
-        """Run the model: one row (width,) per image on the CPU, float32 or float64, or why there is none.
-
-        Arguments are checked at once; errors of images that are not the whole input are logged, not raised.
-        """
+        """Run the model: one row (width,) per image on the CPU, float32 or float64, or why there is none (logged)."""
         check_count("batch_size", batch_size, least=1)
         return self._run_all(expand(images), images, batch_size)
 
@@ -194,8 +191,9 @@ class _Runner:
             rows, finite = self._output(run, torch.stack([cast(Tensor, batch[position][1]) for position in positions]))
             for position, row, usable in zip(positions, rows, finite.tolist(), strict=True):
                 item = batch[position][0]
-                error = ImageError(f"{printable(item.source)}: the model's output is infinite or not a number")
-                batch[position] = item, row if usable else error
+                name = printable(item.source)
+                error = None if usable else ImageError(f"{name}: the model's output is infinite or not a number")
+                batch[position] = item, error or row
         return batch
 
     def _output(self, run: Callable[[Tensor], object], images: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,10 +225,7 @@ def _digest(model: nn.Module, calibration: Iterable[Tensor] = ()) -> str:
 
 
 def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a module in evaluation mode on a device: itself if it is so, else a copy; the module stays as it is.
-
-    A copy on the same device shares the weights.
-    """
+    """Return a module in evaluation mode on a device: itself if it is so, else a copy, sharing weights if possible."""
     tensors = [*model.parameters(), *model.buffers()]
     moved = any((t.device.type, t.device.index or 0) != (device.type, device.index or 0) for t in tensors)
     if not moved and not any(module.training for module in model.modules()):
@@ -276,7 +271,7 @@ class LabellingRunner(_Runner):
             self.labels = self._labels_for(classes)
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the results, including a digest of the labels."""
+        """Return what decides the results, with a digest of the labels."""
         labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
         return super().describe() | {"labels": labels}
 

@@ -98,20 +98,17 @@ def explain(
     model, transform = classifier.model, classifier.transform
     if not isinstance(model, HarDNet):
         raise TypeError(f'Grad-CAM requires a HarDNet with the engine "eager", got {type(model).__name__}')
-    level = None if stride is None else _level_of(model, stride)
+    levels = {level.stride: level for level in feature_levels(model.config)}
+    if stride is not None and stride not in levels:
+        raise ValueError(f"stride must be one of {', '.join(map(str, levels))}, got {stride}")
     items = list(expand(image))
     if len(items) != 1:
         raise ValueError(f"expected one image, got {len(items)}")
     pictures: list[Image.Image] = []
-
-    def remember(picture: Image.Image) -> Tensor:
-        pictures.append(picture)
-        return transform(picture)
-
-    tensor = prepare(items[0], remember, *input_limits(model))
+    tensor = prepare(items[0], transform, *input_limits(model), report=pictures.append)
     [result] = classifier.stream([replace(items[0], content=tensor)], topk=10**6)
     prediction = result.predictions[0] if label is None else _find(result.predictions, label)
-    [activation] = class_activations(model, tensor, [prediction.index], level)
+    [activation] = class_activations(model, tensor, [prediction.index], levels[stride] if stride else None)
     if pictures and isinstance(transform, Preprocessing):
         picture, box = pictures[0], transform.crop_box(*pictures[0].size)
     else:
@@ -198,10 +195,3 @@ def heat_map(activation: Tensor, opacity: float = 1.0) -> Image.Image:
     alpha = (2 * activation).clamp(max=1) * opacity
     picture: Image.Image = to_pil_image(torch.cat([colours, alpha[None]]).clamp(0, 1).mul(255).round().byte())
     return picture
-
-
-def _level_of(model: HarDNet, stride: int) -> FeatureLevel:
-    levels = {level.stride: level for level in feature_levels(model.config)}
-    if stride not in levels:
-        raise ValueError(f"stride must be one of {', '.join(map(str, levels))}, got {stride}")
-    return levels[stride]

@@ -83,13 +83,17 @@ class Results(list[ImageResult]):
 
     def _repr_html_(self) -> str:
         """Return the picture and the most probable class of each image, of the first 40."""
-        cards = "".join(
-            f"<figure style='margin:0;width:{_SIDE}px'>{''.join(map(inline_image, _pictures(result)))}"
-            f"<figcaption title='{html.escape(result.source)}'>{_caption(result)}</figcaption></figure>"
-            for result in self[:_MAX_CARDS]
-        )
+        cards = []
+        for result in self[:_MAX_CARDS]:
+            caption = html.escape(result.error or "")
+            if result.predictions:
+                caption = f"{html.escape(result.top.label)} {result.top.probability:.1%}{_bar(result.top.probability)}"
+            cards.append(
+                f"<figure style='margin:0;width:{_SIDE}px'>{''.join(map(inline_image, _pictures(result)))}"
+                f"<figcaption title='{html.escape(result.source)}'>{caption}</figcaption></figure>"
+            )
         rest = f"<p>... and {len(self) - _MAX_CARDS} more</p>" if len(self) > _MAX_CARDS else ""
-        return f"<div style='display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end'>{cards}</div>{rest}"
+        return f"<div style='display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end'>{''.join(cards)}</div>{rest}"
 
 
 def data_frame(results: Iterable[ImageResult]) -> Any:
@@ -148,13 +152,6 @@ def arrow_schema(value: str) -> Any:
     prediction = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
     element = {"predictions": prediction, "embedding": pa.float32()}[value]
     return pa.schema([("source", pa.string()), (value, pa.list_(element)), ("error", pa.string())])
-
-
-def _caption(result: ImageResult) -> str:
-    if not result.predictions:
-        return html.escape(result.error or "")
-    top = result.predictions[0]
-    return f"{html.escape(top.label)} {top.probability:.1%}{_bar(top.probability)}"
 
 
 def _bar(probability: float) -> str:
