@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Literal, TypedDict, overload
+from typing import Any, Literal, TypedDict, overload
 
 from typing_extensions import Unpack
 
 from .models.config import FCHarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.network import HarDNet
-from .models.segmentation import FCHarDNet, build_network
+from .models.segmentation import FCHarDNet
 from .utils.text import known_names
 from .weights.catalog import DEFAULT, get_config
 from .weights.download import Progress
-from .weights.load import Source, build_pretrained, fill, load_weights
+from .weights.load import Source, fill, load_weights
+
+from_pretrained = HarDNet.from_pretrained
 
 
 class ModelOptions(TypedDict, total=False):
-    """Keywords of :func:`create_model` and of the builders."""
+    """Keywords of :func:`create_model`, in addition to ``features_only``."""
 
     weights: Source | None
     num_classes: int | None
@@ -27,35 +29,27 @@ class ModelOptions(TypedDict, total=False):
     drop_rate: float | None
     progress: Progress
     use_ema: bool
-    features_only: bool
     out_indices: Sequence[int] | None
     output_stride: int | None
 
 
-# fmt: off
+class BuilderOptions(ModelOptions, total=False):
+    """Keywords of the builders."""
+
+    features_only: bool
+
+
 @overload
-def create_model(  # type: ignore[overload-overlap]
-    name: Literal["fchardnet70"], *, weights: Source | None = None, num_classes: int | None = None,
-    in_chans: int | None = None, progress: Progress = True, use_ema: bool = True,
-) -> FCHarDNet: ...
+def create_model(name: Literal["fchardnet70"], **options: Unpack[ModelOptions]) -> FCHarDNet: ...  # type: ignore[overload-overlap]
 @overload
-def create_model(
-    name: str, *, weights: Source | None = None, num_classes: int | None = None, in_chans: int | None = None,
-    drop_rate: float | None = None, progress: Progress = True, use_ema: bool = True,
-    features_only: Literal[False] = False,
-) -> HarDNet: ...
+def create_model(name: str, *, features_only: Literal[True], **options: Unpack[ModelOptions]) -> HarDNetFeatures: ...
 @overload
-def create_model(
-    name: str, *, weights: Source | None = None, in_chans: int | None = None, progress: Progress = True,
-    use_ema: bool = True, features_only: Literal[True], out_indices: Sequence[int] | None = None,
-    output_stride: int | None = None,
-) -> HarDNetFeatures: ...
+def create_model(name: str, *, features_only: Literal[False] = False, **options: Unpack[ModelOptions]) -> HarDNet: ...
 def create_model(
     name: str, *, weights: Source | None = None, num_classes: int | None = None, in_chans: int | None = None,
     drop_rate: float | None = None, progress: Progress = True, use_ema: bool = True, features_only: bool = False,
     out_indices: Sequence[int] | None = None, output_stride: int | None = None,
-) -> HarDNet | HarDNetFeatures | FCHarDNet:
-    # fmt: on
+) -> HarDNet | HarDNetFeatures | FCHarDNet:  # fmt: skip
     """Build a model by name: (N, in_chans, H, W) -> (N, num_classes) logits, on the CPU, in training mode.
 
     With ``features_only``, (N, in_chans, H, W) -> a list of feature maps; see :class:`hardnet.HarDNetFeatures`.
@@ -82,30 +76,29 @@ def create_model(
         WeightsError: the weights could not be downloaded, are damaged, or do not fit the model.
     """
     config = get_config(name)
-    if isinstance(config, FCHarDNetConfig) and (features_only or drop_rate is not None):
-        raise ValueError(f"features_only and drop_rate are for classifiers, not for {name}")
-    if features_only and (num_classes is not None or drop_rate is not None):
-        raise ValueError("num_classes and drop_rate belong to the head, which features_only=True leaves out")
-    if not features_only and (out_indices is not None or output_stride is not None):
-        raise ValueError("out_indices and output_stride require features_only=True")
-    loaded = None if weights is None else load_weights(weights, model=name, progress=progress, use_ema=use_ema)
-    if loaded is not None:
-        config = loaded.config
-    if in_chans is None:
-        in_chans = 3 if loaded is None else loaded.in_chans
-    model: HarDNet | HarDNetFeatures | FCHarDNet
-    if features_only:
-        indices = (1, 2, 3, 4) if out_indices is None else out_indices
-        stride = 32 if output_stride is None else output_stride
-        model = HarDNetFeatures(config, out_indices=indices, output_stride=stride, in_chans=in_chans)
+    network: type[HarDNet | HarDNetFeatures | FCHarDNet]
+    if isinstance(config, FCHarDNetConfig):
+        network, keywords = FCHarDNet, ["num_classes"]
+        if features_only:
+            raise ValueError(f"{name} has no feature pyramid: features_only=True is for classifiers")
+    elif features_only:
+        network, keywords = HarDNetFeatures, ["out_indices", "output_stride"]
     else:
-        classes = loaded.num_classes if loaded is not None and num_classes is None else num_classes
-        options = {"num_classes": classes, "drop_rate": drop_rate}
-        given = {key: value for key, value in options.items() if value is not None}
-        model = build_network(config, in_chans=in_chans, **given)
-    if loaded is not None:
-        fill(model, loaded)
-        model.categories = loaded.categories if num_classes is None and not features_only else None
+        network, keywords = HarDNet, ["num_classes", "drop_rate"]
+    options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": drop_rate}
+    options |= {"out_indices": out_indices, "output_stride": output_stride}
+    given = {key: value for key, value in options.items() if value is not None}
+    if foreign := [key for key in given if key not in keywords]:
+        takes, other = " and ".join(keywords), " and ".join(foreign)
+        raise ValueError(f"{network.__name__} takes {takes}, not {other}; features_only=True builds HarDNetFeatures")
+    if weights is None:
+        return network(config, in_chans=3 if in_chans is None else in_chans, **given)
+    loaded = load_weights(weights, model=name, progress=progress, use_ema=use_ema)
+    if loaded.num_classes is not None and not features_only:
+        given.setdefault("num_classes", loaded.num_classes)
+    model = network(loaded.config, in_chans=loaded.in_chans if in_chans is None else in_chans, **given)
+    fill(model, loaded)
+    model.categories = loaded.categories if num_classes is None and not features_only else None
     return model
 
 
@@ -116,47 +109,31 @@ def fchardnet70(
     return create_model("fchardnet70", weights=weights, num_classes=num_classes, in_chans=in_chans)
 
 
-def from_pretrained(source: Source, *, revision: str | None = None, token: str | None = None) -> HarDNet:
-    """Build the model that a source of weights holds, with its classes and preprocessing, in evaluation mode.
-
-    Args:
-        source: any source of :func:`hardnet.load_weights`, such as the folder of a training run or of
-            ``HarDNet.save_pretrained``; or "owner/name" or "owner/name@revision" of the Hugging Face Hub.
-        revision: of the repository: a branch, a tag or a commit.
-        token: for private repositories; None takes that of ``hf auth login``.
-
-    Raises:
-        WeightsError: files are missing, could not be downloaded, are damaged, or contradict each other.
-        ImportError: huggingface_hub or safetensors is not installed.
-    """
-    return build_pretrained(HarDNet, source, revision=revision, token=token)
-
-
-def hardnet39ds(pretrained: bool = False, **options: Unpack[ModelOptions]) -> HarDNet:
+def hardnet39ds(pretrained: bool = False, **options: Unpack[BuilderOptions]) -> HarDNet:
     """HarDNet-39DS: 39 depthwise-separable layers, the smallest. Keywords: see :func:`create_model`."""
     return _build("hardnet39ds", pretrained, options)
 
 
-def hardnet68ds(pretrained: bool = False, **options: Unpack[ModelOptions]) -> HarDNet:
+def hardnet68ds(pretrained: bool = False, **options: Unpack[BuilderOptions]) -> HarDNet:
     """HarDNet-68DS: 68 depthwise-separable layers. Keywords: see :func:`create_model`."""
     return _build("hardnet68ds", pretrained, options)
 
 
-def hardnet68(pretrained: bool = False, **options: Unpack[ModelOptions]) -> HarDNet:
+def hardnet68(pretrained: bool = False, **options: Unpack[BuilderOptions]) -> HarDNet:
     """HarDNet-68: 68 layers of plain convolutions. Keywords: see :func:`create_model`."""
     return _build("hardnet68", pretrained, options)
 
 
-def hardnet85(pretrained: bool = False, **options: Unpack[ModelOptions]) -> HarDNet:
+def hardnet85(pretrained: bool = False, **options: Unpack[BuilderOptions]) -> HarDNet:
     """HarDNet-85: 85 layers of plain convolutions, the largest. Keywords: see :func:`create_model`."""
     return _build("hardnet85", pretrained, options)
 
 
-def _build(name: str, pretrained: bool, options: ModelOptions) -> HarDNet:
-    for keyword in options:
-        if keyword not in ModelOptions.__annotations__:
-            keywords = known_names(keyword, ["pretrained", *ModelOptions.__annotations__])
-            raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}; known: {keywords}")
+def _build(name: str, pretrained: bool, options: BuilderOptions) -> HarDNet:
+    keywords = list(inspect.signature(create_model).parameters)[1:]
+    for key in options.keys() - set(keywords):
+        known = known_names(key, ["pretrained", *keywords])
+        raise TypeError(f"{name}() got an unexpected keyword argument {key!r}; known: {known}")
     if pretrained and options.get("weights") is not None:
         raise ValueError('pretrained=True means weights="DEFAULT": give one of the two, not both')
     if pretrained:

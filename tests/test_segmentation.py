@@ -115,7 +115,7 @@ def test_new_classes_and_channels(authors_file: Path, tmp_path: Path, caplog: py
 def test_what_cannot_be_built_is_said() -> None:
     with pytest.raises(ValueError, match="no weights of fchardnet70: give the path of a file"):
         hardnet.fchardnet70(weights="DEFAULT")
-    with pytest.raises(ValueError, match="are for classifiers"):
+    with pytest.raises(ValueError, match="fchardnet70 has no feature pyramid"):
         hardnet.create_model("fchardnet70", features_only=True)
 
 

@@ -163,11 +163,24 @@ class HarDNet(ImageModule):
         return push_to_hub(self, repo, **options)
 
     @classmethod
-    def from_pretrained(cls: type[_Network], source: str | os.PathLike[str], **options: Any) -> _Network:
-        """Build the model that a source of weights holds; see :func:`hardnet.from_pretrained`."""
+    def from_pretrained(
+        cls: type[_Network], source: Any, *, revision: str | None = None, token: str | None = None
+    ) -> _Network:
+        """Build the model that a source of weights holds, with its classes and preprocessing, in evaluation mode.
+
+        Args:
+            source: any source of :func:`hardnet.load_weights`, such as the folder of a training run or of
+                :meth:`save_pretrained`; or "owner/name" or "owner/name@revision" of the Hugging Face Hub.
+            revision: of the repository: a branch, a tag or a commit.
+            token: for private repositories; None takes that of ``hf auth login``.
+
+        Raises:
+            WeightsError: files are missing, could not be downloaded, are damaged, or contradict each other.
+            ImportError: huggingface_hub is not installed.
+        """
         from ..weights.load import build_pretrained
 
-        return build_pretrained(cls, source, **options)
+        return build_pretrained(cls, source, revision, token)
 
     def extra_repr(self) -> str:
         """Text that ``print(model)`` shows in parentheses."""

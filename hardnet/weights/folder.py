@@ -8,15 +8,14 @@ folder can run code.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,14 @@ import torch
 from torch import nn
 
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS, HarDNetConfig
+from ..models.config import CONFIGS
 from ..models.network import HarDNet, warn_if_untrained
 from ..utils.errors import WeightsError
-from ..utils.files import expand_user, write_atomically
+from ..utils.files import expand_user, locked, write_atomically
 from ..utils.optional import require
 from ..utils.text import printable, reason
 from ..utils.version import __version__
-from .catalog import Digest, DigestScheme, WeightsRecord
+from .catalog import Digest, DigestScheme
 from .download import is_offline
 from .files import deserialise, read_file, safetensors_metadata
 
@@ -41,7 +40,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 HUB_PREFIX = "hf-hub:"
 
 _MARK = "<!-- Written by hardnet, which replaces this card when it saves a model here. Remove this line to keep it. -->"
-_CARD_HEAD = """---
+_CARD = """---
 library_name: hardnet
 pipeline_tag: image-classification
 tags: [image-classification, hardnet, timm]
@@ -49,10 +48,11 @@ tags: [image-classification, hardnet, timm]
 
 {mark}
 
-# {name}
+# {model.config.name}
 
-A HarDNet image classifier with {classes} classes, saved by hardnet {version}."""
-_CARD_USE = """```python
+A HarDNet image classifier with {model.num_classes} classes, saved by hardnet {version}.
+
+```python
 import hardnet
 
 classifier = hardnet.Classifier("{place}")
@@ -65,20 +65,6 @@ The names of the classes are `classifier.labels`, and `label_names` in `config.j
 """
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TIMM_WEIGHTS = "pytorch_model.bin"
-
-
-@dataclass(frozen=True)
-class SavedModel:
-    """Content of a folder of ``save_pretrained``, or of timm's ``save_for_hf``."""
-
-    config: HarDNetConfig
-    content: dict[str, torch.Tensor]
-    """Content of the weights file: a state dict."""
-    num_classes: int
-    categories: tuple[str, ...] | None
-    """Names of the classes; None if unknown."""
-    preprocessing: Preprocessing | None
-    """Preprocessing of the images; None if unknown."""
 
 
 def check_categories(labels: object) -> tuple[str, ...]:
@@ -121,6 +107,7 @@ def save_pretrained(
         ValueError: labels that are not one name per class, or a model that ``from_pretrained`` could not build again:
             other than the four variants, without classes, or with replaced layers.
         OSError: the folder cannot be written.
+        OutputError: another process is saving to it.
         ImportError: safetensors is not installed.
     """
     require("safetensors", "0.4.3")
@@ -144,7 +131,7 @@ def save_pretrained(
     config["hardnet"]["sha256"] = hashlib.sha256(weights).hexdigest()
     target = expand_user(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(target):
+    with locked(target / CONFIG):
         for name, content in (
             (WEIGHTS, weights),  # what counts from here on: it carries the configuration
             (CONFIG, json.dumps(config, indent=2, ensure_ascii=False).encode()),
@@ -153,21 +140,6 @@ def save_pretrained(
             if name != CARD or _is_replaceable(target / CARD):
                 with write_atomically(target / name) as file:
                     file.write(content)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time save to a folder. The lock stands elsewhere: the folder holds the model only."""
-    import filelock
-
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"hardnet-{name}.lock")
-    with contextlib.suppress(OSError, NotImplementedError):  # without locks, the last of two savers wins
-        lock.acquire(timeout=60)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _is_replaceable(card: Path) -> bool:
@@ -191,8 +163,7 @@ def _check_rebuildable(model: HarDNet) -> None:
         raise ValueError(f"a model without classes cannot be saved to a folder: {advice}")
     with torch.device("meta"):
         plain = HarDNet(config, num_classes=model.num_classes, in_chans=model.in_chans)
-    expected = dict(plain.base.named_modules())
-    modules = dict(model.base.named_modules())
+    modules, expected = dict(model.base.named_modules()), dict(plain.base.named_modules())
     for name in [*expected, *(modules.keys() - expected)]:
         if _structure(modules.get(name)) != _structure(expected.get(name)):
             now = type(modules.get(name)).__name__
@@ -205,7 +176,7 @@ def _structure(module: nn.Module | None) -> str:
         return "Dropout"
     if "BatchNorm" in type(module).__name__:  # synchronised and frozen normalisation, too
         return f"BatchNorm({getattr(module, 'eps', None)})"
-    if module is None or any(True for _ in module.children()):
+    if module is None or list(module.children()):
         return "" if module is None else "container"
     return f"{type(module).__name__}({module.extra_repr()})"
 
@@ -252,16 +223,9 @@ def download_repository(name: str, revision: str | None, token: str | None) -> P
     name, _, tag = name.partition("@")
     hub = require("huggingface_hub", "0.25")
     offline = is_offline()
+    options = {"token": token, "allow_patterns": [CONFIG, WEIGHTS], "local_files_only": offline}
     try:
-        folder = Path(
-            hub.snapshot_download(
-                name,
-                revision=revision or tag or None,
-                token=token,
-                allow_patterns=[CONFIG, WEIGHTS],
-                local_files_only=offline,
-            )
-        )
+        folder = Path(hub.snapshot_download(name, revision=revision or tag or None, **options))
     except Exception as error:  # of the HTTP library as well, which differs between versions
         note = " (HARDNET_OFFLINE is set: it must be in the cache)" if offline else ""
         raise WeightsError(f"could not be downloaded{note}: {reason(error)[:500]}") from error
@@ -282,8 +246,8 @@ def _check_hash(file: Path) -> None:
         raise WeightsError(f"{file.name} does not have the hash that the Hub states; delete {stored}")
 
 
-def read_folder(folder: Path) -> SavedModel:
-    """Read the folder of a saved model.
+def read_folder(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the content of the weights file of a saved model, and its description; see :func:`read_description`.
 
     Raises:
         WeightsError: a file is missing, damaged or contradicts another one.
@@ -291,27 +255,27 @@ def read_folder(folder: Path) -> SavedModel:
     weights = folder / WEIGHTS
     if not weights.exists() and (folder / _TIMM_WEIGHTS).exists():
         weights = folder / _TIMM_WEIGHTS
-    content = _read(weights)
-    config = _entries(_read(folder / CONFIG))
-    section = config.get("hardnet", {})
-    digest = section.get("sha256") if isinstance(section, dict) else None
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        saved = parse_weights(content)
-        if saved is None:
-            raise WeightsError(f"{CONFIG} belongs to other weights than {weights.name}: copy both files of one model")
-        logger.warning("%s: %s belongs to other weights and is ignored", printable(str(folder)), CONFIG)
-        return saved
-    return _parse(config, deserialise(content, weights.name))
+    content, config = _read(weights), _entries(_read(folder / CONFIG))
+    if config["hardnet"].get("sha256") in (None, hashlib.sha256(content).hexdigest()):
+        return deserialise(content, weights.name), _description(config)
+    description = read_description(content)
+    if description is None:
+        raise WeightsError(f"{CONFIG} belongs to other weights than {weights.name}: copy both files of one model")
+    logger.warning("%s: %s belongs to other weights and is ignored", printable(str(folder)), CONFIG)
+    return deserialise(content, weights.name), description
 
 
-def parse_weights(content: bytes) -> SavedModel | None:
-    """Return the model that a safetensors file of :func:`save_pretrained` describes; None for other files.
+def read_description(content: bytes) -> dict[str, Any] | None:
+    """Return what a safetensors file of :func:`save_pretrained` says about itself; None for other files.
+
+    The entries are ``num_classes`` and those of a file of ``hardnet train``: ``architecture``, ``block_activation``,
+    ``classes`` and ``preprocessing``.
 
     Raises:
-        WeightsError: the description or the file is damaged.
+        WeightsError: the description is damaged.
     """
     config = safetensors_metadata(content).get("hardnet")
-    return _parse(_entries(config.encode()), deserialise(content, WEIGHTS)) if isinstance(config, str) else None
+    return _description(_entries(config.encode())) if isinstance(config, str) else None
 
 
 def _read(path: Path) -> bytes:
@@ -326,77 +290,57 @@ def _entries(content: bytes) -> dict[str, Any]:
         config = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{CONFIG} is not valid JSON: {printable(str(error))}") from error
-    if not isinstance(config, dict):
-        raise WeightsError(f"{CONFIG} must hold an object")
+    if not isinstance(config, dict) or not isinstance(config.setdefault("hardnet", {}), dict):
+        raise WeightsError(f'{CONFIG} and its entry "hardnet" must hold an object')
     return config
 
 
-def _parse(config: dict[str, Any], content: Any) -> SavedModel:
-    section = config.get("hardnet", {})
-    name, classes, labels = config.get("architecture"), config.get("num_classes"), config.get("label_names")
+def _description(config: dict[str, Any]) -> dict[str, Any]:
+    name, section = config.get("architecture"), config["hardnet"]
     if not isinstance(name, str) or name not in CONFIGS:
         raise WeightsError(f"unknown architecture {name!r:.100}; known: {', '.join(CONFIGS)}")
-    if type(classes) is not int or classes < 1:
-        raise WeightsError(f"num_classes must be an integer >= 1, got {classes!r:.100}")
-    if labels is not None and (not isinstance(labels, list) or len(labels) != classes):
-        raise WeightsError(f"label_names must be a list of {classes} names")
-    activation = section.get("block_activation", "relu6") if isinstance(section, dict) else None
-    if activation not in ("relu", "relu6"):
-        raise WeightsError(f"block_activation must be relu or relu6, got {activation!r:.100}")
-    try:
-        categories = None if labels is None else check_categories(labels)
-        preprocessing = Preprocessing.from_dict(_preprocessing(config, section))
-    except ValueError as error:
-        raise WeightsError(f"{CONFIG}: {error}") from error
-    architecture = replace(CONFIGS[name], block_activation=activation)
-    return SavedModel(architecture, content, classes, categories, preprocessing)
+    return {
+        "architecture": name,
+        "num_classes": config.get("num_classes"),
+        "block_activation": section.get("block_activation", "relu6"),
+        "classes": config.get("label_names"),
+        "preprocessing": section.get("preprocessing") or _preprocessing_of_timm(config.get("pretrained_cfg")),
+    }
 
 
-def _preprocessing(config: dict[str, Any], section: dict[str, Any]) -> object:
-    """Return the entry of a config.json, of this library's own or of timm's; ImageNet's if there is neither."""
-    cfg = config.get("pretrained_cfg")
-    if "preprocessing" in section:
-        return section["preprocessing"]
+def _preprocessing_of_timm(cfg: Any) -> dict[str, Any] | None:
+    """Return the preprocessing of timm's configuration; ImageNet's if it has none, None if it makes no sense."""
     if not isinstance(cfg, dict) or not {"input_size", "crop_pct", "mean", "std"} <= cfg.keys():
         return Preprocessing().to_dict()
     try:
         crop = cfg["input_size"][-1]
-        sizes = {"resize": round(crop / cfg["crop_pct"]), "crop": crop}
+        return {"interpolation": "bilinear", **cfg, "resize": round(crop / cfg["crop_pct"]), "crop": crop}
     except (TypeError, ArithmeticError, LookupError, ValueError):
         return None
-    return sizes | {"mean": cfg["mean"], "std": cfg["std"], "interpolation": cfg.get("interpolation", "bilinear")}
 
 
 def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None) -> dict[str, Any]:
     section: dict[str, Any] = {"version": __version__, "block_activation": model.config.block_activation}
-    cfg: dict[str, Any] = {
-        "num_classes": model.num_classes,
-        "first_conv": "base.0.conv",
-        "classifier": model.config.head,
-    }
+    cfg = {"num_classes": model.num_classes, "first_conv": "base.0.conv", "classifier": model.config.head}
     if preprocessing is not None:
         section["preprocessing"] = values = preprocessing.to_dict()
         cfg |= {"input_size": [model.in_chans, values["crop"], values["crop"]]}
         cfg |= {"crop_pct": values["crop"] / values["resize"]}
         cfg |= {name: values[name] for name in ("interpolation", "mean", "std")}
-    content: dict[str, Any] = {"architecture": model.config.name, "num_classes": model.num_classes}
-    content |= {"num_features": model.num_features} | ({"label_names": list(labels)} if labels is not None else {})
+    content = {"architecture": model.config.name, "num_classes": model.num_classes, "num_features": model.num_features}
+    if labels is not None:
+        content["label_names"] = list(labels)
     if model.in_chans != 3:
         content["model_args"] = {"in_chans": model.in_chans}
     return content | {"pretrained_cfg": cfg, "hardnet": section}
 
 
 def _card(
-    model: HarDNet,
-    labels: Sequence[str] | None,
-    preprocessing: Preprocessing | None,
-    notes: Sequence[str],
-    place: str,
+    model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None, notes: Sequence[str], place: str
 ) -> str:
-    head = _CARD_HEAD.format(mark=_MARK, name=model.config.name, classes=model.num_classes, version=__version__)
-    paragraphs = [head, _CARD_USE.format(place=printable(place))]
-    if isinstance(model.weights_record, WeightsRecord):
-        record = model.weights_record
+    paragraphs = [_CARD.format(mark=_MARK, model=model, version=__version__, place=printable(place)).strip()]
+    record = model.weights_record
+    if record is not None:
         paragraphs.append(f"Initial weights: {record}, {record.provenance}, licence {record.licence}.")
     paragraphs += notes
     if preprocessing is not None:
@@ -404,4 +348,4 @@ def _card(
     if labels is not None:
         names = ", ".join(printable(label) for label in labels[:20])
         paragraphs.append(f"Classes: {names}{', ...' if len(labels) > 20 else ''}")
-    return "\n\n".join(paragraph.strip() for paragraph in paragraphs) + "\n"
+    return "\n\n".join(paragraphs) + "\n"

@@ -16,36 +16,16 @@ from ..models.segmentation import FCHarDNet
 from ..utils.errors import WeightsError
 from ..utils.files import expand_user
 from ..utils.text import known_names, printable
+from . import folder, state_dict
 from .catalog import CATALOG, DEFAULT, Digest, WeightsRecord, get_config, get_weights, identify, list_weights
 from .cityscapes import BGR_PREPROCESSING, CITYSCAPES
 from .download import Progress, fetch
 from .files import deserialise, read_file, unpack_archive
-from .folder import (
-    CONFIG,
-    HUB_PREFIX,
-    WEIGHTS,
-    SavedModel,
-    check_categories,
-    download_repository,
-    is_repository,
-    parse_weights,
-    read_folder,
-)
-from .state_dict import (
-    StateDict,
-    find_state,
-    head_classes,
-    identify_model,
-    is_imgclsmob,
-    load_state,
-    rename_imgclsmob,
-    stem_channels,
-)
+from .folder import CONFIG, HUB_PREFIX, WEIGHTS
+from .state_dict import StateDict, head_classes
 
 RUN_FILES = ("best.pt", "model.pt")
 """The weights of a training run in its folder: of the best validation, else of the last epoch."""
-
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +55,7 @@ class Loaded:
     @property
     def in_chans(self) -> int:
         """Input channels of the stem."""
-        return stem_channels(self.state) or 3
+        return state_dict.stem_channels(self.state) or 3
 
 
 Network = TypeVar("Network", bound=HarDNet)
@@ -119,26 +99,23 @@ def load_weights(
     record = _find_record(source, model)
     if record is not None:
         file = fetch(record, progress=progress)
-        loaded = _load_content(str(record), ".pth", file.content, record.model, record, use_ema)
-        return replace(loaded, digest=file.source.digest)
-    name = printable(os.fspath(source))  # type: ignore[arg-type]
+        return _loaded(str(record), deserialise(file.content, ".pth"), None, record, file.source.digest, use_ema)
+    place = os.fspath(source)  # type: ignore[arg-type]
     try:
-        return _of_model(_load_path(os.fspath(source), model, use_ema, revision, token), model)  # type: ignore[arg-type]
+        return _of_model(_load_path(place, model, use_ema, revision, token), model)
     except WeightsError as error:
-        raise WeightsError(f"{name}: {error}") from error
+        raise WeightsError(f"{printable(place)}: {error}") from error
 
 
-def build_pretrained(
-    kind: type[Network], source: Source, *, revision: str | None = None, token: str | None = None
-) -> Network:
-    """Build a HarDNet, or a subclass with the same arguments; see :func:`hardnet.from_pretrained`."""
-    if isinstance(source, (str, os.PathLike)) and not expand_user(source).exists() and is_repository(os.fspath(source)):
-        source = HUB_PREFIX + os.fspath(source)
+def build_pretrained(kind: type[Network], source: Source, revision: str | None, token: str | None) -> Network:
+    """Build a HarDNet, or a subclass with the same arguments; see :meth:`hardnet.HarDNet.from_pretrained`."""
+    is_path = isinstance(source, (str, os.PathLike)) and expand_user(source).exists()
+    if isinstance(source, str) and not is_path and folder.is_repository(source):
+        source = HUB_PREFIX + source
     loaded = load_weights(source, revision=revision, token=token)
     if isinstance(loaded.config, FCHarDNetConfig):
-        raise WeightsError(
-            f"{loaded.name}: is {loaded.config.name}: hardnet.{loaded.config.name}(weights=...) loads it"
-        )
+        name = loaded.config.name
+        raise WeightsError(f"{loaded.name}: is {name}: hardnet.{name}(weights=...) loads it")
     model = kind(loaded.config, num_classes=loaded.num_classes or 0, in_chans=loaded.in_chans)
     fill(model, loaded)
     model.categories = loaded.categories
@@ -152,7 +129,7 @@ def fill(model: HarDNet | HarDNetFeatures | FCHarDNet, loaded: Loaded) -> None:
         WeightsError: they do not fit; the model is unchanged.
     """
     try:
-        load_state(model, loaded.state)
+        state_dict.load_state(model, loaded.state)
     except WeightsError as error:
         raise WeightsError(f"{loaded.name}: {error}") from error
     model.preprocessing, model.weights_record = loaded.preprocessing, loaded.record
@@ -175,92 +152,96 @@ def _find_record(source: Source, model: str | None) -> WeightsRecord | None:
     if source == DEFAULT or source in list_weights(model):
         return get_weights(model, str(source))
     path = Path(source)
-    if source in CONFIGS and not path.exists():
-        return _find_record(get_weights(str(source)), model)
-    is_name = isinstance(source, str) and not path.suffix and path.name == source and not source.startswith(HUB_PREFIX)
-    if is_name and not path.exists():
-        names = known_names(str(source), [*([] if model else CONFIGS), *list_weights(model), DEFAULT])
-        problem = f"{model} has no weights {source!r}" if model else f"unknown model, weights or file {source!r}"
-        raise ValueError(f"{problem}; known: {names}; nor is there such a file")
-    return None
+    if (
+        not isinstance(source, str)
+        or source.startswith(HUB_PREFIX)
+        or path.suffix
+        or path.name != source
+        or path.exists()
+    ):
+        return None
+    if source in CONFIGS:
+        return _find_record(get_weights(source), model)
+    names = known_names(source, [*([] if model else CONFIGS), *list_weights(model), DEFAULT])
+    problem = f"{model} has no weights {source!r}" if model else f"unknown model, weights or file {source!r}"
+    raise ValueError(f"{problem}; known: {names}; nor is there such a file")
 
 
 def _load_path(source: str, model: str | None, use_ema: bool, revision: str | None, token: str | None) -> Loaded:
     if source.startswith(HUB_PREFIX):
-        folder = download_repository(source.removeprefix(HUB_PREFIX), revision, token)
-        return _loaded(source, read_folder(folder))
-    if _ADDRESS.match(source):
+        repository = folder.download_repository(source.removeprefix(HUB_PREFIX), revision, token)
+        return _described(source, *folder.read_folder(repository))
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
         raise WeightsError("is an address; only weights of the catalogue are downloaded: save the file, give its path")
     path = expand_user(source)
     if path.is_dir():
         if (path / CONFIG).exists():
-            return _loaded(source, read_folder(path))
+            return _described(source, *folder.read_folder(path))
         files = [path / name for name in (*RUN_FILES, WEIGHTS) if (path / name).is_file()]
         if not files:
             raise WeightsError(f"a folder without {CONFIG} (of save_pretrained) or {' or '.join(RUN_FILES)} (of a run)")
         path = files[0]
     content = read_file(path)
-    saved = parse_weights(content) if path.suffix == ".safetensors" else None
-    if saved is not None:
-        return _loaded(source, saved)
+    description = folder.read_description(content) if path.suffix == ".safetensors" else None
+    if description is not None:
+        return _described(source, deserialise(content, path.name), description)
     if path.suffix.lower() == ".zip":
         content = unpack_archive(content)
     record, place = identify(content, CATALOG.values()) or (None, None)
-    loaded = _load_content(source, path.name, content, model, record, use_ema)
-    return replace(loaded, digest=place.digest if place else None)
+    digest = place.digest if place else None
+    return _loaded(source, deserialise(content, path.name), model, record, digest, use_ema)
 
 
-def _loaded(name: str, saved: SavedModel) -> Loaded:
-    state = find_state(saved.content)
-    classes = head_classes(state, saved.config)
-    if classes not in (None, saved.num_classes):  # without a head, loading fails with the reason
-        raise WeightsError(f"{CONFIG} has {saved.num_classes} classes, {WEIGHTS} {classes}")
-    return Loaded(name, saved.config, state, saved.categories, saved.preprocessing)
+def _described(name: str, content: Any, description: dict[str, Any]) -> Loaded:
+    """Turn the content of a file of ``save_pretrained`` and its description into weights."""
+    loaded = _loaded(name, content, description=description)
+    if loaded.num_classes not in (None, description["num_classes"]):  # without a head, loading fails with the reason
+        raise WeightsError(f"{CONFIG} has {description['num_classes']!r:.100} classes, {WEIGHTS} {loaded.num_classes}")
+    return loaded
 
 
-def _load_content(
-    name: str, filename: str, content: bytes, model: str | None, record: WeightsRecord | None, use_ema: bool
-) -> Loaded:
-    """Turn the bytes of a file into weights."""
-    checkpoint = deserialise(content, filename)
-    state = find_state(checkpoint, use_ema=use_ema)
+def _loaded(
+    name: str, content: Any, model: str | None = None, record: WeightsRecord | None = None,
+    digest: Digest | None = None, use_ema: bool = True, description: dict[str, Any] | None = None,
+) -> Loaded:  # fmt: skip
+    """Turn the content of a file into weights.
+
+    A file of ``hardnet train`` has its own ``description``: architecture, activation, classes and preprocessing.
+    """
+    state = state_dict.find_state(content, use_ema=use_ema)
+    facts = content if description is None else description
+    categories, preprocessing = None, None
     if record is not None:
         config = replace(get_config(record.model), block_activation=record.block_activation)
-        facts: tuple[tuple[str, ...] | None, Preprocessing | None] = (record.categories, record.preprocessing)
+        categories, preprocessing = record.categories, record.preprocessing
     else:
-        config = _architecture(checkpoint, state, model)
-        facts = _facts_of_run(checkpoint)
-        if isinstance(config, FCHarDNetConfig) and "model_state" in checkpoint:  # of the authors' training script
-            names = tuple(CITYSCAPES) if head_classes(state, config) == len(CITYSCAPES) else None
-            facts = names, BGR_PREPROCESSING
-    if is_imgclsmob(state) and config.name in CONFIGS:
-        state = rename_imgclsmob(state, config)
-    categories, preprocessing = facts
+        config = _architecture(facts, state, model)
+    if state_dict.is_imgclsmob(state) and config.name in CONFIGS:
+        state = state_dict.rename_imgclsmob(state, config)
     classes = head_classes(state, config)
+    if isinstance(config, FCHarDNetConfig) and "model_state" in facts:  # of the authors' training script
+        categories = tuple(CITYSCAPES) if classes == len(CITYSCAPES) else None
+        preprocessing = BGR_PREPROCESSING
+    elif record is None and {"classes", "preprocessing"} <= facts.keys():
+        try:
+            categories = None if facts["classes"] is None else folder.check_categories(facts["classes"])
+            preprocessing = Preprocessing.from_dict(facts["preprocessing"])
+        except ValueError as error:
+            raise WeightsError(str(error)) from error
     if categories is not None and classes not in (None, len(categories)):
         raise WeightsError(f"has the names of {len(categories)} classes, but a head of {classes}")
-    return Loaded(name, config, state, categories, preprocessing, record)
+    return Loaded(name, config, state, categories, preprocessing, record, digest)
 
 
-def _architecture(checkpoint: dict[str, Any], state: StateDict, model: str | None) -> HarDNetConfig:
-    """Return the architecture that a checkpoint names, the expected one, or the one whose keys it has."""
-    name = checkpoint.get("architecture")
+def _architecture(facts: dict[str, Any], state: StateDict, model: str | None) -> HarDNetConfig:
+    """Return the architecture that a file names, the expected one, or the one whose keys it has."""
+    name = facts.get("architecture")
     if not isinstance(name, str) or name not in NETWORKS:
-        name = model or identify_model(state)
+        name = model or state_dict.identify_model(state)
     if name is None:
         raise WeightsError(f"neither names its model nor has the keys of {', '.join(NETWORKS)}: name the model")
     config = NETWORKS[name]
-    activation = checkpoint.get("block_activation", config.block_activation)
+    activation = facts.get("block_activation", config.block_activation)
     if activation not in ("relu", "relu6"):
         raise WeightsError(f"block_activation must be relu or relu6, got {activation!r:.100}")
     return replace(config, block_activation=activation)
-
-
-def _facts_of_run(checkpoint: dict[str, Any]) -> tuple[tuple[str, ...] | None, Preprocessing | None]:
-    """Return the classes and the preprocessing that ``hardnet train`` wrote beside the weights."""
-    if not {"classes", "preprocessing"} <= checkpoint.keys():
-        return None, None
-    try:
-        return check_categories(checkpoint["classes"]), Preprocessing.from_dict(checkpoint["preprocessing"])
-    except ValueError as error:
-        raise WeightsError(str(error)) from error

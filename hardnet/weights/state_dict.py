@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..models.config import CONFIGS, NETWORKS, STEM_LENGTH, HarDNetConfig, head_index, stage_indices
+from ..models.config import CONFIGS, NETWORKS, HarDNetConfig, head_index, stage_indices
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
 from ..models.segmentation import FCHarDNet, build_network
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
 
+
 WRAPPERS = ("state_dict", "model", "model_state")
 """Entries under which training scripts store the state dict."""
 AVERAGED = ("state_dict_ema", "model_ema")
@@ -32,14 +34,14 @@ AVERAGED = ("state_dict_ema", "model_ema")
 _STEM_KEY = "base.0.conv.weight"
 _STEM_KEYS = (_STEM_KEY, "features.init_block.conv1.conv.weight")
 """The first convolution in the original's naming and in imgclsmob's."""
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every key."""
+_IMGCLSMOB_NAMES = {"norm.": "bn.", "dwconv.": "conv.", "layer1.": "pw_conv.", "layer2.": "dw_conv."}
+"""Parts of the original's keys within an entry of ``base``, and what imgclsmob has in their place."""
 _COUNTER = "num_batches_tracked"
 _COLOURS = 3
 _MAX_NAMES = 4
 
 
-def find_state(content: object, *, use_ema: bool = True) -> StateDict:
+def find_state(content: Any, *, use_ema: bool = True) -> StateDict:
     """Return the state dict in a file's content, without prefixes that all its keys share.
 
     ``content`` is a state dict, or a training checkpoint with one: under an entry of a usual name, or under another
@@ -48,20 +50,16 @@ def find_state(content: object, *, use_ema: bool = True) -> StateDict:
     Raises:
         WeightsError: there is no state dict, there are several, or beside the keys of the network there are others.
     """
-    return _strip_prefix(_unwrap(content, use_ema))
-
-
-def _unwrap(content: Any, use_ema: bool) -> StateDict:
     if not isinstance(content, dict):
         raise WeightsError(f"holds an object of type {type(content).__name__}; expected a state dict")
     if _is_state(content):
-        return _plain(content)
+        return _strip_prefix(content)
     states = {str(name): entry for name, entry in content.items() if _is_state(entry)}
     usual = [name for name in ((*AVERAGED, *WRAPPERS) if use_ema else WRAPPERS) if name in states]
     names = usual or [name for name in states if use_ema or name not in AVERAGED]
     if usual or len(names) == 1:
         logger.info("weights of the entry %r", names[0])
-        return _plain(states[names[0]])
+        return _strip_prefix(states[names[0]])
     if names:
         raise WeightsError(
             f"has several state dicts, under {_enumerate(names)}: save the one that is meant alone, with torch.save"
@@ -74,28 +72,20 @@ def _is_state(entry: object) -> bool:
     return isinstance(entry, dict) and bool(entry) and all(isinstance(value, Tensor) for value in entry.values())
 
 
-def _plain(state: dict[Any, Tensor]) -> StateDict:
-    """Return a state dict with keys of text, without the counter of torch's AveragedModel."""
-    return {str(key): value for key, value in state.items() if key != "n_averaged"}
-
-
-def _strip_prefix(state: StateDict) -> StateDict:
-    """Remove what stands before the network's own keys, such as ``module.`` or ``backbone.``.
-
-    Raises:
-        WeightsError: some keys do not share the prefix, such as those of a detector's head.
-    """
-    stems = [key for key in state if any(key == stem or key.endswith(f".{stem}") for stem in _STEM_KEYS)]
-    if len(stems) != 1:
+def _strip_prefix(content: dict[Any, Tensor]) -> StateDict:
+    """Remove what stands before the network's own keys, such as ``module.``, and the counter of an AveragedModel."""
+    state = {str(key): value for key, value in content.items() if key != "n_averaged"}
+    prefixes = [key.removesuffix(stem) for key in state for stem in _STEM_KEYS if f".{key}".endswith(f".{stem}")]
+    if len(prefixes) != 1:
         return state
-    prefix = stems[0].removesuffix(next(stem for stem in _STEM_KEYS if stems[0].endswith(stem)))
+    [prefix] = prefixes
     others = [key for key in state if not key.startswith(prefix)]
     if others:
         raise WeightsError(
             f"beside the network, under {prefix!r}, there are {len(others)} other entries ({_enumerate(others)}): save "
-            f"the state dict of the network alone"
+            "the state dict of the network alone"
         )
-    if prefix and any(part + "." not in _WRAPPER_PREFIXES for part in prefix.split(".")[:-1]):
+    if set(prefix.split(".")) - {"module", "_orig_mod", ""}:  # those of DistributedDataParallel and torch.compile
         logger.info("the prefix %r is removed from the keys", prefix)
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
@@ -106,9 +96,8 @@ def rename_imgclsmob(state: StateDict, config: HarDNetConfig) -> StateDict:
     Raises:
         WeightsError: keys are missing or unknown for this model.
     """
-    names = {key: imgclsmob_key(key, config) for key in _expected_shapes(config)}
-    missing = names.values() - state.keys()
-    unknown = state.keys() - names.values()
+    names = _names_in(state, config)
+    missing, unknown = names.values() - state.keys(), state.keys() - names.values()
     if missing or unknown:
         raise WeightsError(_mismatch(config.name, {"missing keys": missing, "unknown keys": unknown}))
     return {key: state[name] for key, name in names.items()}
@@ -122,15 +111,17 @@ def is_imgclsmob(state: StateDict) -> bool:
 def identify_model(state: StateDict) -> str | None:
     """Return the name of the variant with these keys and channel counts, whatever its classes; None if none has."""
     for name, config in (CONFIGS if is_imgclsmob(state) else NETWORKS).items():
-        head = config.head + "."
-        shapes = {key: shape for key, shape in _expected_shapes(config).items() if not key.endswith(_COUNTER)}
-        names = {key: imgclsmob_key(key, config) if is_imgclsmob(state) else key for key in shapes}
-        others = {names[key] for key in shapes if key.startswith(head)}
-        if {key for key in state if not key.endswith(_COUNTER)} | others == set(names.values()) and all(
-            state[names[key]].shape[:1] == shape[:1] for key, shape in shapes.items() if not key.startswith(head)
-        ):
+        shapes, names = _expected_shapes(config), _names_in(state, config)
+        body = [key for key in shapes if not key.startswith(config.head) and not key.endswith(_COUNTER)]
+        if all(names[key] in state and state[names[key]].shape[:1] == shapes[key][:1] for key in body):
             return name
     return None
+
+
+def _names_in(state: StateDict, config: HarDNetConfig) -> dict[str, str]:
+    """Return for each key of a network the one that a state dict of the same kind has."""
+    keys = _expected_shapes(config)
+    return {key: imgclsmob_key(key, config) if is_imgclsmob(state) else key for key in keys}
 
 
 def imgclsmob_key(key: str, config: HarDNetConfig) -> str:
@@ -140,29 +131,24 @@ def imgclsmob_key(key: str, config: HarDNetConfig) -> str:
     'features.stage1.unit1.blocks.block1.bn.bias'
     """
     _, index, rest = key.split(".", 2)
-    if int(index) == head_index(config):
-        return "output.fc." + rest.removeprefix("3.")
-    rest = rest.replace("norm.", "bn.").replace("dwconv.", "conv.")
-    if int(index) < STEM_LENGTH:
-        return f"features.init_block.{('conv1', 'conv2', 'downsample')[int(index)]}.{rest}"
-    for unit, stage in zip(_imgclsmob_units(config), stage_indices(config), strict=True):
-        if int(index) == stage.block:
-            _, layer, rest = rest.split(".", 2)
-            rest = rest.replace("layer1.", "pw_conv.").replace("layer2.", "dw_conv.")
-            return f"{unit}.blocks.block{int(layer) + 1}.{rest}"
-        if int(index) == stage.transition:
-            return f"{unit}.conv.{rest}"
-        if int(index) == stage.downsample:
-            return f"{unit}.downsample.{rest}"
-    raise KeyError(key)
+    for original, name in _IMGCLSMOB_NAMES.items():
+        rest = rest.replace(original, name)
+    rest = re.sub(r"^layers\.(\d+)", lambda match: f"block{int(match[1]) + 1}", rest)
+    return f"{_imgclsmob_modules(config)[int(index)]}.{rest.removeprefix('3.')}"  # 3: the linear layer of the head
 
 
-def _imgclsmob_units(config: HarDNetConfig) -> Iterator[str]:
-    """Name the units: a stage ends with each downsampling."""
+@functools.cache
+def _imgclsmob_modules(config: HarDNetConfig) -> dict[int | None, str]:
+    """Name the entries of ``base``. A stage of imgclsmob ends with each downsampling; its units are our stages."""
+    stem = ("conv1", "conv2", "downsample")
+    modules: dict[int | None, str] = {number: f"features.init_block.{name}" for number, name in enumerate(stem)}
+    modules[head_index(config)] = "output.fc"
     stage = unit = 1
-    for downsample in config.downsample:
-        yield f"features.stage{stage}.unit{unit}"
-        stage, unit = (stage + 1, 1) if downsample else (stage, unit + 1)
+    for block, transition, downsample in stage_indices(config):
+        name = f"features.stage{stage}.unit{unit}"
+        modules |= {block: f"{name}.blocks", transition: f"{name}.conv", downsample: f"{name}.downsample"}
+        stage, unit = (stage, unit + 1) if downsample is None else (stage + 1, 1)
+    return modules
 
 
 @functools.cache
@@ -218,29 +204,29 @@ def load_state(model: HarDNet | HarDNetFeatures | FCHarDNet, state: StateDict) -
     expected = model.state_dict()
     state = dict(state)
     if not isinstance(model, HarDNetFeatures):
-        _fit_head(model, state)
+        _fit_head(model, state, expected)
     else:
         for key in _expected_shapes(model.config).keys() - expected.keys():
             state.pop(key, None)
-    stem = state.get(_STEM_KEY)
-    if stem_channels(state) == _COLOURS != model.in_chans and stem is not None:
-        state[_STEM_KEY] = adapt_stem(stem, model.in_chans)
+    if stem_channels(state) == _COLOURS != model.in_chans:
+        state[_STEM_KEY] = adapt_stem(state[_STEM_KEY], model.in_chans)
         logger.info("stem adapted from %d to %d channels", _COLOURS, model.in_chans)
     for key in expected.keys() - state.keys():
         if key.endswith(_COUNTER):
             state[key] = torch.zeros((), dtype=torch.int64)
+    common = [(key, value, expected[key]) for key, value in state.items() if key in expected]
     wrong: dict[str, Iterable[str]] = {
         "missing keys": expected.keys() - state.keys(),
         "unknown keys": state.keys() - expected.keys(),
         "other shapes": [
-            f"{key} {tuple(value.shape)} in the file, {tuple(expected[key].shape)} in the model"
-            for key, value in state.items()
-            if key in expected and value.shape != expected[key].shape
+            f"{key} {tuple(value.shape)} in the file, {tuple(other.shape)} in the model"
+            for key, value, other in common
+            if value.shape != other.shape
         ],
         "other types": [
             f"{key} {value.dtype}, {value.layout} on {value.device}"
-            for key, value in state.items()
-            if key in expected and _kind(value) != _kind(expected[key])
+            for key, value, other in common
+            if _kind(value) != _kind(other)
         ],
     }
     if any(wrong.values()):
@@ -250,23 +236,21 @@ def load_state(model: HarDNet | HarDNetFeatures | FCHarDNet, state: StateDict) -
     state = {key: state[key].detach().to(value.dtype) for key, value in expected.items()}
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
-        kind = state[broken[0]].dtype
-        raise WeightsError(f"values NaN, infinite or too large for {kind} in {_enumerate(broken)}")
+        raise WeightsError(f"values NaN, infinite or too large for {state[broken[0]].dtype} in {_enumerate(broken)}")
     negative = [key for key, value in state.items() if key.endswith("running_var") and (value < 0).any()]
     if negative:
         raise WeightsError(f"negative variances in {_enumerate(negative)}")
     model.load_state_dict(state, strict=True)
 
 
-def _fit_head(model: HarDNet | FCHarDNet, state: StateDict) -> None:
+def _fit_head(model: HarDNet | FCHarDNet, state: StateDict, expected: StateDict) -> None:
     """If the numbers of classes differ, put the model's own head into the state dict."""
     classes = head_classes(state, model.config)
-    if classes is None or classes == model.num_classes:
+    if classes in (None, model.num_classes):
         return
-    head = model.config.head + "."
-    for key in [key for key in state if key.startswith(head)]:
+    for key in [key for key in state if key.startswith(model.config.head + ".")]:
         del state[key]
-    state.update({key: value for key, value in model.state_dict().items() if key.startswith(head)})
+    state.update({key: value for key, value in expected.items() if key.startswith(model.config.head + ".")})
     outcome = "the head is new and untrained" if model.num_classes else "the head is left out"
     logger.info("%d classes in the weights, %d in the model: %s", classes, model.num_classes, outcome)
 
@@ -276,9 +260,8 @@ def _kind(value: Tensor) -> tuple[object, ...]:
 
 
 def _mismatch(name: str, wrong: dict[str, Iterable[str]]) -> str:
-    kinds = {kind: sorted(keys) for kind, keys in wrong.items()}
-    parts = [f"{len(keys)} {kind} ({_enumerate(keys)})" for kind, keys in kinds.items() if keys]
-    return f"does not fit {name}: " + "; ".join(parts)
+    parts = [f"{len(sorted(keys))} {kind} ({_enumerate(sorted(keys))})" for kind, keys in wrong.items() if keys]
+    return f"does not fit {name}: {'; '.join(parts)}"
 
 
 def _enumerate(names: list[str]) -> str:
