@@ -10,20 +10,21 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from ..utils.errors import WeightsError
-from ..utils.files import expand_user, open_regular, write_atomically
+from ..utils.files import expand_user, write_atomically
 from ..utils.progress import progress_bar
 from .catalog import PACKAGE, Source, WeightsRecord
-from .files import unpack_archive
-from .transfer import Policy, Transfer, TransferError, is_valid, redact
+from .files import read_file, unpack_archive
+from .transfer import Cause, Policy, Transfer, TransferError, is_valid, redact
 
 __all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached"]
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_POLICY = Policy()
+_LOCK_TIMEOUT = 600  # seconds that another process may take for the same weights
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _Place = tuple[Source, str | Path]  # a source and the URL or file to read it from
 Progress: TypeAlias = "bool | Callable[[int, int | None], None]"
@@ -65,7 +66,7 @@ def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = 
     if cached := find_cached(record, policy=policy, remove_damaged=True):
         return cached
     places, offline = _places(record), is_offline()
-    with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock", policy.lock_timeout):
+    with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock"):
         # Look again: another process may have downloaded it meanwhile.
         cached = find_cached(record, policy=policy, remove_damaged=True)
         return cached or _fetch_first(record, places, offline, progress, policy)
@@ -81,13 +82,12 @@ def find_cached(
     for source in record.sources:
         in_package = _package_path(source)
         path = in_package or cache_dir() / record.cache_filename(source)
-        try:
-            with open_regular(path) as file:
-                content = file.read(policy.max_bytes + 1)
-        except FileNotFoundError:
+        if not path.exists():
             continue
-        except OSError as error:
-            logger.warning("%s cannot be read and is ignored: %s", path, error)
+        try:
+            content = read_file(path)
+        except WeightsError as error:
+            logger.warning("%s %s and is ignored", path, error)
             continue
         if source.digest.matches(content):
             return _verified(path, content, source)
@@ -137,14 +137,14 @@ def is_offline() -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, timeout: float) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     """Let one process at a time download. Continue without the lock if it fails: a second download does no harm."""
     import filelock
 
-    lock = filelock.FileLock(str(path))
+    lock = filelock.FileLock(str(path), timeout=_LOCK_TIMEOUT)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=timeout)
+        lock.acquire()
     except (OSError, NotImplementedError) as error:  # filelock.Timeout is an OSError
         logger.warning("continuing without a lock on %s: %s", path, error)
     try:
@@ -156,49 +156,46 @@ def _lock(path: Path, timeout: float) -> Iterator[None]:
 def _fetch_first(
     record: WeightsRecord, places: list[_Place], offline: bool, progress: Progress, policy: Policy
 ) -> VerifiedFile:
-    failures, causes = [], set[str | None]()
+    failures: dict[str, Cause] = {}
     for number, (source, place) in enumerate(places, start=1):
         name = redact(place) if isinstance(place, str) else str(place)
         if offline and isinstance(place, str):
-            failures.append(f"{name}: not tried, offline mode is on")
-            causes.add("network")
+            failures[f"  - {name}: not tried, offline mode is on"] = "network"
             continue
         try:
             return _fetch_from(record, source, place, progress, policy)
         except TransferError as error:
-            failures.append(f"{name}: {error}")
-            causes.add(error.cause)
+            failures[f"  - {name}: {error}"] = error.cause
             following = ", trying the next source" if number < len(places) else ""
             # A mirror folder needs only one of the files.
-            missing = isinstance(place, Path) and not place.exists()
-            level = logging.INFO if missing else logging.WARNING
+            level = logging.INFO if isinstance(place, Path) and not place.exists() else logging.WARNING
             logger.log(level, "%s cannot be loaded from %s: %s%s", record, name, error, following)
-    failure = WeightsError(_report(record, failures, offline))
-    order: tuple[Literal["damaged", "host", "network"], ...] = ("damaged", "host", "network")
-    failure.cause = next((cause for cause in order if cause in causes), None)
-    raise failure
-
-
-def _report(record: WeightsRecord, failures: list[str], offline: bool) -> str:
-    lines = [f"{record} could not be downloaded from any source.", *(f"  - {failure}" for failure in failures)]
+    lines = [f"{record} could not be downloaded from any source.", *failures]
     if offline:
         lines.append("Offline mode is on (HARDNET_OFFLINE): no network request was made.")
     names = ", ".join(source.filename for source in record.sources if is_valid(source.url))
     if names:
         lines.append(f"To supply the weights yourself, put one of these files into a folder: {names};")
         lines.append('then set HARDNET_MIRROR to that folder, or pass the file itself: weights="/path/to/file".')
-    lines.append(f"The cache folder is {cache_dir()}.")
-    return "\n".join(lines)
+    failure = WeightsError("\n".join([*lines, f"The cache folder is {cache_dir()}."]))
+    causes: tuple[Cause, ...] = ("damaged", "host", "network")
+    failure.cause = next((cause for cause in causes if cause in failures.values()), None)
+    raise failure
 
 
 def _fetch_from(
     record: WeightsRecord, source: Source, place: str | Path, progress: Progress, policy: Policy
 ) -> VerifiedFile:
-    content = _read_file(place, source, policy) if isinstance(place, Path) else b""
+    content = b""
+    if isinstance(place, Path):
+        try:
+            content = _checked(read_file(place), source, policy)
+        except WeightsError as error:
+            raise TransferError(str(error), cause=None) from error
     target = cache_dir() / record.cache_filename(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(target) as file:
+        with write_atomically(target) as file:  # opened first: nothing is downloaded if the cache cannot be written
             if isinstance(place, str):
                 content = _download(place, record, source, progress, policy)
             file.write(content)
@@ -213,9 +210,7 @@ def _fetch_from(
     return _verified(target, content, source)
 
 
-def _download(
-    url: str, record: WeightsRecord, source: Source, progress: Progress, policy: Policy, *, resume: bool = True
-) -> bytes:
+def _download(url: str, record: WeightsRecord, source: Source, progress: Progress, policy: Policy) -> bytes:
     logger.info("downloading %s from %s", record, redact(url))
     with progress_bar(None, str(record), enabled=progress is True) as bar:
 
@@ -223,24 +218,16 @@ def _download(
             bar.total = total
             bar.update(done - bar.n)
 
-        transfer = Transfer(url, policy, progress if callable(progress) else update_bar, resume)
+        report = progress if callable(progress) else update_bar
+        transfer = Transfer(url, policy, report)
         content = transfer.run()
-    try:
-        return _checked(content, source, policy)
-    except TransferError as error:
-        if not transfer.resumed:
-            raise
-        logger.warning("%s, assembled from ranges: %s; downloading it again from the start", redact(url), error)
-    return _download(url, record, source, progress, policy, resume=False)
-
-
-def _read_file(path: Path, source: Source, policy: Policy) -> bytes:
-    try:
-        with open_regular(path) as file:
-            content = file.read(policy.max_bytes + 1)
-    except OSError as error:
-        raise TransferError(f"the file cannot be read: {error.strerror}", cause=None) from error
-    return _checked(content, source, policy)
+        try:
+            return _checked(content, source, policy)
+        except TransferError as error:
+            if not transfer.resumed:
+                raise
+            logger.warning("%s, assembled from ranges: %s; downloading it again from the start", redact(url), error)
+        return _checked(Transfer(url, policy, report).run(), source, policy)
 
 
 def _checked(content: bytes, source: Source, policy: Policy) -> bytes:

@@ -32,7 +32,7 @@ Cause: TypeAlias = Literal["network", "host", "damaged"] | None
 _CHUNK = 256 * 1024
 _PROGRESS = 1024 * 1024  # bytes; an attempt that gets this much further than any earlier one resets the attempt counter
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/")
-_REDIRECTS, _RETRIED = (301, 302, 303, 307, 308), (408, 425, 429)
+_REDIRECTS, _RETRIED, _MAX_REDIRECTS = (301, 302, 303, 307, 308), (408, 425, 429), 10
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HIDDEN = "an address that is not valid"
 
@@ -51,11 +51,8 @@ class Policy:
     """Wait before the second attempt. It doubles with each further one."""
     retry_after_cap: float = 60.0
     """Longest wait that a server can ask for with ``Retry-After``."""
-    max_redirects: int = 10
     max_bytes: int = MAX_BYTES
     """Largest file, in bytes."""
-    lock_timeout: float = 600.0
-    """Longest wait for another process that downloads the same weights."""
 
 
 class TransferError(Exception):
@@ -89,15 +86,14 @@ def is_valid(url: str) -> bool:
 class Transfer:
     """The download of one URL. An interrupted transfer continues with a range request.
 
-    A server may have changed the file meanwhile: check the digest, and download again with ``resume=False``.
+    A server may have changed the file meanwhile: check the digest, and download again if it differs.
     ``report`` is called with the bytes so far and in total (None if unknown).
     """
 
-    def __init__(self, url: str, policy: Policy, report: Callable[[int, int | None], None], resume: bool) -> None:
-        self.url, self.policy, self.report, self.resume = url, policy, report, resume
-        self.buffer, self.size, self.resumed = io.BytesIO(), 0, False
-        self.validator: str | None = None
+    def __init__(self, url: str, policy: Policy, report: Callable[[int, int | None], None]) -> None:
+        self.url, self.policy, self.report = url, policy, report
         self.deadline = time.monotonic() + policy.total_timeout
+        self._restart()
 
     def run(self) -> bytes:
         """Return what the URL serves; afterwards ``resumed`` says whether it was assembled from several responses.
@@ -122,20 +118,22 @@ class Transfer:
                 logger.info("%s: %s; trying again in %.1f seconds", redact(self.url), error, wait)
                 time.sleep(wait)
 
+    def _restart(self) -> None:
+        self.buffer, self.size, self.resumed = io.BytesIO(), 0, False
+        self.validator: str | None = None
+
     def _attempt(self) -> None:
         headers = {"User-Agent": f"hardnet/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
-        if not self.resume:
-            self._restart()
         if self.size:
             headers |= {"Range": f"bytes={self.size}-"} | ({"If-Range": self.validator} if self.validator else {})
         try:
             with _open(self.url, headers, self.policy) as response:
-                self._receive(response, self._accept(response))
+                self._check_status(response)
+                self._receive(response)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _as_transfer_error(error, self.policy) from error
 
-    def _accept(self, response: http.client.HTTPResponse) -> int | None:
-        """Check status and headers; return the size of the file after this response, or None if it is not known."""
+    def _check_status(self, response: http.client.HTTPResponse) -> None:
         if self.size and response.status in (http.HTTPStatus.PARTIAL_CONTENT, 416):
             match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != self.size:
@@ -151,31 +149,21 @@ class Transfer:
             wait = response.headers.get("Retry-After", "").strip()
             text = f"HTTP {response.status} {response.reason}".rstrip()
             raise TransferError(text, retry=retry, wait=float(wait) if wait.isdecimal() else 0.0)
-        end = None if response.length is None else self.size + response.length
-        self._check_size(end or 0)
-        return end
 
-    def _receive(self, response: http.client.HTTPResponse, end: int | None) -> None:
+    def _receive(self, response: http.client.HTTPResponse) -> None:
+        end = None if response.length is None else self.size + response.length  # None if the server does not say it
         while end is None or self.size < end:
+            if max(self.size, end or 0) > self.policy.max_bytes:
+                raise TransferError(f"the file is larger than {self.policy.max_bytes} bytes")
+            if time.monotonic() > self.deadline:
+                raise TransferError(f"not complete after {self.policy.total_timeout:g} seconds")
             chunk = response.read1(_CHUNK if end is None else min(_CHUNK, end - self.size))
             if not chunk:
                 break
-            self._check_size(self.size + len(chunk))
             self.size += self.buffer.write(chunk)
             self.report(self.size, end)
-            if time.monotonic() > self.deadline:
-                raise TransferError(f"not complete after {self.policy.total_timeout:g} seconds")
         if end is not None and self.size < end:
             raise TransferError(f"the connection closed after {self.size} of {end} bytes", retry=True)
-
-    def _restart(self) -> None:
-        self.buffer.seek(0)
-        self.buffer.truncate()
-        self.size, self.validator, self.resumed = 0, None, False
-
-    def _check_size(self, size: int) -> None:
-        if size > self.policy.max_bytes:
-            raise TransferError(f"the file is larger than {self.policy.max_bytes} bytes")
 
 
 def _open(url: str, headers: dict[str, str], policy: Policy) -> http.client.HTTPResponse:
@@ -185,7 +173,9 @@ def _open(url: str, headers: dict[str, str], policy: Policy) -> http.client.HTTP
     """
     if not is_valid(url):
         raise TransferError("not a valid http or https address")
-    address, authorization = _split_credentials(url)
+    credentials = urllib.parse.urlsplit(url).netloc.rpartition("@")[0]
+    token = base64.b64encode(urllib.parse.unquote_to_bytes(credentials + ("" if ":" in credentials else ":")))
+    address = _without_credentials(url)
     origin = urllib.parse.urlsplit(address)[:2]
     # Without the handlers of build_opener for redirects, HTTP errors, files and ftp.
     opener = urllib.request.OpenerDirector()
@@ -193,37 +183,28 @@ def _open(url: str, headers: dict[str, str], policy: Policy) -> http.client.HTTP
     opener.add_handler(urllib.request.HTTPHandler())
     opener.add_handler(urllib.request.HTTPSHandler(context=_trusted_certificates()))
     opener.add_handler(urllib.request.UnknownHandler())  # for a proxy of another kind
-    for _ in range(policy.max_redirects + 1):
+    for _ in range(_MAX_REDIRECTS + 1):
         request = urllib.request.Request(address, headers=headers)  # noqa: S310  http and https only
-        if authorization is not None and urllib.parse.urlsplit(address)[:2] == origin:
-            request.add_unredirected_header("Authorization", authorization)
+        if credentials and urllib.parse.urlsplit(address)[:2] == origin:
+            request.add_unredirected_header("Authorization", f"Basic {token.decode()}")
         response: http.client.HTTPResponse = opener.open(request, timeout=policy.timeout)
         if response.status not in _REDIRECTS:
             return response
         response.close()
-        address = _redirected(address, response.headers.get("Location", ""))
-    raise TransferError(f"more than {policy.max_redirects} redirects")
+        # Headers arrive as Latin-1. Other characters than ASCII have to be quoted in a request.
+        location = urllib.parse.quote(response.headers.get("Location", ""), string.punctuation, "iso-8859-1")
+        target = urllib.parse.urljoin(address, location)
+        if not location or not is_valid(target):
+            raise TransferError("a redirect that does not lead to a valid http or https address")
+        if address.startswith("https:") and not target.startswith("https:"):
+            raise TransferError(f"a redirect from https to http: {redact(target)}")
+        address = _without_credentials(target)
+    raise TransferError(f"more than {_MAX_REDIRECTS} redirects")
 
 
-def _redirected(address: str, location: str) -> str:
-    # Headers arrive as Latin-1. Other characters than ASCII have to be quoted in a request.
-    target = urllib.parse.urljoin(address, urllib.parse.quote(location, string.punctuation, "iso-8859-1"))
-    if not location or not is_valid(target):
-        raise TransferError("a redirect that does not lead to a valid http or https address")
-    if address.startswith("https:") and not target.startswith("https:"):
-        raise TransferError(f"a redirect from https to http: {redact(target)}")
-    return _split_credentials(target)[0]
-
-
-def _split_credentials(url: str) -> tuple[str, str | None]:
-    """Return the address without user and password, and the Authorization header for them."""
+def _without_credentials(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    credentials, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return url, None
-    user, _, password = credentials.partition(":")
-    token = base64.b64encode(urllib.parse.unquote_to_bytes(f"{user}:{password}")).decode("ascii")
-    return urllib.parse.urlunsplit(parts._replace(netloc=host)), f"Basic {token}"
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _trusted_certificates() -> ssl.SSLContext:
