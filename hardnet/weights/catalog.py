@@ -6,7 +6,6 @@ Digests are of the ``.pth`` file itself, also if a source serves it in a ``.zip`
 from __future__ import annotations
 
 import fnmatch
-import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,12 +21,10 @@ DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]
 PACKAGE = "package:"
 """Start of the URL of a file in this package; the rest is a path relative to the package's folder."""
 
-_SHORTEST_PREFIX = 8  # hexadecimal digits
-
 
 @dataclass(frozen=True)
 class Digest:
-    """A digest of a ``.pth`` file.
+    """A digest of a ``.pth`` file, in hexadecimal digits.
 
     ``git-blob-sha1`` is the id that git gives the file: the SHA-1 of ``blob <length>``, a NUL and the bytes.
     ``sha256-prefix`` is the first 32 bits of the SHA-256, as in torch.hub's file names: it finds damage but
@@ -36,28 +33,25 @@ class Digest:
 
     scheme: DigestScheme
     value: str
-    """In hexadecimal digits."""
 
     @property
     def weak(self) -> bool:
         """Whether the digest is too short to protect against tampering."""
         return self.scheme == "sha256-prefix"
 
-    def matches(self, content: bytes) -> bool:
-        """Return whether ``content`` has this digest.
+    def matches(self, content: bytes, digests: dict[str, str] | None = None) -> bool:
+        """Return whether ``content`` has this digest; ``digests`` keeps what has been computed of it, by scheme.
 
         Raises:
             ValueError: the scheme is unknown, or a prefix is too short.
         """
-        return self._equals(_hex_digest(content, self.scheme))
-
-    def _equals(self, computed: str) -> bool:
-        value = self.value.lower()
-        if self.scheme != "sha256-prefix":
-            return computed == value
-        if len(value) < _SHORTEST_PREFIX:
-            raise ValueError(f"a sha256-prefix must have at least {_SHORTEST_PREFIX} digits, got {self.value!r}")
-        return computed.startswith(value)
+        digests = {} if digests is None else digests
+        if self.scheme not in digests:
+            digests[self.scheme] = _hex_digest(content, self.scheme)
+        computed, value = digests[self.scheme], self.value.lower()
+        if self.weak and len(value) < 8:
+            raise ValueError(f"a sha256-prefix must have at least 8 digits, got {self.value!r}")
+        return computed.startswith(value) if self.weak else computed == value
 
     def __str__(self) -> str:
         return f"{self.scheme}:{self.value}"
@@ -68,20 +62,14 @@ class Source:
     """One place that serves a checkpoint."""
 
     url: str
-    """An http(s) address, or ``package:`` and a path within this package."""
+    """An http(s) address, or ``package:`` and a path within this package. A ``.zip`` holds the ``.pth``."""
     digest: Digest
     publisher: str
-    """Whose place it is, for messages."""
 
     @property
     def filename(self) -> str:
         """The file's name at the source, and in a mirror."""
         return self.url.partition("?")[0].partition("#")[0].rsplit("/", 1)[-1]
-
-    @property
-    def archived(self) -> bool:
-        """Whether the source serves a ``.zip`` that holds the ``.pth``."""
-        return self.filename.endswith(".zip")
 
 
 IMAGENET = "ImageNet-1k validation"
@@ -127,19 +115,12 @@ class WeightsRecord:
     @property
     def meta(self) -> dict[str, Any]:
         """The record's facts as a dict, in the manner of torchvision's ``weights.meta``."""
-        facts = ("top1_error", "top5_error", "reported_by", "evaluated_on", "provenance", "licence", "preprocessing")
-        return {
-            "categories": list(self.categories),
-            "num_classes": self.num_classes,
-            **{name: getattr(self, name) for name in (*facts, "block_activation")},
-            "sources": [source.url for source in self.sources],
-        }
+        names = ("top1_error", "top5_error", "reported_by", "evaluated_on", "provenance", "licence", "preprocessing")
+        facts = {name: getattr(self, name) for name in (*names, "num_classes", "block_activation")}
+        return facts | {"categories": list(self.categories), "sources": [source.url for source in self.sources]}
 
     def transforms(self) -> Preprocessing:
-        """Return the preprocessing that goes with these weights: PIL image -> (3, crop, crop) tensor.
-
-        A call of it needs torchvision and pillow.
-        """
+        """Return the preprocessing that goes with these weights: PIL image -> (3, crop, crop) tensor."""
         return self.preprocessing
 
     def __str__(self) -> str:
@@ -148,21 +129,17 @@ class WeightsRecord:
 
 def identify(content: bytes, records: Iterable[WeightsRecord]) -> tuple[WeightsRecord, Source] | None:
     """Return the record and the source whose digest ``content`` has, or None; strong digests come first."""
-    computed = functools.cache(functools.partial(_hex_digest, content))
+    digests: dict[str, str] = {}
     pairs = [(record, source) for record in records for source in record.sources]
-    for record, source in sorted(pairs, key=lambda pair: pair[1].digest.weak):
-        if source.digest._equals(computed(source.digest.scheme)):
-            return record, source
-    return None
+    pairs.sort(key=lambda pair: pair[1].digest.weak)
+    return next(((record, source) for record, source in pairs if source.digest.matches(content, digests)), None)
 
 
 def _hex_digest(content: bytes, scheme: DigestScheme) -> str:
-    if scheme in ("sha256", "sha256-prefix"):
-        return hashlib.sha256(content).hexdigest()
-    if scheme not in ("sha1", "git-blob-sha1"):
-        raise ValueError(f"unknown digest scheme {scheme!r}")
     # SHA-1 allows two files with one digest to be made, but no second file for a digest that is known already.
-    hasher = hashlib.sha1(b"blob %d\0" % len(content) if scheme == "git-blob-sha1" else b"", usedforsecurity=False)
+    algorithm = {"git-blob-sha1": "sha1", "sha256-prefix": "sha256"}.get(scheme, scheme)
+    header = b"blob %d\0" % len(content) if scheme == "git-blob-sha1" else b""
+    hasher = hashlib.new(algorithm, header, usedforsecurity=False)
     hasher.update(content)
     return hasher.hexdigest()
 
@@ -173,100 +150,72 @@ def read_categories(filename: str) -> tuple[str, ...]:
     An installed wheel has the file inside the package, a checkout next to it.
     """
     package = Path(__file__).parent.parent
-    for folder in (package, package.parent):
-        path = folder / filename
+    for path in (package / filename, package.parent / filename):
         if path.is_file():
             return tuple(path.read_text(encoding="utf-8").splitlines())
     raise FileNotFoundError(f"{filename} is missing from {package}: the installation is incomplete, install again")
 
 
-def _git(filename: str, sha1: str) -> Source:
-    folder = "https://raw.githubusercontent.com/PingoLH/Pytorch-HarDNet/de9662f30ffa7474c8a24b4bceb38b49be0903a0/"
-    return Source(folder + filename, Digest("git-blob-sha1", sha1), "the authors' git repository")
-
-
-def _imgclsmob(release: str, stem: str, sha1: str) -> Source:
-    url = f"https://github.com/osmr/imgclsmob/releases/download/{release}/{stem}.pth.zip"
+def _imgclsmob(release: str, model: str, top5_error: float, sha1: str) -> Source:
+    name = f"{model}-{100 * top5_error:04.0f}-{sha1[:8]}.pth.zip"
+    url = f"https://github.com/osmr/imgclsmob/releases/download/{release}/{name}"
     return Source(url, Digest("sha1", sha1), "imgclsmob's release archive")
 
 
-def _authors_host(stem: str, prefix: str) -> Source:
-    url = f"https://ping-chao.com/hardnet/{stem}-{prefix}.pth"
-    return Source(url, Digest("sha256-prefix", prefix), "the authors' host")
-
-
-def _by_authors(model: str, top1_error: float, top5_error: float, *sources: Source) -> WeightsRecord:
+def _by_authors(
+    model: str, top1_error: float, top5_error: float, *, git: str | None = None, archive: str, host: str
+) -> WeightsRecord:
+    sources = [_imgclsmob("v0.0.435", model, top5_error, archive)]
+    if git is not None:
+        folder = "https://raw.githubusercontent.com/PingoLH/Pytorch-HarDNet/de9662f30ffa7474c8a24b4bceb38b49be0903a0/"
+        sources.insert(0, Source(f"{folder}{model}.pth", Digest("git-blob-sha1", git), "the authors' git repository"))
+    url = f"https://ping-chao.com/hardnet/{model}-{host}.pth"
+    sources.append(Source(url, Digest("sha256-prefix", host), "the authors' host"))
     provenance = "trained and published by the HarDNet authors (PingoLH/Pytorch-HarDNet)"
     reported_by = "the HarDNet authors (PyTorch Hub page)"
-    return WeightsRecord(model, "IMAGENET1K_V1", sources, provenance, top1_error, top5_error, reported_by)
+    return WeightsRecord(model, "IMAGENET1K_V1", tuple(sources), provenance, top1_error, top5_error, reported_by)
 
 
 def _by_osmr(
-    model: str, top1_error: float, top5_error: float, source: Source, activation: Activation = "relu6"
+    model: str, top1_error: float, top5_error: float, release: str, sha1: str, activation: Activation = "relu6"
 ) -> WeightsRecord:
     provenance = "retrained and published by osmr (imgclsmob)"
     provenance += ", with plain ReLU inside the HarDBlocks" if activation == "relu" else ""
+    source = _imgclsmob(release, model, top5_error, sha1)
     return WeightsRecord(
         model, "IMAGENET1K_V2", (source,), provenance, top1_error, top5_error, "osmr (imgclsmob)",
         block_activation=activation,
     )  # fmt: skip
 
 
+_FASHION_MNIST = Source(
+    f"{PACKAGE}weights/hardnet39ds-fashion-mnist.pth",
+    Digest("sha256", "6f0a910f1e5a50bc35cc0d21aadb6308b649015d4dabdd353aa08ad1820af180"),
+    "this package",
+)
 _RECORDS = (
     _by_authors(
-        "hardnet39ds", 27.92, 9.57,
-        _git("hardnet39ds.pth", "5b99f2587b2f28687aef03f8cf1c00dbb7c73294"),
-        _imgclsmob("v0.0.435", "hardnet39ds-0957-9479e9ad", "9479e9ad0de538e80f7b2b73e5f19795994addce"),
-        _authors_host("hardnet39ds", "0e6c6fa9"),
+        "hardnet39ds", 27.92, 9.57, git="5b99f2587b2f28687aef03f8cf1c00dbb7c73294",
+        archive="9479e9ad0de538e80f7b2b73e5f19795994addce", host="0e6c6fa9",
     ),
-    _by_osmr(
-        "hardnet39ds", 26.83, 8.81,
-        _imgclsmob("v0.0.485", "hardnet39ds-0881-ea47fc93", "ea47fc939a130a70c5fa3326c3af6ba049a99f92"),
-    ),
+    _by_osmr("hardnet39ds", 26.83, 8.81, "v0.0.485", "ea47fc939a130a70c5fa3326c3af6ba049a99f92"),
     WeightsRecord(
-        model="hardnet39ds",
-        tag="FASHION_MNIST",
-        sources=(
-            Source(
-                PACKAGE + "weights/hardnet39ds-fashion-mnist.pth",
-                Digest("sha256", "6f0a910f1e5a50bc35cc0d21aadb6308b649015d4dabdd353aa08ad1820af180"),
-                "this package",
-            ),
-        ),
-        provenance="trained by this project on Fashion-MNIST with `hardnet train`, see benchmarks/NOTES.md",
-        top1_error=5.59,
-        top5_error=0.06,
-        reported_by="this project (measured)",
-        evaluated_on="Fashion-MNIST test",
-        classes="weights/fashion_mnist_classes.txt",
+        "hardnet39ds", "FASHION_MNIST", (_FASHION_MNIST,),
+        "trained by this project on Fashion-MNIST with `hardnet train`, see benchmarks/NOTES.md",
+        5.59, 0.06, "this project (measured)", "Fashion-MNIST test", classes="weights/fashion_mnist_classes.txt",
         preprocessing=Preprocessing(resize=64, crop=64, mean=(0.286, 0.286, 0.286), std=(0.353, 0.353, 0.353)),
     ),
     _by_authors(
-        "hardnet68ds", 25.71, 8.13,
-        _git("hardnet68ds.pth", "f036deac5ad828a7838dc8101cd66112bcb55ec0"),
-        _imgclsmob("v0.0.435", "hardnet68ds-0813-7187522d", "7187522dd301ce82b5272df29ffb3b37473e122c"),
-        _authors_host("hardnet68ds", "632474d2"),
+        "hardnet68ds", 25.71, 8.13, git="f036deac5ad828a7838dc8101cd66112bcb55ec0",
+        archive="7187522dd301ce82b5272df29ffb3b37473e122c", host="632474d2",
     ),
-    _by_osmr(
-        "hardnet68ds", 24.55, 7.56,
-        _imgclsmob("v0.0.487", "hardnet68ds-0756-e0da0750", "e0da07508c1eb92fee49df42243836892fe2f4c8"),
-    ),
+    _by_osmr("hardnet68ds", 24.55, 7.56, "v0.0.487", "e0da07508c1eb92fee49df42243836892fe2f4c8"),
     _by_authors(
-        "hardnet68", 23.52, 6.99,
-        _git("hardnet68.pth", "1cf247ba4935866c16d0f02c886797f860fb1366"),
-        _imgclsmob("v0.0.435", "hardnet68-0699-2e207f79", "2e207f79a1995f5f30d5b9fca3391bb8e7b8594f"),
-        _authors_host("hardnet68", "5d684880"),
+        "hardnet68", 23.52, 6.99, git="1cf247ba4935866c16d0f02c886797f860fb1366",
+        archive="2e207f79a1995f5f30d5b9fca3391bb8e7b8594f", host="5d684880",
     ),
-    _by_authors(
-        "hardnet85", 21.96, 6.11,
-        _imgclsmob("v0.0.435", "hardnet85-0611-ae85d8af", "ae85d8af40610e08765f1bfc25b8414ac70d7451"),
-        _authors_host("hardnet85", "a28faa00"),
-    ),
-    _by_osmr(
-        "hardnet85", 22.00, 5.86,
-        _imgclsmob("v0.0.495", "hardnet85-0586-39d80e93", "39d80e9361844e8ba02b08e93a7440eac14d2eda"),
-        activation="relu",
-    ),
+    _by_authors("hardnet85", 21.96, 6.11, archive="ae85d8af40610e08765f1bfc25b8414ac70d7451", host="a28faa00"),
+    _by_osmr("hardnet85", 22.00, 5.86, "v0.0.495", "39d80e9361844e8ba02b08e93a7440eac14d2eda", "relu"),
 )  # fmt: skip
 
 CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}

@@ -235,7 +235,7 @@ def _checked(content: bytes, source: Source, policy: Policy) -> bytes:
     if len(content) > policy.max_bytes:
         raise TransferError(f"the file is larger than {policy.max_bytes} bytes")
     served = f"{len(content)} bytes that start with {content[:16]!r}"
-    if source.archived:
+    if source.filename.endswith(".zip"):
         try:
             content = unpack_archive(content, max_bytes=policy.max_bytes)
         except WeightsError as error:

@@ -28,7 +28,6 @@ MAX_BYTES = 512 * 1024 * 1024
 _MAX_REASON = 1000  # characters
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
 _allowing = threading.Lock()  # torch's list of allowed classes belongs to the process
-_ZIP = b"PK\x03\x04"
 
 
 def read_file(path: str | Path) -> bytes:
@@ -73,11 +72,9 @@ def safetensors_metadata(content: bytes) -> dict[str, Any]:
     """
     length = int.from_bytes(content[:8], "little")
     try:
-        header = json.loads(content[8 : 8 + length]) if length <= len(content) - 8 else {}
-    except (ValueError, RecursionError):
+        return dict(json.loads(content[8 : 8 + length])["__metadata__"]) if length < len(content) else {}
+    except (ValueError, RecursionError, TypeError, LookupError):
         return {}
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    return metadata if isinstance(metadata, dict) else {}
 
 
 def read_pickled(content: bytes, filename: str = "") -> Any:
@@ -86,23 +83,35 @@ def read_pickled(content: bytes, filename: str = "") -> Any:
     Raises:
         WeightsError: the file is damaged, not torch's, exported for other programs, or holds other objects.
     """
-    exported = _exported_kind(content, filename)
-    if exported:
-        raise WeightsError(f"is {exported}, not a checkpoint: give the weights from which it was exported")
     try:
-        if content.startswith(_ZIP):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                total = sum(member.file_size for member in archive.infolist())
-            if total > max(len(content), MAX_BYTES):
-                raise ValueError(f"{len(content)} bytes that unpack to {total}")
+        members = zipfile.ZipFile(io.BytesIO(content)).infolist() if content.startswith(b"PK\x03\x04") else []
+        exported = _exported_kind(filename, [member.filename for member in members])
+        if exported is not None:
+            raise WeightsError(f"is {exported}, not a checkpoint: give the weights from which it was exported")
+        total = sum(member.file_size for member in members)
+        if total > max(len(content), MAX_BYTES):
+            raise ValueError(f"{len(content)} bytes that unpack to {total}")
         numbers = _numpy_numbers() if b"multiarray" in content else []
         with _allowing, torch.serialization.safe_globals([argparse.Namespace, *numbers]):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the reader raise nearly anything
+    except WeightsError:
+        raise
+    except Exception as error:  # damaged bytes make the readers raise nearly anything
         raise WeightsError(
             f"cannot be read as a checkpoint of tensors ({_refusal(error)}). If it is a training checkpoint "
             "that holds other Python objects, save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
+
+
+def _exported_kind(filename: str, members: list[str]) -> str | None:
+    """Return the format of a file that was exported to be run, not loaded into a model; else None."""
+    if filename.endswith(".onnx"):
+        return "an ONNX file"
+    if filename.endswith(".xml"):
+        return "an OpenVINO file"
+    if any("/code/" in name for name in members):
+        return "a TorchScript file"
+    return "a file of torch.export" if any("/models/" in f"/{name}" for name in members) else None
 
 
 def _numpy_numbers() -> list[Any]:
@@ -116,22 +125,6 @@ def _numpy_numbers() -> list[Any]:
 
     scalar.__module__, scalar.__qualname__ = "numpy.core.multiarray", "scalar"  # as files of NumPy 1 name it
     return [np.dtype, type(np.dtype("f8")), read, scalar]
-
-
-def _exported_kind(content: bytes, filename: str) -> str | None:
-    """Return the format of a file that was exported to be run, not loaded into a model; else None."""
-    if filename.endswith((".onnx", ".xml")):
-        return {"x": "an ONNX file", "l": "an OpenVINO file"}[filename[-1]]
-    if not content.startswith(_ZIP):
-        return None
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-    except Exception:  # damaged: the reader says so
-        return None
-    if any("/code/" in name for name in names):
-        return "a TorchScript file"
-    return "a file of torch.export" if any("/models/" in f"/{name}" for name in names) else None
 
 
 def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
