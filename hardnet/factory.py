@@ -8,7 +8,6 @@ from typing import Any, Literal, TypedDict, overload
 
 from typing_extensions import Unpack
 
-from .models.config import FCHarDNetConfig
 from .models.features import HarDNetFeatures
 from .models.network import HarDNet
 from .models.segmentation import FCHarDNet
@@ -77,7 +76,7 @@ def create_model(
     """
     config = get_config(name)
     network: type[HarDNet | HarDNetFeatures | FCHarDNet]
-    if isinstance(config, FCHarDNetConfig):
+    if config.decoder:
         network, keywords = FCHarDNet, ["num_classes"]
         if features_only:
             raise ValueError(f"{name} has no feature pyramid: features_only=True is for classifiers")

@@ -12,7 +12,7 @@ catalogue in lower case (``hardnet85.imagenet1k_v2``), and ``pretrained_cfg_over
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class TimmHarDNet(HarDNet):
         super().__init__(config, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate)
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
-        if output_stride != OUTPUT_STRIDES[0]:
+        if output_stride != 32:
             self.base = nn.Sequential(*body(config, in_chans, output_stride), self.base[-1])
         self.drop_rate = config.drop_rate if drop_rate is None else drop_rate
         self.head_hidden_size = self.num_features
@@ -68,14 +68,9 @@ class TimmHarDNet(HarDNet):
         self._set_pool(global_pool, num_classes)
 
     def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
+        output_fmt: str = "NCHW", intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:  # fmt: skip
         """(N, in_chans, H, W) -> the last feature map and the chosen levels, or the latter alone.
 
         ``indices`` are levels 0 to 4, or the number of last ones; None means all. ``norm`` has no effect.
@@ -130,9 +125,9 @@ class TimmHarDNet(HarDNet):
         Raises:
             ValueError: a number below 0, an unknown pooling, or classes without pooling.
         """
-        self._set_pool(
-            global_pool if global_pool is not None else self.global_pool or ("avg" if num_classes else ""), num_classes
-        )
+        if global_pool is None:
+            global_pool = self.global_pool or ("avg" if num_classes else "")
+        self._set_pool(global_pool, num_classes)
         super().reset_classifier(num_classes)
 
     def _set_pool(self, pool: str, num_classes: int) -> None:
@@ -140,38 +135,26 @@ class TimmHarDNet(HarDNet):
             raise ValueError(f"global_pool must be one of {GLOBAL_POOLS}, got {pool!r}")
         if not pool and num_classes:
             raise ValueError(f"global_pool='' goes with num_classes=0, got {num_classes}: classes need pooled features")
-        head = self.base[-1]
-        assert isinstance(head, nn.Sequential)  # noqa: S101 (for the type checker)
-        if pool in ("avg", ""):
-            head[0] = nn.AdaptiveAvgPool2d(1) if pool else nn.Identity()
-        else:
-            head[0] = timm.layers.SelectAdaptivePool2d(pool_type=pool)
-        head[1] = nn.Flatten() if pool else nn.Identity()
-        for module in head[:2]:
-            module.train(self.training)
+        pooling: nn.Module = nn.Identity()
+        if pool:
+            pooling = nn.AdaptiveAvgPool2d(1) if pool == "avg" else timm.layers.SelectAdaptivePool2d(pool_type=pool)
+        layers = (pooling, nn.Flatten() if pool else nn.Identity(), *cast(nn.Sequential, self.base[-1])[2:])
+        self.base[-1] = nn.Sequential(*layers).train(self.training)
         self.global_pool = pool
 
 
 def _pretrained_cfg(record: WeightsRecord) -> Any:
-    preprocessing = record.preprocessing
+    values = record.preprocessing
     return timm.models.PretrainedCfg(
-        url=f"{_SCHEME}{record.model}/{record.tag}",
-        input_size=(3, preprocessing.crop, preprocessing.crop),
-        min_input_size=(3, 32, 32),
-        pool_size=(preprocessing.crop // 32, preprocessing.crop // 32),
-        crop_pct=preprocessing.crop / preprocessing.resize,
-        interpolation=preprocessing.interpolation,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        num_classes=record.num_classes,
-        first_conv="base.0.conv",
-        classifier=CONFIGS[record.model].head,
+        url=f"{_SCHEME}{record.model}/{record.tag}", input_size=(3, values.crop, values.crop),
+        min_input_size=(3, 32, 32), pool_size=(values.crop // 32, values.crop // 32),
+        crop_pct=values.crop / values.resize, interpolation=values.interpolation, mean=values.mean, std=values.std,
+        num_classes=record.num_classes, first_conv="base.0.conv", classifier=CONFIGS[record.model].head,
         license=record.licence.lower(),
         description=f"{record.provenance}; top-1 error {record.top1_error:.2f} % as reported by {record.reported_by}",
         origin_url="https://github.com/PingoLH/Pytorch-HarDNet",
-        paper_name="HarDNet: A Low Memory Traffic Network",
-        paper_ids="arXiv:1909.00948",
-    )
+        paper_name="HarDNet: A Low Memory Traffic Network", paper_ids="arXiv:1909.00948",
+    )  # fmt: skip
 
 
 default_cfgs = timm.models.generate_default_cfgs(  # register_model looks for them here
@@ -185,7 +168,20 @@ def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) 
         config = replace(config, block_activation=record.block_activation)
     if not pretrained:
         return TimmHarDNet(config, **keywords)
-    loaded = load_weights(_weights(config.name, cfg, record), model=config.name)
+    if cfg.source == "hf-hub" and cfg.hf_hub_id:
+        source: Source | None = f"hf-hub:{cfg.hf_hub_id}"
+    elif cfg.file:
+        source = str(cfg.file)
+    else:
+        foreign = cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME)
+        source = None if foreign else record
+    if source is None:
+        tags = ", ".join(tag.lower() for model, tag in CATALOG if model == config.name)
+        raise ValueError(
+            f"pretrained: {config.name} takes the weights of its catalogue ({tags}), or those of a file: "
+            'pretrained_cfg_overlay={"file": path}'
+        )
+    loaded = load_weights(source, model=config.name)
     model = TimmHarDNet(loaded.config, **keywords)
     fill(model, loaded)
     if model.num_classes == cfg.num_classes:  # the weights' own head
@@ -193,38 +189,18 @@ def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) 
     return model
 
 
-def _weights(name: str, cfg: Any, record: WeightsRecord | None) -> Source:
-    """Return what ``pretrained=True`` means: a repository, a folder, a file, or the tag's record."""
-    if cfg.source == "hf-hub" and cfg.hf_hub_id:
-        return f"hf-hub:{cfg.hf_hub_id}"
-    if cfg.file:
-        return str(cfg.file)
-    if cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME) or record is None:
-        tags = ", ".join(tag.lower() for model, tag in CATALOG if model == name)
-        raise ValueError(
-            f"pretrained: {name} takes the weights of its catalogue ({tags}), or those of a file: "
-            'pretrained_cfg_overlay={"file": path}'
-        )
-    return record
-
-
 def _entry_point(name: str) -> Callable[..., nn.Module]:
     def create(
-        pretrained: bool = False,
-        *,
-        pretrained_cfg: Any = None,
-        pretrained_cfg_overlay: dict[str, Any] | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **keywords: Any,
-    ) -> nn.Module:
+        pretrained: bool = False, *, pretrained_cfg: Any = None, pretrained_cfg_overlay: dict[str, Any] | None = None,
+        device: torch.device | str | None = None, dtype: torch.dtype | None = None, **keywords: Any,
+    ) -> nn.Module:  # fmt: skip
         cfg = timm.models.resolve_pretrained_cfg(
             name, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=pretrained_cfg_overlay
         )
         if keywords.get("features_only"):
-            asked: Any = keywords.get("out_indices")
-            listed = asked is not None and not isinstance(asked, int)
-            keywords["out_indices"] = tuple(checked_indices(asked, 5) if listed else take_indices(5, asked)[0])
+            levels: Any = keywords.get("out_indices")
+            is_count = levels is None or isinstance(levels, int)
+            keywords["out_indices"] = tuple(take_indices(5, levels)[0] if is_count else checked_indices(levels, 5))
         model: nn.Module = timm.models.build_model_with_cfg(
             partial(_create, CONFIGS[name], cfg, pretrained),
             name,

@@ -22,15 +22,12 @@ from .models.features import HarDNetFeatures
 from .models.network import MIN_INPUT_SIZE
 from .utils.optional import refuse_foreign, require
 from .utils.text import known_names
-from .weights.catalog import CATALOG, DEFAULT, DEFAULT_TAG, IMAGENET, WeightsRecord
+from .weights.catalog import CATALOG, DEFAULT, DEFAULT_TAG, IMAGENET, PACKAGE, WeightsRecord
 from .weights.load import load_weights
 
 LOWEST_TORCHVISION = "0.21"
 
-_RECIPES = {
-    "PingoLH": "https://github.com/PingoLH/Pytorch-HarDNet",
-    "imgclsmob": "https://github.com/osmr/imgclsmob",
-}
+_RECIPES = {"PingoLH": "https://github.com/PingoLH/Pytorch-HarDNet", "imgclsmob": "https://github.com/osmr/imgclsmob"}
 """Training code of the weights, by a part of their provenance."""
 
 require("torchvision", LOWEST_TORCHVISION)
@@ -78,12 +75,14 @@ def return_layers(features: HarDNetFeatures) -> dict[str, str]:
 
 
 def _weights_enum(name: str) -> Any:
-    records = {tag: record for (model, tag), record in CATALOG.items() if model == name}
     members = {}
-    for tag, record in records.items():
-        sizes = {"crop_size": record.preprocessing.crop, "resize_size": record.preprocessing.resize}
-        preset = partial(ImageClassification, **sizes, mean=record.preprocessing.mean, std=record.preprocessing.std)
-        members[tag] = _api.Weights(record.sources[0].url, preset, _meta(record))
+    for (model, tag), record in CATALOG.items():
+        if model == name:
+            values = record.preprocessing
+            preset = partial(
+                ImageClassification, crop_size=values.crop, resize_size=values.resize, mean=values.mean, std=values.std
+            )
+            members[tag] = _api.Weights(record.sources[0].url, preset, _meta(record))
     title = f"HarDNet{name.removeprefix('hardnet').upper()}_Weights"
     # Two names of one value: the second is an alias.
     return HarDNetWeights(title, {**members, DEFAULT: members[DEFAULT_TAG]}, module=__name__)
@@ -93,6 +92,9 @@ def _meta(record: WeightsRecord) -> dict[str, Any]:
     side = record.preprocessing.crop
     cost = measure_cost(CONFIGS[record.model], height=side, width=side, num_classes=record.num_classes).total
     data = "ImageNet-1K" if record.evaluated_on == IMAGENET else record.evaluated_on  # torchvision's name for it
+    size = 4 * cost.params  # bytes of the parameters in float32, slightly less than the file's
+    if record.sources[0].url.startswith(PACKAGE):
+        size = (Path(__file__).parent / record.sources[0].url.removeprefix(PACKAGE)).stat().st_size
     return {
         **record.meta,
         "record": record,
@@ -101,22 +103,22 @@ def _meta(record: WeightsRecord) -> dict[str, Any]:
         "recipe": next((url for name, url in _RECIPES.items() if name in record.provenance), "docs/training.md"),
         "_metrics": {data: {"acc@1": 100 - record.top1_error, "acc@5": 100 - record.top5_error}},
         "_ops": round(cost.macs / 1e9, 3),
-        "_file_size": round(_file_size(record, cost.params) / 2**20, 1),
+        "_file_size": round(size / 2**20, 1),
         "_docs": f"{record.provenance}; the errors are those reported by {record.reported_by}",
     }
 
 
-def _file_size(record: WeightsRecord, params: int) -> int:
-    """Return bytes: of a file that ships with the library, or of the parameters in float32, which is slightly less."""
-    url = record.sources[0].url
-    if url.startswith("package:"):
-        return (Path(__file__).parent / url.removeprefix("package:")).stat().st_size
-    return 4 * params
-
-
 def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
     def create(*, weights: Any = None, progress: bool = True, **keywords: Any) -> nn.Module:
-        record = None if weights is None else _member(name, weights_enum, weights).record
+        if isinstance(weights, str):
+            tag = weights.removeprefix(f"{weights_enum.__name__}.")
+            if tag not in weights_enum.__members__:
+                known = known_names(tag, weights_enum.__members__)
+                raise ValueError(f"{name} has no weights {weights!r}; known: {known}")
+            weights = weights_enum[tag]
+        if not isinstance(weights, (weights_enum, type(None))):
+            raise TypeError(f"weights must be a member of {weights_enum.__name__} or its name, got {weights!r}")
+        record = None if weights is None else weights.record
         model: nn.Module = create_model(name, weights=record, progress=progress, **keywords)
         return model
 
@@ -130,17 +132,6 @@ def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
     """
     create.__annotations__["weights"] = weights_enum | None  # get_model_weights looks here
     return create
-
-
-def _member(name: str, weights_enum: Any, weights: Any) -> Any:
-    if isinstance(weights, weights_enum):
-        return weights
-    if not isinstance(weights, str):
-        raise TypeError(f"weights must be a member of {weights_enum.__name__} or its name, got {weights!r}")
-    tag = weights.removeprefix(f"{weights_enum.__name__}.")
-    if tag not in weights_enum.__members__:
-        raise ValueError(f"{name} has no weights {weights!r}; known: {known_names(tag, weights_enum.__members__)}")
-    return weights_enum[tag]
 
 
 def _register() -> None:

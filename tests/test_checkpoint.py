@@ -18,8 +18,7 @@ import torch
 from conftest import MODELS, Fill, golden_input, golden_state, same
 from torch import Tensor
 
-from hardnet import Classifier, HarDNet, WeightsError, create_model
-from hardnet.images.preprocess import Preprocessing
+from hardnet import HarDNet, WeightsError, create_model
 from hardnet.models.config import CONFIGS, Activation, HarDNetConfig
 from hardnet.weights.files import deserialise
 from hardnet.weights.state_dict import adapt_stem, find_state, imgclsmob_key, is_imgclsmob, load_state, rename_imgclsmob
@@ -32,8 +31,7 @@ TINY = HarDNetConfig(
     name="tiny", stem_channels=(2, 2), block_layers=(2,), growth_rates=(2,), growth_multiplier=1.5,
     transition_channels=(4,), downsample=(False,), depthwise=True, drop_rate=0.0,
 )  # fmt: skip
-CLASSES = ["cat", "dog"]
-TOLD = {"resize": 40, "crop": 32, "mean": [0.1, 0.2, 0.3], "std": [1, 0.5, 0.25]}
+PREPROCESSING = {"resize": 40, "crop": 32, "mean": [0.1, 0.2, 0.3], "std": [1, 0.5, 0.25]}
 
 
 def saved(content: object) -> bytes:
@@ -58,21 +56,13 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
         STATE,
         {"state_dict": STATE, "epoch": 3, "best": 0.5},
         {"model": STATE, "optimizer": {"lr": 0.1}},
-        {"model_state": STATE, "arch": "hardnet"},
-        {"state_dict": {f"module.{key}": value for key, value in STATE.items()}},
         {f"_orig_mod.module.{key}": value for key, value in STATE.items()},
         {"model": "hardnet39ds", "state_dict": STATE},
     ],
-    ids=["raw", "state_dict", "model", "model_state", "module.", "_orig_mod.module.", "a name under model"],
+    ids=["raw", "state_dict", "model", "_orig_mod.module.", "a name under model"],
 )
 def test_wrapped_state_dicts_are_unwrapped(content: object) -> None:
     assert_same(parse(saved(content)), STATE)
-
-
-def test_the_legacy_format_is_read() -> None:
-    buffer = io.BytesIO()
-    torch.save(STATE, buffer, _use_new_zipfile_serialization=False)
-    assert_same(parse(buffer.getvalue()), STATE)
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -189,7 +179,6 @@ def without(key: str) -> dict[str, Tensor]:
     [
         (b"", "cannot be read"),
         (b"<!DOCTYPE html><html><body>Domain expired</body></html>", "is an HTML page, not a checkpoint"),
-        (b"\x80\x02not a pickle", "cannot be read"),
         (saved(STATE)[:-5000], "cannot be read"),
         (saved([1, 2, 3]), "holds an object of type list"),
         (saved({}), "is empty"),
@@ -285,64 +274,21 @@ def test_a_damaged_file_is_refused_or_gives_finite_weights(times: int) -> None:
     assert refused > times // 3
 
 
-def test_a_refused_state_leaves_the_model_as_it_was() -> None:
-    model = create_model(NAME)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(WeightsError):
-        load_state(model, {**STATE, "base.14.3.bias": torch.zeros(3)})
-    assert_same(dict(model.state_dict()), before)
-
-
-def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
-    file = tmp_path / "ten.pth"
-    torch.save(create_model(NAME, num_classes=10).state_dict(), file)
-    assert create_model(NAME, weights=file).num_classes == 10
-    assert create_model(NAME, weights=file, num_classes=3).num_classes == 3
-
-
-def test_classes_and_preprocessing_are_the_files(tmp_path: Path) -> None:
-    state = create_model(NAME, num_classes=2).state_dict()
-    path = tmp_path / "model.pt"
-    torch.save({"model": state, "classes": CLASSES, "preprocessing": TOLD}, path)
-    classifier = Classifier(NAME, weights=path, device="cpu")
-    assert classifier.labels == ("cat", "dog")
-    assert (
-        classifier.model.preprocessing
-        == classifier.transform
-        == Preprocessing(40, 32, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
-    )
-    assert classifier.model.weights_record is None
-    other = create_model(NAME, weights=path, num_classes=3)
-    assert Classifier(other, device="cpu").labels == ("class 0", "class 1", "class 2")
-    torch.save(state, path)
-    assert create_model(NAME, weights=path).categories is None
-
-
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        *(({"classes": wrong}, "must be a list of names") for wrong in ("cat", ["cat", 3], ["cat", " "])),
+        ({"classes": "cat"}, "must be a list of names"),
+        ({"classes": ["cat", 3]}, "must be a list of names"),
+        ({"classes": ["cat", " "]}, "must be a list of names"),
         ({"preprocessing": []}, '"preprocessing" is not valid'),
-        *(
-            ({"preprocessing": TOLD | wrong}, '"preprocessing" is not valid: ')
-            for wrong in (
-                {"resize": 31},
-                {"crop": 0},
-                {"crop": True},
-                {"resize": 10**9},
-                {"resize": 40.0},
-                {"mean": [0.1, 0.2]},
-                {"mean": [0.1, 0.2, float("nan")]},
-                {"mean": "abc"},
-                {"std": [1, 1, 0]},
-                {"std": None},
-            )
-        ),
+        ({"preprocessing": PREPROCESSING | {"resize": 31}}, '"preprocessing" is not valid'),
+        ({"preprocessing": PREPROCESSING | {"mean": "abc"}}, '"preprocessing" is not valid'),
+        ({"preprocessing": PREPROCESSING | {"std": None}}, '"preprocessing" is not valid'),
     ],
 )
 def test_invalid_classes_and_preprocessing_are_refused(entries: dict[str, Any], said: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    torch.save({"model": STATE, "classes": CLASSES, "preprocessing": TOLD} | entries, path)
+    torch.save({"model": STATE, "classes": ["cat", "dog"], "preprocessing": PREPROCESSING} | entries, path)
     with pytest.raises(WeightsError, match=said) as caught:
         create_model(NAME, weights=path)
     assert str(caught.value).startswith(str(path))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -126,10 +125,8 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
     ("broken", "said"),
     [
         (change(architecture="resnet50"), "unknown architecture 'resnet50'; known: hardnet39ds"),
-        (change(architecture="../hardnet39ds"), "unknown architecture"),
         (change(architecture=["hardnet39ds"]), "unknown architecture"),
         (change(architecture="hardnet68"), "does not fit hardnet68"),
-        (change(num_classes=True), "config.json has True classes"),
         (change(num_classes=0), "config.json has 0 classes"),
         (change(num_classes=3, label_names=None), "has 3 classes, model.safetensors 2"),
         (change(label_names=["cat"]), "has the names of 1 classes, but a head of 2"),
@@ -140,7 +137,6 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
         (replaced("config.json", b"[1]"), "must hold an object"),
         (replaced("config.json", b"{"), "is not valid JSON"),
         (replaced("config.json", b"[" * 100_000), "is not valid JSON"),
-        (replaced("config.json", b"\xff\xfe\xff"), "is not valid JSON"),
         (replaced("model.safetensors", b"\x80\x02."), "belongs to other weights"),
         (lambda folder: [file.unlink() for file in folder.iterdir()], "a folder without config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: no such file"),
@@ -163,16 +159,6 @@ def test_no_path_is_taken_from_the_config(folder: Path, model: HarDNet) -> None:
     assert_same(hardnet.from_pretrained(folder), model)
 
 
-def test_the_command_line(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["weights", "verify", str(saved)]) == 0
-    assert f"{NAME}, 2 classes with names" in capsys.readouterr().out
-    image = REPO / "images" / "cat.jpg"
-    assert main(["predict", str(image), "--model", NAME, "--weights", str(saved), "--device", "cpu"]) == 0
-    assert {"cat", "dog"} <= set(capsys.readouterr().out.replace(",", " ").split())
-    with pytest.raises(WeightsError, match="is hardnet39ds, it does not fit hardnet68"):
-        create_model("hardnet68", weights=saved)
-
-
 def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
     timm = pytest.importorskip("timm")
     pytest.importorskip("hardnet.timm_registry")
@@ -184,27 +170,15 @@ def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
     assert_same(loaded, model)
 
 
-def write_pictures(folder: Path, names: tuple[str, ...], **counts: int) -> None:
-    for split, count in counts.items():
-        for label, name in enumerate(names):
-            (folder / split / name).mkdir(parents=True)
-            for index in range(count):
-                picture(label, index).convert("RGB").save(folder / split / name / f"{index}.png")
-
-
 def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
     """From training to another process and to timm; the architecture is that of the folder."""
-    write_pictures(tmp_path / "data", ("bird", "fish", "toad"), train=2, val=1)
-    wanted = options(
-        tmp_path / "data",
-        tmp_path / "run",
-        model="hardnet68ds",
-        epochs=1,
-        batch_size=6,
-        ema=0.5,
-        resume="auto",
-        save_pretrained=True,
-    )
+    for split, count in {"train": 2, "val": 1}.items():
+        for label, name in enumerate(("bird", "fish", "toad")):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                picture(label, index).convert("RGB").save(tmp_path / "data" / split / name / f"{index}.png")
+    changes = {"model": "hardnet68ds", "epochs": 1, "batch_size": 6, "ema": 0.5, "resume": "auto"}
+    wanted = options(tmp_path / "data", tmp_path / "run", **changes, save_pretrained=True)
     metrics = train(wanted).metrics
     assert metrics is not None
     folder = tmp_path / "run" / "pretrained"
@@ -227,21 +201,8 @@ def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
     train(wanted)
     assert (folder / "README.md").read_text() == card
 
-    timm = pytest.importorskip("timm")
-    pytest.importorskip("hardnet.timm_registry")
     final = create_model("hardnet68ds", weights=tmp_path / "run" / "model.pt")
-    assert_same(timm.create_model(f"local-dir:{folder}", pretrained=True), final)
     assert_same(hardnet.from_pretrained(folder), final)
-
-
-def test_initial_weights_are_named_and_nothing_is_made_up(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "data", ("bird", "fish"), train=2)
-    changes: dict[str, Any] = {"epochs": 1, "weights": "FASHION_MNIST", "save_pretrained": True}
-    train(options(tmp_path / "data", tmp_path / "run", **changes))
-    card = (tmp_path / "run" / "pretrained" / "README.md").read_text()
-    assert "Initial weights: hardnet39ds FASHION_MNIST" in card
-    assert "Classes: bird, fish" in card
-    assert "error" not in card  # nothing was validated
 
 
 def test_with_the_mixin_of_huggingface_hub(saved: Path, model: HarDNet, tmp_path: Path) -> None:

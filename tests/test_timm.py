@@ -23,33 +23,28 @@ from torch import nn
 import hardnet
 import hardnet.timm_registry
 from hardnet import WeightsError
-from hardnet.models.config import CONFIGS, feature_levels, stage_indices
+from hardnet.models.config import CONFIGS, stage_indices
 from hardnet.timm_registry import TimmHarDNet
 from hardnet.weights.catalog import CATALOG
 
-CHANNELS = {name: [level.channels for level in feature_levels(CONFIGS[name])] for name in MODELS}
 SMALL = "hardnet39ds"
 
 
 def test_lists_and_tags() -> None:
     assert sorted(timm.list_models("hardnet*")) == sorted(MODELS)
     assert set(timm.list_pretrained("hardnet*")) == {f"{model}.{tag.lower()}" for model, tag in CATALOG}
-    assert all(timm.is_model(name) for name in MODELS)
-    assert all(timm.models.is_model_pretrained(name) for name in MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_the_same_network(name: str) -> None:
-    model = timm.create_model(name).eval()
+    model, ours = timm.create_model(name).eval(), hardnet.create_model(name).eval()
     assert isinstance(model, TimmHarDNet)
-    ours = hardnet.create_model(name).eval()
     assert list(model.state_dict()) == list(ours.state_dict())
     model.load_state_dict(golden_state(name))
     ours.load_state_dict(golden_state(name))
     x = random_images(1, 3, 64, 96)
     with torch.inference_mode():
         assert torch.equal(model(x), ours(x))
-        assert torch.equal(model.forward_head(model.forward_features(x)), ours(x))
 
 
 def test_data_config_and_transform_are_the_catalogues() -> None:
@@ -77,9 +72,6 @@ def test_every_kind_of_feature_wrapper_gives_our_pyramid(
         assert len(levels) == 2
         assert all(torch.equal(got, want) for got, want in zip(levels, ours(x), strict=True))
     assert model.feature_info.channels() == [info.channels for info in ours.feature_info]
-    if kind in ("list", "getter"):  # what lies behind the last level is dropped
-        sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (model, ours)]
-        assert sizes[0] == sizes[1]
 
 
 @pytest.mark.parametrize("make", [timm.create_model, hardnet.create_model])
@@ -104,18 +96,13 @@ def test_a_saved_folder_is_read_back(tmp_path: Path) -> None:
         assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=2).eval()(x).shape == (1, 2)
 
 
-@pytest.mark.parametrize("classes", [None, 5, 0])
-def test_pretrained_goes_through_our_loader(
-    classes: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_goes_through_our_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = publish(monkeypatch, tmp_path, SMALL)
-    ours = hardnet.hardnet39ds(pretrained=True, in_chans=1, num_classes=0).eval()
-    model = timm.create_model(SMALL, pretrained=True, in_chans=1, num_classes=classes).eval()
-    assert model.weights_record is record
-    x = random_images(1, 1, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(model.forward_head(model.forward_features(x), pre_logits=True), ours(x))
-        assert model(x).shape == (1, {None: 1000, 5: 5, 0: 1024}[classes])
+    for classes in (None, 5, 0):
+        model = timm.create_model(SMALL, pretrained=True, in_chans=1, num_classes=classes).eval()
+        assert model.weights_record is record
+        assert (model.categories is None) == (classes is not None)
+        assert model(random_images(1, 1, 64, 64)).shape == (1, {None: 1000, 5: 5, 0: 1024}[classes])
     for file in tmp_path.glob("*.pth"):
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
@@ -136,16 +123,6 @@ def test_a_tag_brings_its_activation(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert activations(timm.create_model(SMALL)) == {nn.ReLU6}
 
 
-def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(golden_state(SMALL), tmp_path / "own.pth")
-    overlay = {"file": tmp_path / "own.pth"}
-    model = timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=overlay)
-    golden = golden_state(SMALL)
-    assert all(torch.equal(value, golden[key]) for key, value in model.state_dict().items())
-    with pytest.raises(WeightsError, match="no such file"):
-        timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay={"file": "no.pth"})
-
-
 def test_timms_downloader_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDNET_OFFLINE", "1")
     with pytest.raises(WeightsError):
@@ -158,18 +135,15 @@ def test_timms_downloader_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("keywords", "error"),
+    "keywords",
     [
-        ({"features_only": True, "out_indices": (1, 5)}, ValueError),
-        ({"features_only": True, "output_stride": 4}, ValueError),
-        ({"num_classes": -1}, ValueError),
-        ({"global_pool": ""}, ValueError),  # goes with num_classes=0
-        ({"drop_path_rate": 0.1}, TypeError),
-        ({"pretrained_cfg": "imagenet1k_v9"}, RuntimeError),
+        {"features_only": True, "out_indices": (1, 5)},
+        {"output_stride": 4},
+        {"global_pool": ""},  # goes with num_classes=0
     ],
 )
-def test_wrong_keywords_are_refused(keywords: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
+def test_wrong_keywords_are_refused(keywords: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must|goes with"):
         timm.create_model(SMALL, **keywords)
 
 

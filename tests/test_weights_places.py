@@ -40,23 +40,20 @@ def test_credentials_are_sent_to_their_host_only(server: ScriptedServer, monkeyp
         assert "authorization" not in other.seen[0].headers
 
 
-SECRETS = [
-    "http://user:a/SECRET@host/",
-    "http://127.0.0.1:9/x?token=SECRET",
-    "user:SECRET@host/x",
-    "http://user:SECRET@host:port/",
-    "http://user:SECRET@ho\u2100st/",  # urlsplit quotes all of it in its error
-]
-
-
-@pytest.mark.parametrize("address", SECRETS)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:a/SECRET@host/",
+        "http://127.0.0.1:9/x?token=SECRET",
+        "http://user:SECRET@ho\u2100st/",  # urlsplit quotes all of it in its error
+    ],
+)
 def test_no_message_shows_a_secret(
     address: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert "SECRET" not in redact(address)
     with pytest.raises(WeightsError) as caught:
         fetch(record_of(address + ("" if "token" in address else "w.pth")), policy=POLICY)
-    assert "SECRET" not in str(caught.value) + caplog.text
+    assert "SECRET" not in redact(address) + str(caught.value) + caplog.text
     monkeypatch.setenv("HARDNET_MIRROR", address)
     with pytest.raises(WeightsError, match="HARDNET_MIRROR is not valid") as caught:
         fetch(record_of(server.on("/a.pth", serve(GOOD))), policy=POLICY)
@@ -86,13 +83,12 @@ def test_a_mirror_folder_comes_first(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, mirror: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = record_of(server.on("/a.pth", serve(GOOD)), server.on("/b.pth.zip", serve(ZIPPED)))
-    for name, content in (("a.pth", GOOD), ("b.pth.zip", ZIPPED)):
-        for address in (str(mirror), mirror.as_uri(), f" {mirror}/ "):
-            (mirror / name).write_bytes(content)
-            monkeypatch.setenv("HARDNET_MIRROR", address)
-            found = fetch(record, policy=POLICY)
-            assert found.content == GOOD == found.path.read_bytes()
-            found.path.unlink()
+    for name, content, address in (("a.pth", GOOD, mirror.as_uri()), ("b.pth.zip", ZIPPED, f" {mirror}/ ")):
+        (mirror / name).write_bytes(content)
+        monkeypatch.setenv("HARDNET_MIRROR", address)
+        file = fetch(record, policy=POLICY)
+        assert file.content == GOOD == file.path.read_bytes()
+        file.path.unlink()
         (mirror / name).unlink()
     assert server.seen == []
     (mirror / "a.pth").write_bytes(OTHER)  # checked like a source

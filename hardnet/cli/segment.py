@@ -30,6 +30,7 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _segment(arguments: argparse.Namespace) -> int:
+    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     from ..inference.segmenter import Segmenter
@@ -38,10 +39,14 @@ def _segment(arguments: argparse.Namespace) -> int:
     jobs = list(targets_of(list_paths(arguments), Path(arguments.output)))
     options = {name: getattr(arguments, name) for name in ("weights", "device", "labels", "engine", "precision")}
     segmenter = Segmenter("fchardnet70", **options, calibration=arguments.calibration)
-    run = json.dumps(segmenter.describe() | {"overlay": arguments.overlay})
     info, failed = PngInfo(), 0
+    run = json.dumps(segmenter.describe() | {"overlay": arguments.overlay})
     info.add_text("hardnet", run)
-    remaining = [(item, target) for item, target in jobs if not _is_complete(target, run)]
+    remaining = [(item, target) for item, target in jobs if not target.exists()]
+    for target in {target for _, target in jobs if target.exists()}:
+        with Image.open(target) as picture:
+            if picture.info.get("hardnet") != run:
+                raise ValueError(f"{printable(str(target))} is of other weights or options: use another folder")
     segmenter.fix_engine(len(jobs))
     results = segmenter.stream([item for item, _ in remaining], arguments.batch_size)
     for result, (_, target) in zip(results, remaining, strict=True):
@@ -57,14 +62,3 @@ def _segment(arguments: argparse.Namespace) -> int:
                 result.to_image().save(file, "PNG", pnginfo=info)
         show(f"{printable(str(target))}  {printable(result.summary())}")
     return status_of_images(failed, len(jobs))
-
-
-def _is_complete(target: Path, run: str) -> bool:
-    """Return whether a map exists; a ValueError says that it is of other weights or options."""
-    from PIL import Image
-
-    if target.exists():
-        with Image.open(target) as picture:
-            if picture.info.get("hardnet") != run:
-                raise ValueError(f"{printable(str(target))} is of other weights or options: use another folder")
-    return target.exists()

@@ -35,9 +35,7 @@ class Segmentation:
     classes: Tensor | None
     """Index of the class of each pixel: uint8 (H, W), the size of the prepared picture; None if ``error`` is set."""
     labels: tuple[str, ...]
-    """Names of the classes."""
     error: str | None = None
-    """Why there is no map; it names the source."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -54,8 +52,7 @@ class Segmentation:
         """Return the map as a picture in mode P: its values are the indices, its palette the colours of the classes."""
         from PIL import Image
 
-        height, width = self._map().shape
-        picture = Image.frombytes("P", (width, height), self._map().contiguous().numpy().tobytes())
+        picture = Image.fromarray(self._map().numpy()).convert("P")
         picture.putpalette([value for index, label in enumerate(self.labels) for value in colour_of(label, index)])
         return picture
 
@@ -126,12 +123,11 @@ class Segmenter(LabellingRunner):
 
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 1) -> Iterator[Segmentation]:
         """Segment lazily, in bounded memory; arguments and errors are those of :meth:`hardnet.Classifier.stream`."""
-        rows = self._rows(images, batch_size)
         return (
             Segmentation(item.source, None, (), str(row))
             if isinstance(row, ImageError)
             else Segmentation(item.source, row, self.labels or ())
-            for item, row in rows
+            for item, row in self._rows(images, batch_size)
         )
 
     def _output(self, run: Callable[[Tensor], object], images: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,11 +135,15 @@ class Segmenter(LabellingRunner):
         with torch.inference_mode():
             logits = run(images.to(self.device))
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
-            if not isinstance(logits, Tensor) or shape != (len(images), *shape[1:2], *images.shape[2:]):
+            if (
+                not isinstance(logits, Tensor)
+                or shape != (len(images), *shape[1:2], *images.shape[2:])
+                or shape[1] > 256
+            ):
                 result = shape or type(logits).__name__
-                raise ValueError(f"the model must return (N, classes, H, W) for {tuple(images.shape)}, got {result}")
-            if shape[1] > 256:
-                raise ValueError(f"a map of bytes has up to 256 classes, the model has {shape[1]}")
+                raise ValueError(
+                    f"the model must return (N, up to 256 classes, H, W) for {tuple(images.shape)}, got {result}"
+                )
             self.labels = self._labels_for(shape[1])
             best, classes = logits.max(1)  # NaN if one of them is
             return classes.to("cpu", torch.uint8), best.isfinite().flatten(1).all(1).cpu()

@@ -7,7 +7,8 @@ The numbers are those of the authors' released code, since the released checkpoi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 Activation = Literal["relu6", "relu"]
@@ -42,76 +43,60 @@ class HarDNetConfig:
     """Probability of another dropout between the last block and its transition; None leaves it out."""
     block_activation: Activation = "relu6"
     """Activation inside the HarDBlocks. Stem and transitions of a classifier always have ReLU6."""
+    decoder: bool = False
+    """True for a segmentation network: the rows are its encoder's, and its decoder repeats them in reverse."""
 
     @property
     def head(self) -> str:
         """Path of the last layer."""
-        return f"base.{head_index(self)}.3"
+        return "finalConv" if self.decoder else f"base.{head_index(self)}.3"
+
+    def rows(self) -> Iterator[tuple[int, int, int, bool]]:
+        """Iterate over the blocks: layers, growth rate, transition channels, downsample."""
+        return zip(self.block_layers, self.growth_rates, self.transition_channels, self.downsample, strict=True)
 
 
-CONFIGS: dict[str, HarDNetConfig] = {
-    config.name: config
-    for config in (
-        HarDNetConfig(
-            name="hardnet39ds",
-            stem_channels=(24, 48),
-            block_layers=(4, 16, 8, 4),
-            growth_rates=(16, 20, 64, 160),
-            growth_multiplier=1.6,
-            transition_channels=(96, 320, 640, 1024),
-            downsample=(True, True, True, False),
-            depthwise=True,
-            drop_rate=0.05,
-        ),
-        HarDNetConfig(
-            name="hardnet68ds",
-            stem_channels=(32, 64),
-            block_layers=(8, 16, 16, 16, 4),
-            growth_rates=(14, 16, 20, 40, 160),
-            growth_multiplier=1.7,
-            transition_channels=(128, 256, 320, 640, 1024),
-            downsample=(True, False, True, True, False),
-            depthwise=True,
-            drop_rate=0.05,
-        ),
-        HarDNetConfig(
-            name="hardnet68",
-            stem_channels=(32, 64),
-            block_layers=(8, 16, 16, 16, 4),
-            growth_rates=(14, 16, 20, 40, 160),
-            growth_multiplier=1.7,
-            transition_channels=(128, 256, 320, 640, 1024),
-            downsample=(True, False, True, True, False),
-            depthwise=False,
-            drop_rate=0.1,
-        ),
-        HarDNetConfig(
-            name="hardnet85",
-            stem_channels=(48, 96),
-            block_layers=(8, 16, 16, 16, 16, 4),
-            growth_rates=(24, 24, 28, 36, 48, 256),
-            growth_multiplier=1.7,
-            transition_channels=(192, 256, 320, 480, 720, 1280),
-            downsample=(True, False, True, False, True, False),
-            depthwise=False,
-            drop_rate=0.2,
-            last_block_drop_rate=0.1,
-        ),
-    )
-}
+_HARDNET68 = HarDNetConfig(
+    name="hardnet68",
+    stem_channels=(32, 64),
+    block_layers=(8, 16, 16, 16, 4),
+    growth_rates=(14, 16, 20, 40, 160),
+    growth_multiplier=1.7,
+    transition_channels=(128, 256, 320, 640, 1024),
+    downsample=(True, False, True, True, False),
+    depthwise=False,
+    drop_rate=0.1,
+)
+_CLASSIFIERS = (
+    HarDNetConfig(
+        name="hardnet39ds",
+        stem_channels=(24, 48),
+        block_layers=(4, 16, 8, 4),
+        growth_rates=(16, 20, 64, 160),
+        growth_multiplier=1.6,
+        transition_channels=(96, 320, 640, 1024),
+        downsample=(True, True, True, False),
+        depthwise=True,
+        drop_rate=0.05,
+    ),
+    replace(_HARDNET68, name="hardnet68ds", depthwise=True, drop_rate=0.05),
+    _HARDNET68,
+    HarDNetConfig(
+        name="hardnet85",
+        stem_channels=(48, 96),
+        block_layers=(8, 16, 16, 16, 16, 4),
+        growth_rates=(24, 24, 28, 36, 48, 256),
+        growth_multiplier=1.7,
+        transition_channels=(192, 256, 320, 480, 720, 1280),
+        downsample=(True, False, True, False, True, False),
+        depthwise=False,
+        drop_rate=0.2,
+        last_block_drop_rate=0.1,
+    ),
+)
+CONFIGS: dict[str, HarDNetConfig] = {config.name: config for config in _CLASSIFIERS}
 """The four classifiers, by name."""
-
-
-class FCHarDNetConfig(HarDNetConfig):
-    """The configuration of a segmentation network: the rows of its encoder, which its decoder repeats in reverse."""
-
-    @property
-    def head(self) -> str:
-        """Path of the last layer."""
-        return "finalConv"
-
-
-FCHARDNET70 = FCHarDNetConfig(
+FCHARDNET70 = HarDNetConfig(
     name="fchardnet70",
     stem_channels=(16, 24, 32, 48),
     block_layers=(4, 4, 8, 8, 8),
@@ -122,6 +107,7 @@ FCHARDNET70 = FCHarDNetConfig(
     depthwise=False,
     drop_rate=0.0,
     block_activation="relu",
+    decoder=True,
 )
 """FC-HarDNet-70 (https://github.com/PingoLH/FCHarDNet)."""
 NETWORKS: dict[str, HarDNetConfig] = {**CONFIGS, FCHARDNET70.name: FCHARDNET70}
@@ -185,16 +171,12 @@ class StageIndices(NamedTuple):
     downsample: int | None
 
 
-STEM_LENGTH = 3
-
-
 def stage_indices(config: HarDNetConfig) -> tuple[StageIndices, ...]:
     """Return the indices in ``HarDNet.base`` of each block, its transition and its downsampling."""
     stages = []
-    index = STEM_LENGTH
-    last = len(config.block_layers) - 1
-    for number, downsample in enumerate(config.downsample):
-        has_dropout = number == last and config.last_block_drop_rate is not None
+    index = 3  # behind the stem
+    for number, downsample in enumerate(config.downsample, start=1):
+        has_dropout = number == len(config.downsample) and config.last_block_drop_rate is not None
         transition = index + 1 + has_dropout
         stages.append(StageIndices(index, transition, transition + 1 if downsample else None))
         index = transition + 1 + downsample

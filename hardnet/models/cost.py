@@ -6,6 +6,7 @@ the elements of their input and output feature maps (Chao et al., 2019, section 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -76,40 +77,38 @@ def measure_cost(config: HarDNetConfig, *, height: int = 224, width: int = 224, 
     with torch.device("meta"):
         model = build_network(config, **options).eval()
         x = torch.empty(1, model.in_chans, height, width)
-    counters = _counters(model)
+    counters = [_Counter(*part) for part in _parts(model)]
     output = model(x)
     counters[-1].output_shape = tuple(output.shape[1:])
     return Cost(config.name, (model.in_chans, height, width), tuple(counter.stage() for counter in counters))
 
 
-def _counters(model: HarDNet | FCHarDNet) -> list[_Counter]:
-    """Divide a network into stem, stages, levels of a decoder, and head."""
+def _parts(model: HarDNet | FCHarDNet) -> Iterator[tuple[str, str, Iterable[nn.Module]]]:
+    """Divide a network into stem, stages, levels of a decoder, and head: name, place and modules."""
     blocks = [index for index, module in enumerate(model.base) if isinstance(module, HarDBlock)]
     end = len(model.base) - isinstance(model, HarDNet)  # a classifier's head is the last entry of base
-    counters = [
-        _Counter(f"stage {number}" if number else "stem", f"base[{start}:{stop}]", *model.base[start:stop])
-        for number, (start, stop) in enumerate(pairwise([0, *blocks, end]))
-    ]
+    for number, (start, stop) in enumerate(pairwise([0, *blocks, end])):
+        yield f"stage {number}" if number else "stem", f"base[{start}:{stop}]", model.base[start:stop]
     if isinstance(model, FCHarDNet):
         for level, pair in enumerate(zip(model.conv1x1_up, model.denseBlocksUp, strict=True)):
-            counters.append(_Counter(f"up {level + 1}", f"conv1x1_up[{level}], denseBlocksUp[{level}]", *pair))
-    return [*counters, _Counter("head", model.config.head, model.get_submodule(model.config.head))]
+            yield f"up {level + 1}", f"conv1x1_up[{level}], denseBlocksUp[{level}]", pair
+    yield "head", model.config.head, [model.get_submodule(model.config.head)]
 
 
 class _Counter:
     """Adds up the cost of every convolution and linear layer that runs below some modules."""
 
-    def __init__(self, name: str, place: str, *modules: nn.Module) -> None:
+    def __init__(self, name: str, place: str, modules: Iterable[nn.Module]) -> None:
         self.name, self.place = name, place
-        self.layers = self.macs = self.cio = 0
+        self.layers = self.params = self.macs = self.cio = 0
         self.output_shape: tuple[int, ...] = ()
-        self.params = sum(parameter.numel() for module in modules for parameter in module.parameters())
         for module in modules:
             self.layers += getattr(module, "n_layers", int(isinstance(module, (ConvLayer, nn.Conv2d, nn.Linear))))
+            self.params += sum(parameter.numel() for parameter in module.parameters())
             for child in module.modules():
                 if isinstance(child, (nn.Conv2d, nn.Linear)):
                     child.register_forward_hook(self._count)
-        modules[-1].register_forward_hook(self._keep_shape)
+            module.register_forward_hook(self._keep_shape)
 
     def stage(self) -> StageCost:
         """Return the sums."""
@@ -118,8 +117,7 @@ class _Counter:
     def _keep_shape(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.output_shape = tuple(output.shape[1:])
 
-    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module.weight, Tensor)  # noqa: S101 (for the type checker)
+    def _count(self, module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.macs += output.numel() * module.weight[0].numel()
         if isinstance(module, nn.Conv2d):
             self.cio += inputs[0].numel() + output.numel()

@@ -23,10 +23,8 @@ def _convolution(
     It is built on the meta device, because initialising each weight twice would take most of the time of building a
     model.
     """
-    padding = kernel_size // 2 * dilation
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False, device="meta"
-    )
+    shape = (in_channels, out_channels, kernel_size, stride, kernel_size // 2 * dilation, dilation, groups)
+    conv = nn.Conv2d(*shape, bias=False, device="meta")
     conv.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(conv.weight.shape)))
     return conv
 
@@ -35,14 +33,9 @@ class ConvLayer(nn.Sequential):
     """Convolution without bias, batch normalisation, activation: (N, C, H, W) -> (N, out, H/stride, W/stride)."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
-        activation: Activation = "relu6",
-        dilation: int = 1,
-    ) -> None:
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1,
+        activation: Activation = "relu6", dilation: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.add_module("conv", _convolution(in_channels, out_channels, kernel_size, stride, dilation))
         self.add_module("norm", nn.BatchNorm2d(out_channels))
@@ -107,15 +100,9 @@ class HarDBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        growth_rate: int,
-        growth_multiplier: float,
-        n_layers: int,
-        depthwise: bool = False,
-        activation: Activation = "relu6",
-        dilation: int = 1,
-    ) -> None:
+        self, in_channels: int, growth_rate: int, growth_multiplier: float, n_layers: int, depthwise: bool = False,
+        activation: Activation = "relu6", dilation: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         numbers = range(1, n_layers + 1)
         widths = [in_channels, *(layer_width(n, growth_rate, growth_multiplier) for n in numbers)]
@@ -132,16 +119,13 @@ class HarDBlock(nn.Module):
         self.layers = nn.ModuleList()
         for n in numbers:
             linked = sum(widths[i] for i in self.links[n - 1])
-            if depthwise:
-                self.layers.append(CombConvLayer(linked, widths[n], activation, dilation))
-            else:
-                self.layers.append(ConvLayer(linked, widths[n], activation=activation, dilation=dilation))
+            kind = CombConvLayer if depthwise else ConvLayer
+            self.layers.append(kind(linked, widths[n], activation=activation, dilation=dilation))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
         if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
-            output: Tensor = self._checkpointed(x)
-            return output
+            return self._checkpointed(x)
         return self._run(x)
 
     @torch.jit.unused

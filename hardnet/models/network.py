@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _Network = TypeVar("_Network", bound="HarDNet")
 
+_BY_NAME = 'to build a model by name: hardnet.create_model("hardnet39ds", weights="DEFAULT", in_chans=1)'
 MIN_INPUT_SIZE = 32
 """Pixels: the stride of the deepest feature map, below which it would vanish."""
 
@@ -33,10 +34,7 @@ class ImageModule(nn.Module):
     def __init__(self, config: HarDNetConfig, in_chans: int) -> None:
         super().__init__()
         if not isinstance(config, HarDNetConfig):
-            raise TypeError(
-                f"{type(self).__name__} takes a HarDNetConfig, got {type(config).__name__}; to build a model by name: "
-                'hardnet.create_model("hardnet68")'
-            )
+            raise TypeError(f"{type(self).__name__} takes a HarDNetConfig, got {type(config).__name__}; {_BY_NAME}")
         check_count("in_chans", in_chans, least=1)
         self.config = config
         self.in_chans = in_chans
@@ -90,8 +88,8 @@ class HarDNet(ImageModule):
         self, config: HarDNetConfig | None = None, *, num_classes: int = 1000, in_chans: int = 3,
         drop_rate: float | None = None, **others: Any,
     ) -> None:  # fmt: skip
-        if config is None or others:
-            raise TypeError(_constructor_advice(others))
+        if config is None or others:  # such as the keywords of the original's constructor
+            raise TypeError(f"HarDNet takes a HarDNetConfig, got {', '.join(others) or 'nothing'}; {_BY_NAME}")
         super().__init__(config, in_chans)
         check_count("num_classes", num_classes, least=0)
         if drop_rate is None:
@@ -100,7 +98,9 @@ class HarDNet(ImageModule):
             raise ValueError(f"drop_rate must lie in [0, 1), got {drop_rate!r}")
         self.num_classes = num_classes
         self.num_features = config.transition_channels[-1]
-        self.base = nn.Sequential(*body(config, in_chans), _head(self.num_features, num_classes, drop_rate))
+        classifier = _classifier(self.num_features, num_classes)
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), classifier)
+        self.base = nn.Sequential(*body(config, in_chans), head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) logits."""
@@ -141,13 +141,10 @@ class HarDNet(ImageModule):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return name patterns for ``timm.optim.param_groups_layer_decay``: stem, stages; the rest is the head."""
         starts = [stage.block for stage in stage_indices(self.config)]
-        ends = [*starts[1:], len(self.base) - 1]
-        stages = [
-            (rf"^base\.(?:{'|'.join(map(str, range(start, end)))})\.", (number,))
-            for number, (start, end) in enumerate(zip(starts, ends, strict=True))
-            if start < end
-        ]
-        return {"stem": r"^base\.[0-2]\.", "blocks": stages}
+        stages = zip(starts, [*starts[1:], len(self.base) - 1], strict=True)
+        entries = ["|".join(map(str, range(start, end))) for start, end in stages]  # empty in a pruned model
+        blocks = [(rf"^base\.(?:{numbers})\.", (index,)) for index, numbers in enumerate(entries) if numbers]
+        return {"stem": r"^base\.[0-2]\.", "blocks": blocks}
 
     # The only imports upwards: these methods are the idiom of the field.
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
@@ -187,15 +184,6 @@ class HarDNet(ImageModule):
         return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
 
 
-def _constructor_advice(keywords: dict[str, Any]) -> str:
-    """Return how a model is built here, for somebody who writes the original's constructor or another library's."""
-    name = f"hardnet{keywords.get('arch', 68)}{'ds' if keywords.get('depth_wise') else ''}"
-    weights = ', weights="DEFAULT"' if keywords.get("pretrained") else ""
-    channels = f", in_chans={keywords['in_channels']}" if "in_channels" in keywords else ""
-    unknown = f" has no keywords {', '.join(keywords)}:" if keywords else ""
-    return f'HarDNet(config){unknown} to build a model by name: hardnet.create_model("{name}"{weights}{channels})'
-
-
 def warn_if_untrained(model: nn.Module) -> None:
     """Log a warning, once per model, if a HarDNet or its head has the weights that it was built with.
 
@@ -227,13 +215,11 @@ def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Itera
     yield ConvLayer(first, second, kernel_size=1 if config.depthwise else 3)
     yield DWConvLayer(second, stride=2) if config.depthwise else nn.MaxPool2d(3, stride=2, padding=1)
     channels, stride, dilation = second, 4, 1
-    last = len(config.block_layers) - 1
-    rows = zip(config.block_layers, config.growth_rates, config.transition_channels, config.downsample, strict=True)
-    for index, (n_layers, growth_rate, out_channels, downsample) in enumerate(rows):
+    for index, (n_layers, growth_rate, out_channels, downsample) in enumerate(config.rows(), start=1):
         kind = (config.depthwise, config.block_activation, dilation)
         block = HarDBlock(channels, growth_rate, config.growth_multiplier, n_layers, *kind)
         yield block
-        if index == last and config.last_block_drop_rate is not None:
+        if index == len(config.block_layers) and config.last_block_drop_rate is not None:
             yield nn.Dropout(config.last_block_drop_rate)
         yield ConvLayer(block.out_channels, out_channels, kernel_size=1)
         channels = out_channels
@@ -245,13 +231,6 @@ def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Itera
         else:
             yield DWConvLayer(channels, dilation=dilation) if config.depthwise else DenseMaxPool(dilation)
             dilation *= 2
-
-
-def _head(channels: int, num_classes: int, drop_rate: float) -> nn.Sequential:
-    """base[-1]: (N, channels, H/32, W/32) -> (N, num_classes)."""
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), _classifier(channels, num_classes)
-    )
 
 
 def _head_of(model: HarDNet) -> nn.Sequential:
@@ -279,19 +258,13 @@ def check_images(x: Tensor, name: str, in_chans: int, least: int = MIN_INPUT_SIZ
             "arrays, pictures and paths; torch.from_numpy makes a tensor of an array"
         )
     if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < least:
-        raise ValueError(
-            f"{name} takes images of shape (N, {in_chans}, H, W) with H and W of at least "
-            f"{least} pixels, got {tuple(x.shape)}{_advice(x, in_chans)}"
-        )
+        advice = ""
+        if x.dim() == 3 and x.shape[0] == in_chans:
+            advice = ": add the batch dimension with x.unsqueeze(0)"
+        elif x.dim() == 4 and x.shape[-1] == in_chans != x.shape[1]:
+            advice = ": the channels are last, move them with x.permute(0, 3, 1, 2)"
+        size = f"(N, {in_chans}, H, W) with H and W of at least {least} pixels"
+        raise ValueError(f"{name} takes images of shape {size}, got {tuple(x.shape)}{advice}")
     if not x.is_floating_point() and not (pixels and x.dtype == torch.uint8):
-        raise ValueError(
-            f"{name} takes floating-point images, got {x.dtype}: scale them to [0, 1] and normalise them first"
-        )
-
-
-def _advice(x: Tensor, in_chans: int) -> str:
-    if x.dim() == 3 and x.shape[0] == in_chans:
-        return ": add the batch dimension with x.unsqueeze(0)"
-    if x.dim() == 4 and x.shape[-1] == in_chans != x.shape[1]:
-        return ": the channels are last, move them with x.permute(0, 3, 1, 2)"
-    return ""
+        advice = "scale them to [0, 1] and normalise them first"
+        raise ValueError(f"{name} takes floating-point images, got {x.dtype}: {advice}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..utils.validation import check_count
-from .config import FCHarDNetConfig, HarDNetConfig
+from .config import HarDNetConfig
 from .layers import ConvLayer, HarDBlock
 from .network import HarDNet, ImageModule
 
@@ -47,9 +47,9 @@ class FCHarDNet(ImageModule):
         for index in reversed(self._skips):
             skip = cast(HarDBlock, self.base[index])
             joined = channels + skip.out_channels
-            self.conv1x1_up.append(ConvLayer(joined, joined // 2, kernel_size=1, activation="relu"))
             row = (skip.growth_rate, skip.growth_multiplier, skip.n_layers)
             block = HarDBlock(joined // 2, *row, activation="relu")
+            self.conv1x1_up.append(ConvLayer(joined, joined // 2, kernel_size=1, activation="relu"))
             self.denseBlocksUp.append(block)
             channels = block.out_channels
         self.finalConv = nn.Conv2d(channels, num_classes, kernel_size=1)
@@ -76,8 +76,7 @@ def _encoder(config: HarDNetConfig, in_chans: int) -> Iterator[nn.Module]:
     for out_channels, stride in zip(config.stem_channels, (2, 1, 2, 1), strict=True):
         yield ConvLayer(channels, out_channels, stride=stride, activation="relu")
         channels = out_channels
-    rows = zip(config.block_layers, config.growth_rates, config.transition_channels, config.downsample, strict=True)
-    for n_layers, growth_rate, out_channels, downsample in rows:
+    for n_layers, growth_rate, out_channels, downsample in config.rows():
         block = HarDBlock(channels, growth_rate, config.growth_multiplier, n_layers, activation="relu")
         yield block
         yield ConvLayer(block.out_channels, out_channels, kernel_size=1, activation="relu")
@@ -92,4 +91,4 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
 
 def build_network(config: HarDNetConfig, **options: Any) -> HarDNet | FCHarDNet:
     """Build the classifier or the segmentation network of a configuration."""
-    return FCHarDNet(config, **options) if isinstance(config, FCHarDNetConfig) else HarDNet(config, **options)
+    return (FCHarDNet if config.decoder else HarDNet)(config, **options)

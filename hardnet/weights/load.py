@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..images.preprocess import Preprocessing
-from ..models.config import CONFIGS, NETWORKS, FCHarDNetConfig, HarDNetConfig
+from ..models.config import CONFIGS, NETWORKS, HarDNetConfig
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
 from ..models.segmentation import FCHarDNet
@@ -113,7 +113,7 @@ def build_pretrained(kind: type[Network], source: Source, revision: str | None, 
     if isinstance(source, str) and not is_path and folder.is_repository(source):
         source = HUB_PREFIX + source
     loaded = load_weights(source, revision=revision, token=token)
-    if isinstance(loaded.config, FCHarDNetConfig):
+    if loaded.config.decoder:
         name = loaded.config.name
         raise WeightsError(f"{loaded.name}: is {name}: hardnet.{name}(weights=...) loads it")
     model = kind(loaded.config, num_classes=loaded.num_classes or 0, in_chans=loaded.in_chans)
@@ -219,7 +219,7 @@ def _loaded(
     if state_dict.is_imgclsmob(state) and config.name in CONFIGS:
         state = state_dict.rename_imgclsmob(state, config)
     classes = head_classes(state, config)
-    if isinstance(config, FCHarDNetConfig) and "model_state" in facts:  # of the authors' training script
+    if config.decoder and "model_state" in facts:  # of the authors' training script
         categories = tuple(CITYSCAPES) if classes == len(CITYSCAPES) else None
         preprocessing = BGR_PREPROCESSING
     elif record is None and {"classes", "preprocessing"} <= facts.keys():
