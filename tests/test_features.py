@@ -94,12 +94,11 @@ def test_tracing_scripting_and_odd_sizes(name: str) -> None:
 @pytest.mark.parametrize(
     ("keywords", "said"),
     [
-        ({"out_indices": (1, 5)}, r"levels 0 to 4 or -5 to -1, rising; got \(1, 5\)"),
+        ({"out_indices": (1, 5)}, r"a rising sequence of levels 0 to 4 or -5 to -1; got \(1, 5\)"),
         ({"out_indices": ()}, r"got \(\)"),
-        ({"out_indices": (2, 1)}, r"must rise; got \(2, 1\)"),
-        ({"out_indices": (4, -1)}, "must rise"),
+        ({"out_indices": (2, 1)}, r"rising .* got \(2, 1\)"),
         ({"out_indices": (1.0,)}, r"got \(1\.0,\)"),
-        ({"out_indices": 3}, "must be a sequence .* got 3"),
+        ({"out_indices": 3}, "got 3"),
         ({"output_stride": 4}, r"one of \(32, 16, 8\), got 4"),
         ({"num_classes": 10}, "takes out_indices and output_stride, not num_classes"),
         ({"in_chans": 0}, "in_chans must be an integer >= 1, got 0"),

@@ -75,20 +75,17 @@ class HarDNetFeatures(ImageModule):
         return features
 
     def extra_repr(self) -> str:
-        """The line that ``print(model)`` shows of the model itself."""
+        """Text that ``print(model)`` shows in parentheses."""
         return f"name={self.config.name}, out_indices={self.out_indices}, output_stride={self.output_stride}"
 
 
 def checked_indices(out_indices: Sequence[int], count: int) -> list[int]:
     """Return the indices counted from the start."""
-    rule = f"levels 0 to {count - 1} or -{count} to -1, rising"
     try:
-        indices = list(out_indices)
-    except TypeError:
-        raise ValueError(f"out_indices must be a sequence of {rule}; got {out_indices!r}") from None
-    if not indices or not all(type(index) is int and -count <= index < count for index in indices):
-        raise ValueError(f"out_indices must be {rule}; got {tuple(indices)}")
-    positive = [index % count for index in indices]
-    if positive != sorted(set(positive)):
-        raise ValueError(f"out_indices must rise; got {tuple(indices)}")
-    return positive
+        indices = [range(count)[index] for index in out_indices]
+    except (TypeError, IndexError):
+        indices = []
+    if not indices or indices != sorted(set(indices)):
+        rule = f"a rising sequence of levels 0 to {count - 1} or -{count} to -1"
+        raise ValueError(f"out_indices must be {rule}; got {out_indices!r}")
+    return indices

@@ -98,9 +98,9 @@ class HarDNet(ImageModule):
             raise ValueError(f"drop_rate must lie in [0, 1), got {drop_rate!r}")
         self.num_classes = num_classes
         self.num_features = config.transition_channels[-1]
+        self.base = nn.Sequential(*body(config, in_chans))
         classifier = _classifier(self.num_features, num_classes)
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), classifier)
-        self.base = nn.Sequential(*body(config, in_chans), head)
+        self.base.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), classifier))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) logits."""

@@ -47,9 +47,9 @@ class FCHarDNet(ImageModule):
         for index in reversed(self._skips):
             skip = cast(HarDBlock, self.base[index])
             joined = channels + skip.out_channels
+            self.conv1x1_up.append(ConvLayer(joined, joined // 2, kernel_size=1, activation="relu"))
             row = (skip.growth_rate, skip.growth_multiplier, skip.n_layers)
             block = HarDBlock(joined // 2, *row, activation="relu")
-            self.conv1x1_up.append(ConvLayer(joined, joined // 2, kernel_size=1, activation="relu"))
             self.denseBlocksUp.append(block)
             channels = block.out_channels
         self.finalConv = nn.Conv2d(channels, num_classes, kernel_size=1)

@@ -63,18 +63,16 @@ def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = 
         WeightsError: the file could not be downloaded from any source, the cache cannot be written, or an environment
             variable is invalid.
     """
-    if cached := find_cached(record, policy=policy, remove_damaged=True):
+    if cached := find_cached(record, remove_damaged=True):
         return cached
     places, offline = _places(record), is_offline()
     with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock"):
         # Look again: another process may have downloaded it meanwhile.
-        cached = find_cached(record, policy=policy, remove_damaged=True)
+        cached = find_cached(record, remove_damaged=True)
         return cached or _fetch_first(record, places, offline, progress, policy)
 
 
-def find_cached(
-    record: WeightsRecord, *, policy: Policy = _DEFAULT_POLICY, remove_damaged: bool = False
-) -> VerifiedFile | None:
+def find_cached(record: WeightsRecord, *, remove_damaged: bool = False) -> VerifiedFile | None:
     """Return a record's verified file from the package or the cache, or None; makes no network request.
 
     A warning names a damaged file; with ``remove_damaged`` it is removed from the cache.

@@ -82,18 +82,12 @@ def check_categories(labels: object) -> tuple[str, ...]:
 
 
 def save_pretrained(
-    model: HarDNet,
-    folder: str | os.PathLike[str],
-    *,
-    labels: Sequence[str] | None = None,
-    preprocessing: Preprocessing | None = None,
-    notes: Sequence[str] = (),
-    repository: str | None = None,
-) -> None:
+    model: HarDNet, folder: str | os.PathLike[str], *, labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None, notes: Sequence[str] = (), repository: str | None = None,
+) -> None:  # fmt: skip
     """Save a model to a folder: weights, architecture, classes, preprocessing and a model card.
 
-    All is checked and encoded before the first file changes. A process that is killed meanwhile leaves the previous
-    model or the new one.
+    All is checked and encoded before the first file changes. A process that is killed leaves the old model or the new.
 
     Args:
         model: the model.
@@ -132,29 +126,17 @@ def save_pretrained(
     target = expand_user(folder)
     target.mkdir(parents=True, exist_ok=True)
     with locked(target / CONFIG):
-        for name, content in (
-            (WEIGHTS, weights),  # what counts from here on: it carries the configuration
-            (CONFIG, json.dumps(config, indent=2, ensure_ascii=False).encode()),
-            (CARD, card),
-        ):
-            if name != CARD or _is_replaceable(target / CARD):
-                with write_atomically(target / name) as file:
-                    file.write(content)
-
-
-def _is_replaceable(card: Path) -> bool:
-    try:
-        return _MARK in card.read_text("utf-8", "replace")
-    except FileNotFoundError:
-        return True
+        # What counts from the first file on are the weights, since they carry the configuration.
+        files = {WEIGHTS: weights, CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode(), CARD: card}
+        if (target / CARD).exists() and _MARK not in (target / CARD).read_text("utf-8", "replace"):
+            del files[CARD]
+        for name, content in files.items():
+            with write_atomically(target / name) as file:
+                file.write(content)
 
 
 def _check_rebuildable(model: HarDNet) -> None:
-    """Check that the configuration describes the whole model.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Raise ValueError unless the configuration describes the whole model."""
     config = model.config
     advice = "save its state dict instead, with torch.save"
     if config.name not in CONFIGS or replace(CONFIGS[config.name], block_activation=config.block_activation) != config:
@@ -163,22 +145,23 @@ def _check_rebuildable(model: HarDNet) -> None:
         raise ValueError(f"a model without classes cannot be saved to a folder: {advice}")
     with torch.device("meta"):
         plain = HarDNet(config, num_classes=model.num_classes, in_chans=model.in_chans)
-    modules, expected = dict(model.base.named_modules()), dict(plain.base.named_modules())
-    for name in [*expected, *(modules.keys() - expected)]:
-        if _structure(modules.get(name)) != _structure(expected.get(name)):
-            now = type(modules.get(name)).__name__
-            raise ValueError(f"base.{name} is not as in {config.name} ({now}), which a folder cannot say: {advice}")
+    expected, structure = _structure(plain), _structure(model)
+    changed = [name for name in expected | structure if structure.get(name) != expected.get(name)]
+    if changed:
+        now = structure.get(changed[0], "missing")
+        raise ValueError(f"base.{changed[0]} is not as in {config.name} ({now}), which a folder cannot say: {advice}")
 
 
-def _structure(module: nn.Module | None) -> str:
-    """Return a text that is equal for modules that compute the same in evaluation mode from the same parameters."""
-    if isinstance(module, nn.Dropout):
-        return "Dropout"
-    if "BatchNorm" in type(module).__name__:  # synchronised and frozen normalisation, too
-        return f"BatchNorm({getattr(module, 'eps', None)})"
-    if module is None or list(module.children()):
-        return "" if module is None else "container"
-    return f"{type(module).__name__}({module.extra_repr()})"
+def _structure(model: HarDNet) -> dict[str, str]:
+    """Describe the modules: equal for models that compute the same, in evaluation mode, from the same parameters."""
+    descriptions = {}
+    for name, module in model.base.named_modules():
+        kind = type(module).__name__
+        if "BatchNorm" in kind:  # synchronised and frozen normalisation, too
+            descriptions[name] = f"BatchNorm({getattr(module, 'eps', None)})"
+        elif not list(module.children()):
+            descriptions[name] = kind if isinstance(module, nn.Dropout) else f"{kind}({module.extra_repr()})"
+    return descriptions
 
 
 def push_to_hub(
