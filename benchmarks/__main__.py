@@ -15,7 +15,6 @@ from benchmarks.end_to_end import measure_folder
 from benchmarks.networks import TRAINING, Case, compared_groups
 from benchmarks.photographs import write_jpegs
 from benchmarks.protocol import measure, merged, read_json, surroundings_of, write_json
-from benchmarks.sweep import sweep_one
 from hardnet.engines import ENGINES, PRECISIONS
 from hardnet.models.config import CONFIGS, NETWORKS
 from hardnet.models.network import MIN_INPUT_SIZE
@@ -39,24 +38,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add_measurement(name: str, run: Any, text: str, engines: Sequence[str], precisions: Sequence[str]) -> Any:
+    def add_measurement(name: str, run: Any, text: str, engines: Sequence[str]) -> Any:
         verb = verbs.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         verb.set_defaults(run=run)
         add = verb.add_argument
         add("models", nargs="*", metavar="MODEL", help="names of our models; all four if none is given")
         add("--engines", nargs="+", choices=(*ENGINES, *TRAINING), default=engines, metavar="E", help="engines")
-        add("--precisions", nargs="+", choices=PRECISIONS, default=precisions, metavar="P", help="of the engines")
+        add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], metavar="P", help="of the engines")
         add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
         add("--json", type=Path, metavar="FILE", help="write the figures here; rows of an earlier run are kept")
         return add
 
-    add = add_measurement("speed", _speed, "time models, engines and other networks in rounds", ENGINES, ["fp32"])
+    add = add_measurement("speed", _speed, "time models, engines and other networks in rounds", ENGINES)
     add("--shapes", nargs="+", type=_shape, default=[(1, 224, 224)], metavar="NxH[xW]", help="such as 16x224")
     add("--rounds", type=positive, default=10, help="turns of each case")
     add("--turn-seconds", type=float, default=0.3, help="length of a turn")
     add("--no-peers", action="store_true", help="measure our models only")
-    add_measurement("sweep", _sweep, "compare engines with eager mode on many input shapes", ENGINES, PRECISIONS)
-    add = add_measurement("end-to-end", _end_to_end, "time the classifier on JPEG files", ["eager", "torch"], ["fp32"])
+    add = add_measurement("end-to-end", _end_to_end, "time the classifier on JPEG files", ["eager", "torch"])
     add("--images", type=positive, default=2000, help="JPEG files")
     add("--pixels", type=image_size, metavar="WxH", help="sides of the files; about 500x375 if None")
     add("--decode", nargs="+", choices=["exact", "fast"], default=["exact"], metavar="D", help="ways of decoding")
@@ -99,24 +97,6 @@ def _speed(arguments: argparse.Namespace) -> int:
     for entry in results["left_out"] + results["failed"]:
         _say(f"no figures for {entry['row']}: {entry['reason']}")
     return 1 if results["failed"] else 0
-
-
-def _sweep(arguments: argparse.Namespace) -> int:
-    surroundings = _surroundings(arguments)
-    rows: list[dict[str, Any]] = read_json(arguments.json).get("rows", [])
-    for engine, precision, model in product(arguments.engines, arguments.precisions, arguments.models):
-        try:
-            row = sweep_one(model, engine, precision)
-        except (ImportError, NotImplementedError) as error:
-            _say(f"left_out: {model} {engine} {precision}: {error}")
-            continue
-        _say(str(row))
-        names = ("model", "engine", "precision")
-        rows = [old for old in rows if any(old[name] != row[name] for name in names)] + [row]
-        if arguments.json is not None:
-            write_json(arguments.json, {"kind": "sweep", **surroundings, "rows": rows})
-    print(tables.sweep_table({"rows": rows}))
-    return 1 if any(row["crashes"] or row["outside_tolerance"] for row in rows) else 0
 
 
 def _end_to_end(arguments: argparse.Namespace) -> int:

@@ -14,8 +14,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.photographs import calibration_images
-from hardnet.engines import available_engines
-from hardnet.engines.acceleration import build_engine
+from hardnet.engines import accelerate, available_engines
 from hardnet.engines.base import cpu_threads
 from hardnet.engines.timing import estimate_statistics
 from hardnet.factory import create_model
@@ -179,9 +178,15 @@ def in_engine(network: Any, case: Case, preprocessing: Preprocessing | None = No
     if case.engine not in available_engines(device, case.precision):
         raise NotImplementedError(f"the {case.engine} engine has no {case.precision} here")
     network = network if case.source == OURS else Peer(case.model, fuse(network))
-    calibration = calibration_images() if case.precision == "int8" else None
-    images = images_of(case.shape, device)
-    return build_engine(network, case.engine, case.precision, images, None, calibration, preprocessing, checked=False)
+    return accelerate(
+        network,
+        engine=case.engine,
+        precision=case.precision,
+        example_input=images_of(case.shape, device),
+        calibration=calibration_images() if case.precision == "int8" else None,
+        preprocessing=preprocessing,
+        check=False,
+    )
 
 
 def images_of(shape: Shape, device: str | torch.device) -> Tensor:

@@ -36,28 +36,6 @@ PAUSE_SECONDS, WARM_UP = 0.03, 3
 """Pause before each turn; untimed passes after the network was built, on CPUs of one slice of the batch."""
 
 
-class Remote:
-    """An object in a process of its own, whose methods are called by name."""
-
-    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
-        # What libraries print must not mix with the results.
-        self.process = ProcessPoolExecutor(1, get_context("spawn"), os.dup2, (2, 1))
-        self.arguments = (make, *arguments)
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Return what a method returns; make the object first if there is none."""
-        return self.process.submit(_answer, self.arguments, method, *arguments).result()
-
-
-_objects: list[Any] = []  # in the process of a Remote: its object
-
-
-def _answer(make: tuple[Any, ...], method: str, *arguments: Any) -> Any:
-    if not _objects:
-        _objects.append(make[0](*make[1:]))
-    return getattr(_objects[0], method)(*arguments)
-
-
 class Worker:
     """The network of a case, for a process of its own."""
 
@@ -98,6 +76,15 @@ def resident_megabytes(field: str) -> float:
     return int(values[0]) * 1024 / 1e6 if values else 0.0
 
 
+_workers: list[Worker] = []  # in the process of a network: its worker
+
+
+def _ask(case: Case, device: str, method: str, *arguments: Any) -> Any:
+    if not _workers:
+        _workers.append(Worker(case, device))
+    return getattr(_workers[0], method)(*arguments)
+
+
 def measure(
     cases: Sequence[Case], rounds: int, turn_seconds: float, device: str, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
@@ -109,13 +96,13 @@ def measure(
     seconds: dict[Case, list[list[float]]] = {case: [] for case in cases}
     memory: dict[Case, Any] = {}
     reasons: dict[str, dict[Case, str]] = {"left_out": {}, "failed": {}}
-    workers: dict[tuple[str, ...], Remote] = {}
+    processes: dict[tuple[str, ...], ProcessPoolExecutor] = {}
 
     def ask(case: Case, method: str, *arguments: Any) -> Any:
         if case in reasons["left_out"] or case in reasons["failed"]:
             return None
         try:
-            return workers[case.network].ask(method, *arguments)
+            return processes[case.network].submit(_ask, case, device, method, *arguments).result()
         except (ImportError, NotImplementedError) as error:
             reasons["left_out"][case] = str(error)
         except Exception as error:  # whatever a model or an engine raises; a process that died
@@ -126,9 +113,10 @@ def measure(
             turns = [case for case in cases if case.shape == shape]
             for case in turns:
                 say(f"preparing {case}")
-                if case.network not in workers:
-                    workers[case.network] = Remote(Worker, case, device)
-                    stack.enter_context(workers[case.network].process)
+                if case.network not in processes:
+                    # What libraries print must not mix with the results.
+                    process = ProcessPoolExecutor(1, get_context("spawn"), os.dup2, (2, 1))
+                    processes[case.network] = stack.enter_context(process)
                 ask(case, "start", shape)
             for number in range(rounds):
                 say(f"{shape}: round {number + 1} of {rounds}")

@@ -4,7 +4,6 @@ A table of a page stands between two comments, the first of which names it; file
 
     <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  shape, engines; "ours": no others
     <!-- generated: models cpu.json -->                           reported errors, costs, and times of OpenVINO
-    <!-- generated: sweep sweep.json -->                          input shapes that were compared with eager mode
     <!-- generated: end-to-end end-to-end.json -->                every row
     <!-- end of generated -->
 """
@@ -86,43 +85,20 @@ def models_table(results: dict[str, Any]) -> str:
     return markdown(header, lines)
 
 
-def sweep_table(results: dict[str, Any]) -> str:
-    """Return one line per engine and precision: shapes, crashes, and the largest deviation of each model."""
-    models = list(dict.fromkeys(row["model"] for row in results["rows"]))
-    lines = []
-    for engine, precision in dict.fromkeys((row["engine"], row["precision"]) for row in results["rows"]):
-        rows = [row for row in results["rows"] if (row["engine"], row["precision"]) == (engine, precision)]
-        counts = [sum(row[key] for row in rows) for key in ("shapes", "outside_tolerance")]
-        counts[1:1] = [sum(len(row[key]) for row in rows) for key in ("crashes", "refused")]
-        worst = {row["model"]: f"{row['largest_deviation']:.1e}" for row in rows}
-        names = [engine_name(engine, precision), *map(str, counts), f"{rows[0]['tolerance']:g}"]
-        lines.append([*names, *(worst.get(model, "-") for model in models)])
-    header = ["engine", "shapes", "crashes", "refused", "outside", "tolerance", *(f"`{model}`" for model in models)]
-    return markdown(header, lines)
-
-
 def end_to_end_table(results: dict[str, Any]) -> str:
     """Return every row of ``python -m benchmarks end-to-end``."""
-    columns = [
-        "model",
-        "engine",
-        "decoding",
-        "images/s",
-        "decode",
-        "preprocess",
-        "model and rest",
-        "model alone, images/s",
-    ]
+    parts = ("images/s", "decode", "preprocess", "model and rest", "model alone, images/s")
     lines = []
     for row in results["rows"]:
-        whole, *parts = (row[part]["processor_ms"] for part in ("whole", "decode", "preprocess"))
-        figures = [row["images_per_second"], *parts, whole - sum(parts), 1000 / row["model_alone"]["wall_ms"]]
+        whole, decode, prepare = (row[part]["processor_ms"] for part in ("whole", "decode", "preprocess"))
+        figures = [row["images_per_second"], decode, prepare, whole - decode - prepare]
+        figures.append(1000 / row["model_alone"]["wall_ms"])
         names = [f"`{row['model']}`", engine_name(row["engine"], row["precision"]), row.get("decoding", "exact")]
         lines.append([*names, *(f"{figure:.1f}" for figure in figures)])
-    return markdown(columns, lines)
+    return markdown(["model", "engine", "decoding", *parts], lines)
 
 
-TABLES = {"speed": speed_table, "models": models_table, "sweep": sweep_table, "end-to-end": end_to_end_table}
+TABLES = {"speed": speed_table, "models": models_table, "end-to-end": end_to_end_table}
 
 
 def stale(pages: Iterable[Path], results: Path) -> dict[Path, str]:

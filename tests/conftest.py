@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import logging
@@ -69,15 +68,11 @@ def golden_input(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
 
 
-@functools.cache
-def _small_model(name: str) -> HarDNet:
-    torch.manual_seed(0)
-    return create_model(name, num_classes=10).eval()
-
-
 def small_model(name: str = "hardnet39ds") -> HarDNet:
     """A model of ten classes with random weights, always the same."""
-    return copy.deepcopy(_small_model(name))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return create_model(name, num_classes=10).eval()
 
 
 def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:

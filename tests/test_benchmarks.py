@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hardnet
-from benchmarks import protocol, sweep, tables
+from benchmarks import protocol, tables
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.networks import (
     BASELINE,
@@ -123,28 +123,21 @@ def test_a_group_is_one_engine_and_precision_and_the_baseline() -> None:
 # Protocol
 
 
-class FakeRemote:
-    """Logs the turns; dies in its second one if its case is ``TORCH_CASE``."""
-
-    log: list[Case] = []  # noqa: RUF012
-    process = open(os.devnull)  # noqa: SIM115, PTH123  a context manager
-
-    def __init__(self, make: Any, case: Case, device: str) -> None:
-        self.case = case
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        if method == "take":
-            self.log.append(self.case)
-            if self.log.count(TORCH_CASE) == 2 and self.case == TORCH_CASE:
-                raise BrokenProcessPool("killed")
-            return [SECONDS[self.case]]
-        return MEMORY
-
-
 def test_turns_go_there_and_back_and_a_case_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "Remote", FakeRemote)
+    turns = []
+
+    def ask(case: Case, device: str, method: str, *arguments: Any) -> Any:
+        if method != "take":
+            return MEMORY
+        turns.append(case)
+        if case == TORCH_CASE and turns.count(case) == 2:
+            raise BrokenProcessPool("killed")
+        return [SECONDS[case]]
+
+    monkeypatch.setattr(protocol, "_ask", ask)
+    monkeypatch.setattr(protocol, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     outcome = protocol.measure(list(SECONDS), 2, 0.1, "cpu")
-    assert FakeRemote.log == [*SECONDS, *reversed(SECONDS)]
+    assert turns == [*SECONDS, *reversed(SECONDS)]
     assert [protocol.case_of(row) for row in outcome["rows"]] == [BASELINE_CASE, PEER_CASE, INT8_CASE]
     assert outcome["failed"] == [{"row": str(TORCH_CASE), "reason": "BrokenProcessPool: killed"}]
 
@@ -169,23 +162,12 @@ def test_rows_that_are_measured_again_are_replaced(results: dict[str, Any]) -> N
         protocol.merged({**results, "versions": {}}, measured(), protocol.surroundings_of("cpu"))
 
 
-def test_a_file_has_a_row_per_line(results: dict[str, Any], tmp_path: Path) -> None:
-    protocol.write_json(tmp_path / "results.json", results)
-    assert protocol.read_json(tmp_path / "results.json") == results
-    assert (tmp_path / "results.json").read_text().count("\n") < len(results["rows"]) + 15
-
-
 @pytest.mark.slow
 def test_a_network_is_measured_in_its_process() -> None:
-    cases = [
-        Case(OURS, "hardnet39ds", "eager", "fp32", 1, 64, 64),
-        Case(OURS, "hardnet39ds", "torch", "int8", 1, 64, 64),
-    ]
+    cases = [Case(OURS, "hardnet39ds", *pair, 1, 64, 64) for pair in (("eager", "fp32"), ("torch", "int8"))]
     outcome = protocol.measure(cases, 1, 0.02, "cpu")
     assert 10 < outcome["rows"][0]["running_memory_mb"] < 500
     assert [entry["row"] for entry in outcome["left_out"]] == [str(cases[1])]
-    with pytest.raises(BrokenProcessPool):
-        protocol.Remote(os.abort).ask("anything")
 
 
 # Tables
@@ -193,6 +175,8 @@ def test_a_network_is_measured_in_its_process() -> None:
 
 def test_a_table_is_written_into_its_page_and_a_stale_one_is_named(results: dict[str, Any], tmp_path: Path) -> None:
     protocol.write_json(tmp_path / "run.json", results)
+    assert protocol.read_json(tmp_path / "run.json") == results
+    assert (tmp_path / "run.json").read_text().count("\n") < len(results["rows"]) + 15  # a row per line
     page = tmp_path / "README.md"
     page.write_text(
         "<!-- generated: speed run.json 1 224 openvino-int8 torch -->\nold\n<!-- end of generated -->\n\nkept\n"
@@ -211,17 +195,7 @@ def test_the_pages_show_the_committed_results() -> None:
     assert not tables.stale(tables.PAGES, tables.RESULTS), "run python -m benchmarks tables"
 
 
-# Sweeps and folders
-
-
-@pytest.mark.slow
-def test_a_sweep_compares_an_engine_with_eager_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "SHAPES", sweep.SHAPES[::9])
-    row = sweep.sweep_one("hardnet39ds", "torch", "fp32")
-    assert row["crashes"] == row["refused"] == []
-    assert 0 < row["largest_deviation"] < row["tolerance"]
-    assert row["outside_tolerance"] == 0
-    assert "| torch | 8 | 0 | 0 | 0 | 0.0001 |" in tables.sweep_table({"rows": [row]})
+# Folders
 
 
 def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

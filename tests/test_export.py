@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from hardnet import ExportError, HarDNet, create_model, export
 from hardnet.cli import main
-from hardnet.engines import FORMATS, exporting
+from hardnet.engines import FORMATS, calibration, exporting
+from hardnet.engines.base import levels_of
 from hardnet.images.batches import prepare_each
 
 PICTURES = Path(__file__).parent.parent / "images" / "fashion_mnist"
@@ -62,31 +62,28 @@ images = torch.load(given)
 """
 
 
+KINDS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "torchscript")) for name in FORMATS]
+
+
 @pytest.fixture(scope="module")
 def model() -> HarDNet:
     return create_model("hardnet39ds", weights="FASHION_MNIST").eval()
 
 
 @pytest.mark.parametrize("uint8", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "torchscript")) for name in FORMATS]
-)
+@pytest.mark.parametrize("name", KINDS)
 def test_files_stand_alone(model: HarDNet, name: str, tmp_path: Path, uint8: bool) -> None:
     """Export, load in a process without this library, compare logits and texts."""
     path = export(model, tmp_path / f"m{FORMATS[name].suffix}", format=name, uint8_input=uint8)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    wanted = model.preprocessing
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std))
-    images = (pixels / 255 - mean) / std
+    images = model.preprocessing.normalise(pixels)
     torch.save(pixels if uint8 else images, tmp_path / "images.pt")
     code = WITHOUT_HARDNET + LOADERS[name] + "torch.save((logits.detach(), dict(texts)), result)\n"
     command = [sys.executable, "-W", "ignore", "-c", code, path, tmp_path / "images.pt", tmp_path / "result.pt"]
     subprocess.run(list(map(str, command)), check=True, cwd=tmp_path)
     logits, texts = torch.load(tmp_path / "result.pt")
     with torch.no_grad():
-        reference = model(images)
-    assert logits.shape == reference.shape
-    assert (logits - reference).abs().max() <= 1e-4 * reference.abs().max()
+        assert same(logits, model(images))
     assert texts["model"] == "hardnet39ds"
     assert json.loads(texts["classes"])[8] == "Bag"
     left = {path.name, "images.pt", "result.pt"} | ({"m.bin"} if name == "openvino" else set())
@@ -96,18 +93,8 @@ def test_files_stand_alone(model: HarDNet, name: str, tmp_path: Path, uint8: boo
 def test_a_file_that_differs_is_not_kept(model: HarDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "m.pt"
     target.write_bytes(b"the previous one")
-
-    def load(path: Path) -> Callable[[Tensor], Tensor]:
-        right = exporting._load_torchscript(path)
-
-        def slightly_wrong(x: Tensor) -> Tensor:
-            logits = right(x)
-            logits[:, 0] += 2e-4 * logits.abs().max()
-            return logits
-
-        return slightly_wrong
-
-    wrong = FORMATS["torchscript"]._replace(load=load)
+    right = FORMATS["torchscript"]
+    wrong = right._replace(load=lambda path: lambda x: 1.0002 * right.load(path)(x))
     monkeypatch.setitem(FORMATS, "torchscript", wrong)
     with pytest.raises(ExportError, match=r"hardnet39ds differs from the model by 2.*nothing was written"):
         export(model, target, format="torchscript")
@@ -116,11 +103,7 @@ def test_a_file_that_differs_is_not_kept(model: HarDNet, tmp_path: Path, monkeyp
 
 
 def _outputs(path: Path, name: str, x: Tensor) -> list[Tensor]:
-    output = FORMATS[name].load(path)(x)
-    return [output] if isinstance(output, Tensor) else list(output)
-
-
-KINDS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "torchscript")) for name in FORMATS]
+    return levels_of(FORMATS[name].load(path)(x))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -133,9 +116,7 @@ def test_embeddings_and_pyramids(model: HarDNet, name: str, tmp_path: Path) -> N
         embedding = model.forward_head(model.forward_features(x), pre_logits=True)
         expected = pyramid(x)
     assert same(_outputs(path, name, x)[0], embedding)
-    found = _outputs(levels, name, x)
-    assert len(found) == 4
-    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+    assert [same(*pair) for pair in zip(_outputs(levels, name, x), expected, strict=True)] == [True] * 4
     with pytest.raises(ValueError, match="features= is for classifiers"):
         export(pyramid, levels, format=name, features=True)
 
@@ -149,34 +130,34 @@ def test_lower_precisions(
     suffix = FORMATS[name].suffix
     images = torch.cat(list(prepare_each(PICTURES, model.preprocessing, model)))
     options = {"precision": precision, "calibration": [images] if precision == "int8" else None}
-    small = export(model, tmp_path / f"small{suffix}", format=name, uint8_input=uint8, **options)  # type: ignore[arg-type]
+    small = export(model, tmp_path / f"small{suffix}", format=name, uint8_input=uint8, **options)
     large = export(model, tmp_path / f"large{suffix}", format=name, uint8_input=uint8)
     sizes = [sum(file.stat().st_size for file in tmp_path.glob(f"{path.stem}.*")) for path in (small, large)]
     assert sizes[0] < 0.6 * sizes[1]
     x = exporting._as_pixels(images, model.preprocessing) if uint8 else images
-    found, expected = _outputs(small, name, x)[0], _outputs(large, name, x)[0]
-    assert found.dtype == torch.float32
-    assert not same(found, expected)
-    assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.9
+    logits, expected = _outputs(small, name, x)[0], _outputs(large, name, x)[0]
+    assert logits.dtype == torch.float32
+    assert not same(logits, expected)
+    assert (logits.argmax(1) == expected.argmax(1)).float().mean() >= 0.9
     if precision == "int8":
-        monkeypatch.setattr(exporting, "LEAST_AGREEMENT", 1.01)
+        monkeypatch.setattr(calibration, "LEAST_AGREEMENT", 1.01)
         with pytest.raises(ValueError, match="of the labels of the calibration images"):
-            export(model, small, format=name, uint8_input=uint8, **options)  # type: ignore[arg-type]
-        assert _outputs(small, name, x)[0].equal(found)  # the file is the previous one
+            export(model, small, format=name, uint8_input=uint8, **options)
+        assert _outputs(small, name, x)[0].equal(logits)  # the file is the previous one
 
 
-def test_bad_arguments_are_refused(model: HarDNet, tmp_path: Path) -> None:
-    for options, said in (
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"format": "tflite"}, "unknown format 'tflite'; known: onnx, openvino"),
         ({"format": "onnx"}, "must end in .onnx"),
         ({"format": "torchscript", "precision": "fp16"}, "torchscript has no 'fp16', only fp32"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            export(model, tmp_path / "m.pt", **options)  # type: ignore[arg-type]
-    grey = create_model("hardnet39ds", in_chans=1)
-    with pytest.raises(ValueError, match="the model takes 1 channels"):
-        export(grey, tmp_path / "m.pt", format="torchscript", uint8_input=True)
-    assert not list(tmp_path.iterdir())
+        ({"format": "torchscript", "uint8_input": True}, "the model takes 1 channels"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        export(create_model("hardnet39ds", in_chans=1), tmp_path / "m.pt", **options)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

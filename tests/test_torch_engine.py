@@ -16,7 +16,7 @@ from conftest import Fill, same
 from torch import Tensor, nn
 
 from hardnet import accelerate, create_model
-from hardnet.engines import fold, torch_engine, torch_private
+from hardnet.engines import fold, torch_private
 from hardnet.engines.torch_engine import FusedConv, OneDnnGraphs, fuse
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -30,58 +30,46 @@ def test_convolutions_are_fused() -> None:
 
 @pytest.fixture
 def folded(golden_fill: Fill) -> nn.Module:
-    return fold(golden_fill(create_model("hardnet39ds")).eval()).to(memory_format=torch.channels_last)  # type: ignore
+    return fold(golden_fill(create_model("hardnet39ds")).eval()).to(memory_format=torch.channels_last)
 
 
-def images(*shape: int, seed: int = 0) -> Tensor:
-    made = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return made.contiguous(memory_format=torch.channels_last)
+def images(count: int, size: int = 64) -> Tensor:
+    return torch.rand(count, 3, size, size).contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
     ("compile_after", "most", "count", "sizes", "times"),
     [
-        (0, 4, 1, (64, 64, 64, 64), (1, 2, 2, 2)),  # the second time, to compare the graph with
-        (8, 4, 4, (64, 64, 64, 64), (1, 2, 3, 3)),  # after 8 images
-        (0, 1, 1, (64, 64, 96, 96, 96), (1, 2, 3, 4, 5)),  # one graph only
-        (0, 4, 1, (64, 96, 64, 96), (1, 2, 3, 4)),  # not twice in a row
+        (0, 4, 1, (64, 64, 64, 64), [1, 2, 2, 2]),  # the second time, to compare the graph with
+        (8, 4, 4, (64, 64, 64, 64), [1, 2, 3, 3]),  # after 8 images
+        (0, 1, 1, (64, 64, 96, 96, 96), [1, 2, 3, 4, 5]),  # one graph only
+        (0, 4, 1, (64, 96, 64, 96), [1, 2, 3, 4]),  # not twice in a row
     ],
 )
 def test_a_shape_that_comes_again_gets_a_graph(
-    compile_after: int,
-    most: int,
-    count: int,
-    sizes: tuple[int, ...],
-    times: tuple[int, ...],
-    folded: nn.Module,
-    monkeypatch: pytest.MonkeyPatch,
+    compile_after: int, most: int, count: int, sizes: tuple[int, ...], times: list[int], folded: nn.Module
 ) -> None:
-    monkeypatch.setitem(torch_engine._MAX_GRAPHS, "cpu", most)
     runs: list[Tensor] = []
-
-    def plain(x: Tensor) -> Tensor:
-        runs.append(x)
-        output: Tensor = folded(x)
-        return output
-
-    graphs = OneDnnGraphs(folded, plain, compile_after)
-    for number, (size, wanted) in enumerate(zip(sizes, times, strict=True)):
-        x = images(count, 3, size, size, seed=number)
+    graphs = OneDnnGraphs(folded, lambda x: runs.append(x) or folded(x), compile_after)
+    graphs._most, counts = most, []
+    for size in sizes:
+        x = images(count, size)
         assert same(graphs(x), folded(x))
-        assert len(runs) == wanted
+        counts.append(len(runs))
+    assert counts == times
 
 
 @pytest.mark.parametrize("setting", [False, True])
 def test_what_torch_is_set_to_stays(setting: bool, folded: nn.Module) -> None:
-    before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
+    before = torch.jit.onednn_fusion_enabled()
     torch.jit.enable_onednn_fusion(setting)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             graphs = OneDnnGraphs(folded, folded)
             for _ in range(2):
-                graphs(images(1, 3, 64, 64))
-        assert torch.jit.onednn_fusion_enabled() is setting  # type: ignore[no-untyped-call]
+                graphs(images(1))
+        assert torch.jit.onednn_fusion_enabled() is setting
     finally:
         torch.jit.enable_onednn_fusion(before)
 
@@ -97,10 +85,9 @@ def test_runs_without_where_the_compiler(
 
     monkeypatch.setattr(torch_private, "compile_graph", compile_graph)
     graphs = OneDnnGraphs(folded, folded)
-    x = images(1, 3, 64, 64)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            assert torch.equal(graphs(x), folded(x))
+    x = images(1)
+    for _ in range(3):
+        assert torch.equal(graphs(x), folded(x))
     [said] = caplog.records  # once
     assert "running without" in said.message
 
@@ -123,9 +110,9 @@ def test_answers_without_each_private_function_of_torch(
         monkeypatch.setattr(place, name, SimpleNamespace())
     else:
         monkeypatch.delattr(place, name)
-    fast = accelerate(model, engine="torch", example_input=images(1, 3, 64, 64))  # type: ignore[arg-type]
+    fast = accelerate(model, engine="torch", example_input=images(1))
     for size in (64, 96, 96):
-        x = images(1, 3, size, size)
+        x = images(1, size)
         with torch.no_grad():
             assert same(fast(x), model(x))
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -144,41 +131,31 @@ def test_bf16_without_the_private_function_of_torch(
 
 
 def test_threads_share_the_graphs(folded: nn.Module) -> None:
-    graphs = OneDnnGraphs(folded, folded)
-    batches = [images(1, 3, 64, 64, seed=seed) for seed in range(16)]
-    wanted = [folded(x) for x in batches]
-
-    def run(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            found = graphs(x)
-            return found if isinstance(found, Tensor) else found[0]
-
+    run = torch.no_grad()(OneDnnGraphs(folded, folded))
+    batches = [images(1) for _ in range(16)]
+    expected = [folded(x) for x in batches]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            assert all(same(one, other) for one, other in zip(pool.map(run, batches), wanted, strict=True))
+            assert all(same(*pair) for pair in zip(pool.map(run, batches), expected, strict=True))
 
 
 def test_images_of_every_sort(golden_fill: Fill) -> None:
     """One channel, whose order in memory is both, inference mode, and images that want gradients."""
     model = golden_fill(create_model("hardnet39ds", in_chans=1)).eval()
-    fast = accelerate(model, engine="torch", example_input=torch.zeros(2, 1, 64, 64))  # type: ignore[arg-type]
-    plain = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        wanted = model(plain)
+    fast = accelerate(model, engine="torch", example_input=torch.zeros(2, 1, 64, 64))
+    plain = torch.rand(2, 1, 64, 64)
     last = plain.as_strided(plain.shape, (64 * 64, 1, 64, 1))
     with torch.inference_mode():
-        inferred = plain.clone()
+        expected, inferred = model(plain), plain.clone()
+        assert same(fast(plain), expected)
     for x in (plain, last, inferred, plain.clone().requires_grad_(), plain):
-        found = fast(x)
-        assert same(found, wanted)
-        assert not found.requires_grad
-    with torch.inference_mode():
-        assert same(fast(plain), wanted)
+        logits = fast(x)
+        assert same(logits, expected)
+        assert not logits.requires_grad
 
 
 WEIGHTS_ARE_LAID_OUT_ONCE = """
 import torch, hardnet
-
 x = torch.rand(1, 3, 64, 64)
 fast = hardnet.accelerate(hardnet.hardnet39ds().eval(), engine="torch", example_input=x)
 with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):

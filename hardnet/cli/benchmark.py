@@ -74,8 +74,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
-    from ..engines import ENGINES, available_engines
-    from ..engines.acceleration import build_engine
+    from ..engines import ENGINES, accelerate, available_engines
 
     device = usable_device(arguments.device)
     images = torch.randn(arguments.batch_size, 3, *arguments.size).to(device)
@@ -88,14 +87,14 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
         model = create_model(loaded.config.name if loaded else name, weights=loaded)
         if loaded is None:
             estimate_statistics(model, *arguments.size)
-        model = model.eval().to(device)
+        build = partial(accelerate, model.eval().to(device), example_input=images, check=False)
         for precision in arguments.precisions:
             installed = available_engines(device, precision)
             for engine in arguments.engines or sorted(installed, key=ENGINES.index):
                 say(f"building {name} {engine} {precision}")
                 calibration = [images.cpu()] if precision == "int8" else None
                 try:
-                    fast = build_engine(model, engine, precision, images, calibration=calibration, checked=False)
+                    fast = build(engine=engine, precision=precision, calibration=calibration)
                 except (ImportError, RuntimeError, ValueError) as error:
                     left_out.append(f"{name} {engine} {precision}: {error}")
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from ..models.network import ImageModule
 from ..utils.validation import check_count
 from . import onnx, openvino, torch_engine
 from .base import Accelerated, EngineSettings, Run, completed, difference, random_images
-from .calibration import LEAST_AGREEMENT, check_batches
+from .calibration import check_batches
 from .folding import evaluation_copy
 from .torch_private import cpu_has_bf16
 
@@ -35,42 +36,35 @@ class Engine(NamedTuple):
 
     build: Callable[[ImageModule, EngineSettings, list[Tensor]], Run]
     """(model in evaluation mode, settings, calibration) -> the function that runs it."""
-    cpu: tuple[str, ...]
-    """Precisions on the CPU."""
-    cuda: tuple[str, ...] = ()
-    """Precisions on CUDA."""
+    precisions: dict[str, tuple[str, ...]]
+    """By the type of the device."""
     packages: tuple[str, ...] = ()
-    """Optional packages."""
+    """Optional packages; an engine without any computes with torch."""
     int8_packages: tuple[str, ...] = ()
     """Further optional packages for int8."""
-    with_torch: bool = False
-    """True if it computes with torch, whose number of threads is then set for each call."""
     takes_pixels: bool = False
     """True if it scales and normalises uint8 images itself."""
-    in_slices: bool = True
-    """True if it runs large batches in slices on the CPU."""
 
 
+# "auto" prefers the later ones: on CPUs they are faster, as measured in benchmarks/README.md. No GPU was measured.
 _TABLE = {
-    "eager": Engine(torch_engine.build_eager, ("fp32",), ("fp32",), with_torch=True, in_slices=False),
-    "torch": Engine(torch_engine.build, ("fp32", "bf16"), ("fp32", "bf16", "fp16"), with_torch=True),
-    "onnxruntime": Engine(onnx.build, ("fp32", "int8"), (), ("onnxruntime", "onnx", "onnxscript")),
-    "openvino": Engine(openvino.build, ("fp32", "bf16", "int8"), (), ("openvino",), ("nncf",), takes_pixels=True),
+    "eager": Engine(lambda model, *_: model, {"cpu": ("fp32",), "cuda": ("fp32",)}),
+    "torch": Engine(torch_engine.build, {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}),
+    "onnxruntime": Engine(onnx.build, {"cpu": ("fp32", "int8")}, ("onnxruntime", "onnx", "onnxscript")),
+    "openvino": Engine(openvino.build, {"cpu": ("fp32", "bf16", "int8")}, ("openvino",), ("nncf",), takes_pixels=True),
 }
 EAGER_UP_TO, TORCH_UP_TO = 32, 10_000
 """Images up to which, on CPUs, building the engine "torch", and converting for another one, do not pay off."""
 _COMPILE_AFTER = 256
 """Images of a shape after which compiling a graph pays off."""
-_TOLERANCES = {"fp32": 1e-4, "int8": sys.float_info.max}
-"""Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated."""
-_COARSE = 0.5
-"""The tolerance in bf16 and fp16, whose difference is up to 0.1 with random weights."""
+_TOLERANCES = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.5, "int8": sys.float_info.max}
+"""Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated.
+
+In bf16 and fp16, it is up to 0.1 with random weights.
+"""
 
 ENGINES = tuple(_TABLE)
 """What ``engine=`` may be, in addition to "auto"."""
-
-# On CPUs the fastest first, as measured in benchmarks/README.md. On CUDA nothing was measured.
-_PREFERRED = {"cpu": ("openvino", "onnxruntime", "torch"), "cuda": ("torch",)}
 
 
 def accelerate(
@@ -82,6 +76,7 @@ def accelerate(
     threads: int | None = None,
     calibration: Iterable[Tensor] | None = None,
     preprocessing: Preprocessing | None = None,
+    check: bool = True,
 ) -> Accelerated:
     """Return a model in a faster engine: the same signature and output, for evaluation only.
 
@@ -96,30 +91,15 @@ def accelerate(
         calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
         preprocessing: with it the engine takes uint8 images as well, (N, 3, H, W), which it scales and normalises;
             None takes the model's own, if it has one.
+        check: compare the output with the model's; False is for timing random weights.
 
     Raises:
         TypeError: the model is not one of this library, or ``calibration`` has something else than tensors.
-        ValueError: an unknown engine or precision, a combination that does not exist, int8 without calibration, with
-            images that are not prepared as for the model, or with labels that differ from the model's on more than one
-            in ten of them; a layer that no engine can run, which is named; an engine whose output is not the model's;
-            an ``example_input`` of a wrong shape.
+        ValueError: an unknown engine or precision, a combination that does not exist, ``calibration`` that is missing
+            or not prepared as for the model, int8 that changes the label of more than one in ten of its images; a layer
+            that no engine can run, which is named; an engine whose output is not the model's; a wrong shape.
         ImportError: a package is missing; the message names the extra.
     """
-    return build_engine(model, engine, precision, example_input, threads, calibration, preprocessing)
-
-
-def build_engine(
-    model: ImageModule,
-    engine: str,
-    precision: str,
-    example_input: Tensor | None = None,
-    threads: int | None = None,
-    calibration: Iterable[Tensor] | None = None,
-    preprocessing: Preprocessing | None = None,
-    *,
-    checked: bool = True,
-) -> Accelerated:
-    """Do what :func:`accelerate` does; without ``checked``, do not compare results: for timing random weights."""
     if not isinstance(model, ImageModule):
         raise TypeError(f"only models of this library can be accelerated, got {type(model).__name__}")
     device = next(model.parameters()).device
@@ -136,26 +116,19 @@ def build_engine(
     sample = random_images(1, model.in_chans, side, side + 32, pixels).to(device)
     with torch.inference_mode(False), torch.no_grad():
         expected = reference(preprocessing.normalise(sample) if preprocessing is not None else sample)
-    row, count = _TABLE[engine], threads or torch.get_num_threads()
-    settings = EngineSettings(
-        engine,
-        precision,
-        device,
-        count,
-        compile_after=0 if example_input is not None else _COMPILE_AFTER,
-        preprocessing=normalise,
-        several=not isinstance(expected, Tensor),
-        least_agreement=LEAST_AGREEMENT if checked and batches else 0.0,
-    )
+    row, count, on_cpu = _TABLE[engine], threads or torch.get_num_threads(), device.type == "cpu"
+    compile_after = 0 if example_input is not None else _COMPILE_AFTER
+    several = not isinstance(expected, Tensor)
+    settings = EngineSettings(engine, precision, device, count, compile_after, normalise, several, check)
     run = completed(
         row.build(reference, settings, batches),
         None if row.takes_pixels else normalise,
-        (count if device.type == "cpu" else 0) if row.with_torch else None,
-        row.in_slices and device.type == "cpu",
+        torch_threads=count if on_cpu and not row.packages else None,
+        sliced=on_cpu and engine != "eager",
     )
     result = Accelerated(model, run, settings)
-    error = difference(result(sample), expected) if checked else 0.0
-    if not error <= _TOLERANCES.get(precision, _COARSE):
+    error = difference(result(sample), expected) if check else 0.0
+    if not error <= _TOLERANCES[precision]:
         raise ValueError(
             f"the {engine} engine does not compute what {model.config.name} computes, the difference is {error:.1e} of "
             "the largest value: run the model itself, or undo what was changed in its layers"
@@ -190,36 +163,29 @@ def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None 
         images: how many images are to be computed; None means many.
     """
     device = next(model.parameters()).device.type
-    if precision == "fp32" and (device != "cpu" or (images is not None and images <= EAGER_UP_TO)):
+    count = math.inf if images is None else images
+    if precision == "fp32" and (device != "cpu" or count <= EAGER_UP_TO):
         return "eager"
-    return (
-        "torch" if precision == "fp32" and images is not None and images <= TORCH_UP_TO else _choose(precision, device)
-    )
+    return "torch" if precision == "fp32" and count <= TORCH_UP_TO else _choose(precision, device)
 
 
 class EngineCache:
     """The engines among which "auto" chooses for one model, each built when it is first needed.
 
-    Threads may share it. The model must not be changed.
-
-    Args:
-        model: on the device where it is to run.
-        preprocessing: makes the engines take uint8 images as well, which they scale and normalise.
+    Threads may share it. The model must not be changed. With ``preprocessing``, the engines take uint8 images as well.
     """
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing | None = None) -> None:
         self._model, self.preprocessing = model, preprocessing
         on_cpu = next(model.parameters()).device.type == "cpu"
-        self._runs = {"eager": completed(model, preprocessing, torch_threads=0, sliced=on_cpu)}
+        self._runs = {"eager": completed(model, preprocessing, sliced=on_cpu)}
         self._lock = threading.Lock()
 
     def for_images(self, images: int | None, engine: str | None = None) -> tuple[str, Run]:
         """Return the name of the engine for a number of images, None for many, and the function that runs it.
 
-        A named ``engine`` is taken in place of the choice.
-
-        The function takes (N, C, H, W) and returns the output of the model. An engine that cannot be built is replaced
-        by PyTorch, with one warning in the log.
+        A named ``engine`` is taken in place of the choice. One that cannot be built is replaced by PyTorch, with one
+        warning in the log. The function takes (N, C, H, W) and returns the output of the model.
         """
         engine = engine or choose_engine(self._model, images=images)
         with self._lock:
@@ -239,9 +205,7 @@ class EngineCache:
 
 def available_engines(device: str | torch.device = "cpu", precision: str = "fp32") -> list[str]:
     """Return the installed engines for a device and a precision, the preferred ones first."""
-    kind = torch.device(device).type
-    order = dict.fromkeys((*_PREFERRED.get(kind, ()), *ENGINES))
-    return [engine for engine in order if precision in _precisions(engine, kind) and not _missing(engine, precision)]
+    return [engine for engine in _able(precision, torch.device(device).type) if not _missing(engine, precision)]
 
 
 def _check_engine(engine: str, precision: str, device: torch.device) -> str:
@@ -252,16 +216,14 @@ def _check_engine(engine: str, precision: str, device: torch.device) -> str:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if engine == "auto":
         engine = _choose(precision, device.type)
-    precisions = _precisions(engine, device.type)
-    if not precisions:
-        raise ValueError(f"the {engine} engine does not run on {device.type}, only on the CPU")
-    if precision not in precisions:
-        raise ValueError(f"the {engine} engine has no {precision} on {device.type}, only {', '.join(precisions)}")
+    if engine not in _able(precision, device.type):
+        able = "; ".join(f"{', '.join(names)} on {kind}" for kind, names in _TABLE[engine].precisions.items())
+        raise ValueError(f"the {engine} engine has no {precision} on {device.type}, only {able}")
     if missing := _missing(engine, precision):
+        extra = "int8" if "nncf" in missing else engine
         raise ImportError(
-            f"the {engine} engine needs {', '.join(missing)} for {precision}: "
-            f"pip install {' '.join(missing)} (or, from a checkout, "
-            f'pip install ".[{"int8" if "nncf" in missing else engine}]")'
+            f"the {engine} engine needs {', '.join(missing)} for {precision}: pip install {' '.join(missing)} "
+            f'(or, from a checkout, pip install ".[{extra}]")'
         )
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise ValueError("this processor does not compute in bf16, it would be slower than fp32")
@@ -269,16 +231,15 @@ def _check_engine(engine: str, precision: str, device: torch.device) -> str:
 
 
 def _choose(precision: str, device: str) -> str:
-    able = [engine for engine in _PREFERRED.get(device, ()) if precision in _precisions(engine, device)]
+    able = _able(precision, device)
     if not able:
         raise ValueError(f"no engine computes in {precision} on {device}")
     # Where none is installed, the caller reports what the first one needs.
     return next((engine for engine in able if not _missing(engine, precision)), able[0])
 
 
-def _precisions(engine: str, device: str) -> tuple[str, ...]:
-    row = _TABLE[engine]
-    return {"cpu": row.cpu, "cuda": row.cuda}.get(device, ())
+def _able(precision: str, device: str) -> list[str]:
+    return [engine for engine in reversed(ENGINES) if precision in _TABLE[engine].precisions.get(device, ())]
 
 
 def _missing(engine: str, precision: str) -> list[str]:

@@ -9,8 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +22,17 @@ Output = Tensor | list[Tensor]
 Run = Callable[[Tensor], Output]
 
 
-@dataclass(frozen=True)
-class EngineSettings:
+class EngineSettings(NamedTuple):
     """How a model is run."""
 
     engine: str
     precision: str
     device: torch.device
-    threads: int
-    """CPU threads."""
-    compile_after: int = 0
-    """Compile for a shape after this many consecutive images of it."""
-    preprocessing: Preprocessing | None = None
-    """Normalises uint8 images; without it, there are only float32 images."""
-    several: bool = False
-    """True if the model returns a list of feature maps."""
-    least_agreement: float = 0.0
-    """Share of the calibration images whose label int8 must keep."""
+    threads: int  # of the CPU
+    compile_after: int  # compile for a shape after this many consecutive images of it
+    preprocessing: Preprocessing | None  # of uint8 images; without it, there are only float32 images
+    several: bool  # True if the model returns a list of feature maps
+    checked: bool  # True if the output is compared with the model's
 
 
 class Accelerated(nn.Module):
@@ -50,12 +43,10 @@ class Accelerated(nn.Module):
 
     Attributes:
         engine: the engine that was chosen, such as "openvino".
-        precision: "fp32", "bf16", "fp16" or "int8"; the output is always float32.
+        precision: of the computation; the output is always float32.
         device: the device of its input and output.
         threads: the number of CPU threads that it uses.
-        num_classes: of the model, None for a feature pyramid.
-        feature_info: of the feature pyramid, None for other models.
-        categories: names of the model's classes; None if unknown.
+        num_classes, feature_info, categories: those of the model; None if it has none.
         preprocessing: preprocessing of the images that it takes; None if unknown.
         takes_pixels: True if it takes uint8 images as well, which it normalises by ``preprocessing``.
 
@@ -96,25 +87,18 @@ class Accelerated(nn.Module):
 
     def _empty(self, x: Tensor) -> Output:
         """Return the output for an empty batch, which some engines refuse."""
-        output = self._run(x.new_zeros(1, *x.shape[1:]))
-        return [level[:0] for level in output] if isinstance(output, list) else output[:0]
+        return map_levels(lambda level: level[:0], self._run(x.new_zeros(1, *x.shape[1:])))
 
     def train(self, mode: bool = True) -> Accelerated:
-        """Stay in evaluation mode.
-
-        Raises:
-            RuntimeError: ``mode`` is true.
-        """
+        """Stay in evaluation mode; RuntimeError if ``mode`` is true."""
         if mode:
             raise RuntimeError("an accelerated model is for evaluation only: train the model, then accelerate it again")
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
-        """Return the module itself, which nothing changes."""
-        return self
+        return self  # nothing changes it
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled."""
         raise TypeError(
             "an accelerated model cannot be pickled: pickle the model, and call hardnet.accelerate in the other process"
         )
@@ -124,12 +108,17 @@ class Accelerated(nn.Module):
         return f"{self.config.name}, {self.engine}, {self.precision}, {self.device}, {self.threads} threads"
 
 
-def _is_finite(x: Tensor, with_torch: bool) -> bool:
-    """Return True if all values are finite; False also if their sum is not."""
-    if with_torch:
+def _is_finite(x: Tensor) -> bool:
+    """Return True if all values are finite; on a GPU, False also if their sum is not."""
+    if x.device.type != "cpu":
         return math.isfinite(x.sum().item())
-    values = x.numpy()
+    values = x.detach().float().numpy()  # torch's threads would spin while those of another engine run
     return math.isfinite(values.max()) and math.isfinite(values.min())
+
+
+def map_levels(function: Callable[[Tensor], Tensor], output: Output) -> Output:
+    """Apply a function to the output of a model, in a pyramid to each feature map."""
+    return function(output) if isinstance(output, Tensor) else [function(level) for level in output]
 
 
 def levels_of(output: Output) -> list[Tensor]:
@@ -152,14 +141,13 @@ def difference(output: Output, expected: Output) -> float:
 def cpu_threads(count: int) -> Iterator[None]:
     """Set torch's number of threads within the block."""
     before = torch.get_num_threads()
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
+    if count != before:
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if count != before:
+            torch.set_num_threads(before)
 
 
 _SLICE_PIXELS = 8 * 224 * 224
@@ -171,31 +159,25 @@ def images_at_once(height: int, width: int) -> int:
 
 
 def completed(
-    run: Run, preprocessing: Preprocessing | None = None, torch_threads: int | None = 0, sliced: bool = True
+    run: Run, preprocessing: Preprocessing | None = None, torch_threads: int | None = None, sliced: bool = True
 ) -> Run:
     """Return a function that does around an engine what is the same for all.
 
-    An image with a NaN or an infinite value gets NaN: clipped activations would make a finite output of it.
-
-    Args:
-        run: (N, C, H, W) -> output of the model.
-        preprocessing: normalises uint8 images; None if ``run`` takes them.
-        torch_threads: torch's number of threads for each call, 0 for that which is set; None if the engine does not
-            compute with torch. Then NumPy looks for NaN: torch's threads would spin while the engine's run.
-        sliced: run large batches in equal parts of at most 8 images of 224 x 224 pixels. On CPUs, this bounds the
-            memory, and activations stay in the caches and in memory that the process has already.
+    It normalises uint8 images, if there is ``preprocessing``, and sets torch's number of threads for each call. Large
+    batches are ``sliced`` in equal parts of at most 8 images of 224 x 224 pixels: on CPUs, this bounds the memory, and
+    activations stay in the caches and in memory that the process has already. An image with a NaN or an infinite value
+    gets NaN: clipped activations would make a finite output of it.
     """
 
     def run_part(x: Tensor) -> Output:
         if x.dtype == torch.uint8:
             return run(preprocessing.normalise(x) if preprocessing is not None else x)
-        finite = _is_finite(x, torch_threads is not None)
+        finite = _is_finite(x)
         output = run(x)
         if finite:
             return output
         valid = x.flatten(1).isfinite().all(1)
-        levels = [level.where(valid.view(-1, *[1] * (level.dim() - 1)), math.nan) for level in levels_of(output)]
-        return levels if isinstance(output, list) else levels[0]
+        return map_levels(lambda level: level.where(valid.view(-1, *[1] * (level.dim() - 1)), math.nan), output)
 
     def run_batch(x: Tensor) -> Output:
         parts = -(-len(x) // images_at_once(x.shape[2], x.shape[3])) if sliced else 1
@@ -217,17 +199,12 @@ def random_images(count: int, channels: int, height: int, width: int, uint8: boo
     return torch.randn(shape, generator=generator)
 
 
-_TALKATIVE = ("nncf", "onnxscript", "torch._export", "torch.export", "torch.onnx", "torch.utils.cpp_extension")
-
-
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Keep what converters do besides converting from the caller: messages, random numbers, the search path."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    path, state, root_level = list(sys.path), random.getstate(), logging.root.level
+    path, state = list(sys.path), random.getstate()
+    root_level, disabled = logging.root.level, logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -236,6 +213,4 @@ def undisturbed() -> Iterator[None]:
         random.setstate(state)
         sys.path[:] = path
         logging.root.setLevel(root_level)  # OpenVINO 2024.6 sets it
-        for logger, level in zip(loggers, levels, strict=True):
-            if logger.level == logging.ERROR:  # else the library, imported in the block, has set it
-                logger.setLevel(level)
+        logging.disable(disabled)

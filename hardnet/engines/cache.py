@@ -11,11 +11,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.hub
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.network import ImageModule
 from ..utils.files import scratch_folder
@@ -47,47 +47,31 @@ def converted(
     convert: Callable[[ImageModule, Path], None],
     load: Callable[[Path], Run],
 ) -> Run:
-    """Return a converted model, from the cache or converted now.
+    """Return a model from the cache, or converted now; nothing is kept of an int8 model that changes the labels.
 
-    Args:
-        model: in evaluation mode.
-        settings: how it is to run.
-        calibration: batches of images for int8; in other precisions none.
-        conditions: what the converted files depend on, besides the model and the calibration.
-        convert: (folded model in float32 on the CPU, folder) -> files.
-        load: (folder) -> the function that runs the model, and returns a list.
-
-    Raises:
-        ValueError: in int8, too many labels change; nothing is kept.
+    ``conditions`` are what the files depend on besides model and calibration. ``convert`` takes the folded model, in
+    float32 on the CPU, ``load`` returns the function that runs the model and returns a list.
     """
-    key = fingerprint(model, settings.engine, *conditions, settings.least_agreement, data=calibration)
+    versions = (__version__, torch.__version__, settings.engine, settings.checked)
+    digest = digest_of(model, calibration, *versions, *conditions, str(model))
 
     def build(folder: Path) -> None:
         folded = fold(model).cpu().float()
         convert(folded, folder)
-        if settings.least_agreement and calibration:
-            labelled = bool(getattr(model, "num_classes", None))
-            check_agreement(folded, load(folder), calibration, settings.least_agreement, labelled)
+        if settings.checked and calibration:
+            check_agreement(folded, load(folder), calibration, bool(getattr(model, "num_classes", None)))
 
-    run = from_artifact(key, build, load)
+    run = from_artifact(f"{model.config.name}-{settings.engine}-{digest[:32]}", build, load)
     return run if settings.several else lambda x: levels_of(run(x))[0]
 
 
-def fingerprint(model: ImageModule, engine: str, *conditions: object, data: Iterable[Tensor] = ()) -> str:
-    """Return a name that depends on structure, weights, calibration data, engine, conditions and versions."""
-    digest = hashlib.sha256(repr((__version__, torch.__version__, engine, conditions, str(model))).encode())
-    digest.update(repr(model.config).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(_bytes_of(value))
-    for value in data:
-        digest.update(repr(tuple(value.shape)).encode())
-        digest.update(_bytes_of(value))
-    return f"{model.config.name}-{engine}-{digest.hexdigest()[:32]}"
-
-
-def _bytes_of(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+def digest_of(model: nn.Module, calibration: Iterable[Tensor] = (), *conditions: object) -> str:
+    """Return the SHA-256 of a module's configuration and weights, of calibration images and of further conditions."""
+    digest = hashlib.sha256(repr((getattr(model, "config", None), *conditions)).encode())
+    for name, tensor in [*model.state_dict().items(), *(("calibration", images) for images in calibration)]:
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path], Result]) -> Result:
@@ -113,11 +97,11 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
         with scratch_folder(home, ".unfinished-") as folder:
             build(folder)
             (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
-            for path in (*folder.iterdir(), folder):
-                _flush(path)
+            for path in folder.iterdir():
+                with path.open("r+b") as file:
+                    os.fsync(file.fileno())
             with contextlib.suppress(OSError):  # another process finished first: its folder is equal
                 folder.rename(entry)
-                _flush(home)
             _remove_oldest(home, entry)
             return use(entry if entry.is_dir() else folder)
     except OSError as error:
@@ -130,16 +114,6 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
 def _digests(folder: Path) -> dict[str, str]:
     paths = sorted(path for path in folder.iterdir() if path.name != _DIGESTS)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def _flush(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    with contextlib.suppress(OSError):  # systems that do not flush folders
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _remove_oldest(home: Path, newest: Path) -> None:

@@ -19,12 +19,7 @@ _MOST_NOISE = 0.5
 
 
 def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None) -> list[Tensor]:
-    """Return the batches as float32 tensors on the CPU, (N, C, H, W) each; there is at least one image.
-
-    Raises:
-        TypeError: something else than tensors.
-        ValueError: no image, a shape that the model refuses, or values that are not those of normalised images.
-    """
+    """Return the batches as float32 tensors on the CPU; TypeError or ValueError if they are not normalised images."""
     batches = [calibration] if isinstance(calibration, Tensor) else list(calibration or ())
     for batch in batches:
         if not isinstance(batch, Tensor):
@@ -36,23 +31,17 @@ def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None) -> l
                 f"calibration= takes images that are prepared as for the model, got values up to {largest:g}: "
                 "scale them to [0, 1] and normalise them first"
             )
-    if not sum(map(len, batches)):
+    batches = [batch.cpu().float() for batch in batches if len(batch)]
+    if not batches:
         raise ValueError("int8 needs calibration=: some batches of typical input, (N, C, H, W), a few hundred images")
-    return [batch.cpu().float() for batch in batches]
+    return batches
 
 
-def check_agreement(model: Run, int8: Run, batches: list[Tensor], least: float, labelled: bool) -> None:
-    """Compare the int8 form of a model with the model on the calibration images.
+def check_agreement(model: Run, int8: Run, batches: list[Tensor], labelled: bool) -> None:
+    """Compare the int8 form of a model with the model on the calibration images; ValueError if it differs too much.
 
-    Args:
-        model: (N, C, H, W) -> its output.
-        int8: the same.
-        batches: the images.
-        least: share of the images (segmentation: of the pixels) whose label must be the model's.
-        labelled: the output is logits, (N, classes, ...).
-
-    Raises:
-        ValueError: fewer labels are; of a model without labels, the output differs by more than half of its norm.
+    The label of an image (in segmentation, of a pixel) is the index of its largest logit. The output of a model without
+    labels is compared by its norm.
     """
     same, count, noise, norm = 0.0, 0, 0.0, 0.0
     with torch.inference_mode():
@@ -63,11 +52,11 @@ def check_agreement(model: Run, int8: Run, batches: list[Tensor], least: float, 
                 count += expected.numel() // expected.shape[1]
                 noise += float((values - expected).square().sum())
                 norm += float(expected.square().sum())
-    advice = "calibrate on more, or more typical images, or use another precision"
-    if labelled and not same >= least * count:
-        raise ValueError(
-            f"int8 changes {1 - same / count:.0%} of the labels of the calibration images (at most {1 - least:.0%} is "
-            f"accepted): {advice}"
-        )
-    if not labelled and not noise <= _MOST_NOISE**2 * norm:
-        raise ValueError(f"int8 changes the output by {(noise / max(norm, 1e-30)) ** 0.5:.0%} of its norm: {advice}")
+    if labelled and not same >= LEAST_AGREEMENT * count:
+        share, limit = 1 - same / count, 1 - LEAST_AGREEMENT
+        problem = f"{share:.0%} of the labels of the calibration images (at most {limit:.0%} is accepted)"
+    elif not labelled and not noise <= _MOST_NOISE**2 * norm:
+        problem = f"the output by {(noise / max(norm, 1e-30)) ** 0.5:.0%} of its norm"
+    else:
+        return
+    raise ValueError(f"int8 changes {problem}: calibrate on more, or more typical images, or use another precision")

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,21 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from ..images.preprocess import Preprocessing
+from ..images.read import load_image
 from ..models.network import MIN_INPUT_SIZE, HarDNet, ImageModule, warn_if_untrained
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import Output, Run, difference, levels_of, random_images, undisturbed
-from .calibration import LEAST_AGREEMENT, check_agreement, check_batches
+from .base import Output, Run, difference, levels_of, map_levels, random_images, undisturbed
+from .calibration import check_agreement, check_batches
 from .folding import evaluation_copy, fold
 from .onnx import load_onnx, quantize_onnx, write_onnx
-from .openvino import core, quantize_openvino, runner, to_openvino, write_openvino
+from .openvino import load_openvino, quantize_openvino, to_openvino, write_openvino
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": sys.float_info.max}
-"""Largest difference between the output of a file and the model's, relative to the largest value of this.
-
-In int8, the labels of the calibration images are compared.
-"""
+"""Largest difference from the model's output, relative to the largest value; in int8, labels are compared instead."""
 
 _PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
 
@@ -69,9 +67,9 @@ def export(
 
     Raises:
         TypeError: the model is not one of this library, or ``calibration`` has something else than tensors.
-        ValueError: an unknown format, a suffix that does not fit it, a precision that it does not have,
-            ``uint8_input`` for a model that does not take RGB, ``features`` of a model that is no classifier, a layer
-            that cannot be exported, or calibration images as in :func:`hardnet.accelerate`.
+        ValueError: an unknown format, a suffix or a precision that does not fit it, ``uint8_input`` for a model that
+            does not take RGB, ``features`` of a model that is no classifier, a layer that cannot be exported, or
+            calibration images as in :func:`hardnet.accelerate`.
         ImportError: the format needs a package that is missing; the message names the extra.
         ExportError: the output differs from that of the model by more than 1e-4 (fp16: 5e-2) of the largest value.
         OSError: the file cannot be written.
@@ -97,9 +95,9 @@ def export(
     reference = evaluation_copy(model).cpu().float()
     if features:
         cast(HarDNet, reference).reset_classifier(0)
-    original, network = NamedInput(reference), NamedInput(fold(reference))
+    normalising = preprocessing if uint8_input else None
+    original, network = ExportedModel(reference, normalising), ExportedModel(fold(reference), normalising)
     if uint8_input:
-        original, network = (Uint8Input(each.model, preprocessing) for each in (original, network))
         batches = [_as_pixels(batch, preprocessing) for batch in batches]
     least = kind.least_size * model.min_input_size // MIN_INPUT_SIZE
     # Unequal sizes, and no map of one pixel: torch.export would treat them as constants.
@@ -110,74 +108,69 @@ def export(
         names = ["logits"]
     else:
         names = ["features"] if count == 1 else [f"features_{number}" for number in range(count)]
-    job = ExportJob(network, example, names, metadata(model, uint8_input), precision, batches)
+    job = ExportJob(network, example, names, _texts(model, preprocessing, uint8_input), precision, batches)
     with scratch_folder(target.parent, f".{target.name[:50]}.") as scratch:
         written = scratch / target.name
         with undisturbed():
             kind.write(job, written)
-        run = kind.load(written)
+            run = kind.load(written)
         crop = max(preprocessing.crop, 2 * least)
         sizes = [(crop, crop), (least, least), (least + 1, least + 33)]
         inputs = [random_images(count, model.in_chans, *size, uint8_input) for count in (1, 3) for size in sizes]
         if model.in_chans == 3:
-            inputs.append(_photograph(preprocessing, crop, uint8_input))
+            pixels = replace(preprocessing, resize=crop, crop=crop).pixels(load_image(_PHOTOGRAPH))[None]
+            inputs.append(pixels if uint8_input else preprocessing.normalise(pixels))
         for x in inputs:
-            _compare(run, original, x, model.config.name, TOLERANCES[precision])
+            with torch.no_grad():
+                error = difference(run(x), original(x))
+            if not error <= TOLERANCES[precision]:
+                raise ExportError(
+                    f"the exported {model.config.name} differs from the model by {error:.1e} of the largest value for "
+                    f"input of shape {tuple(x.shape)}; nothing was written"
+                )
         if batches:
-            check_agreement(original, run, batches, LEAST_AGREEMENT, labelled=names == ["logits"])
+            check_agreement(original, run, batches, labelled=names == ["logits"])
         for file in sorted(scratch.iterdir(), key=lambda file: file == written):  # the .bin file before the .xml file
             file.replace(target.with_name(file.name))
     return target
 
 
-def metadata(model: ImageModule, uint8_input: bool = False) -> dict[str, str]:
+def _texts(model: ImageModule, preprocessing: Preprocessing, uint8_input: bool) -> dict[str, str]:
     """Return the texts that are stored in a file."""
-    record = model.weights_record
-    preprocessing = asdict(model.preprocessing or Preprocessing())
-    preprocessing["input"] = (
-        f"uint8 {preprocessing['channels']} (N, 3, H, W), resized and cropped"
-        if uint8_input
-        else "float32 (N, C, H, W), normalised"
-    )
+    form = f"uint8 {preprocessing.channels} (N, 3, H, W), resized and cropped"
+    form = form if uint8_input else "float32 (N, C, H, W), normalised"
     return {
         "model": model.config.name,
-        "weights": str(record) if record else "",
+        "weights": str(model.weights_record or ""),
         "classes": json.dumps(model.categories),
-        "preprocessing": json.dumps(preprocessing),
+        "preprocessing": json.dumps({**asdict(preprocessing), "input": form}),
         "versions": json.dumps({"hardnet": __version__, "torch": torch.__version__}),
     }
 
 
-class NamedInput(nn.Module):
-    """A model whose input is called ``images``: (N, C, H, W) -> output of the model."""
+class ExportedModel(nn.Module):
+    """A model whose input is called ``images``: uint8 pixels if there is ``preprocessing``, which normalises them."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing | None) -> None:
         super().__init__()
         self.model = model
+        self.mean: Tensor | None
+        self.std: Tensor | None
+        for name in ("mean", "std"):
+            values = None if preprocessing is None else torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, values)
         self.train(False)
 
     def forward(self, images: Tensor):  # type: ignore[no-untyped-def]
         """(N, C, H, W) -> output of the model."""
+        mean, std = self.mean, self.std
+        if mean is not None and std is not None:
+            images = (images.float() / 255 - mean) / std
         return self.model(images)
 
 
-class Uint8Input(NamedInput):
-    """Scale and normalise before a model: uint8 RGB (N, 3, H, W) -> output of the model."""
-
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
-        super().__init__(model)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
-
-    def forward(self, images: Tensor):  # type: ignore[no-untyped-def]
-        """Uint8 RGB (N, 3, H, W) -> output of the model."""
-        return self.model((images.float() / 255 - self.mean) / self.std)
-
-
 class Half(nn.Module):
-    """A model that computes in float16: float32 (N, C, H, W) -> float32 output of the model."""
+    """A model that computes in float16."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -185,40 +178,8 @@ class Half(nn.Module):
         self.train(False)
 
     def forward(self, x: Tensor) -> Output:
-        """(N, C, H, W) -> output of the model."""
-        output: Output = self.model(x.half())
-        return [level.float() for level in output] if isinstance(output, list) else output.float()
-
-
-@dataclass(frozen=True)
-class ExportJob:
-    """What is written to a file."""
-
-    model: NamedInput
-    """In float32, on the CPU."""
-    example: Tensor
-    """Input of the model."""
-    outputs: list[str]
-    """Names of the outputs."""
-    texts: dict[str, str]
-    precision: str
-    calibration: list[Tensor]
-    """Inputs of the model."""
-
-
-def _compare(run: Run, model: nn.Module, x: Tensor, name: str, tolerance: float) -> None:
-    """Compare a loaded file with the model.
-
-    Raises:
-        ExportError: the outputs differ.
-    """
-    with torch.no_grad():
-        error = difference(run(x), model(x))
-    if not error <= tolerance:
-        raise ExportError(
-            f"the exported {name} differs from the model by {error:.1e} of the largest value for input of shape "
-            f"{tuple(x.shape)}; nothing was written"
-        )
+        """Float32 (N, C, H, W) -> float32 output of the model."""
+        return map_levels(Tensor.float, self.model(x.half()))
 
 
 def _as_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -227,14 +188,15 @@ def _as_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _photograph(preprocessing: Preprocessing, side: int, uint8: bool) -> Tensor:
-    """Return a photograph as input of the file: (1, 3, H, W)."""
-    from PIL import Image
-    from torchvision.transforms import functional  # type: ignore[import-untyped]
+class ExportJob(NamedTuple):
+    """What is written to a file."""
 
-    with Image.open(_PHOTOGRAPH) as image:
-        values: Tensor = functional.pil_to_tensor(image.convert("RGB").resize((side, side)))[None]
-    return values if uint8 else preprocessing.normalise(values)
+    model: ExportedModel  # in float32, on the CPU
+    example: Tensor  # input of the model
+    outputs: list[str]  # their names
+    texts: dict[str, str]
+    precision: str
+    calibration: list[Tensor]  # inputs of the model
 
 
 class Format(NamedTuple):
@@ -257,10 +219,6 @@ def _write_onnx(job: ExportJob, path: Path) -> None:
         quantize_onnx(path, job.calibration, seven_bits=True)
 
 
-def _load_onnx(path: Path) -> Run:
-    return load_onnx(path, torch.get_num_threads())
-
-
 def _write_openvino(job: ExportJob, path: Path) -> None:
     network = to_openvino(job.model, job.example, job.outputs)
     if job.calibration:
@@ -268,10 +226,6 @@ def _write_openvino(job: ExportJob, path: Path) -> None:
     for key, value in job.texts.items():
         network.set_rt_info(value, ["hardnet", key])
     write_openvino(network, path, half=job.precision == "fp16")
-
-
-def _load_openvino(path: Path) -> Run:
-    return runner(core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
 
 
 def _write_torch_export(job: ExportJob, path: Path) -> None:
@@ -285,11 +239,6 @@ def _write_torch_export(job: ExportJob, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _load_torch_export(path: Path) -> Run:
-    module: Run = torch.export.load(path).module()
-    return torch.no_grad()(module)
-
-
 def _write_torchscript(job: ExportJob, path: Path) -> None:
     scripted = torch.jit.freeze(torch.jit.script(job.model))
     buffer = io.BytesIO()  # as above
@@ -297,16 +246,11 @@ def _write_torchscript(job: ExportJob, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _load_torchscript(path: Path) -> Run:
-    module: Run = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
-    return torch.no_grad()(module)
-
-
 FORMATS = {
-    "onnx": Format(_write_onnx, _load_onnx, ".onnx", precisions=("fp32", "fp16", "int8")),
-    "openvino": Format(_write_openvino, _load_openvino, ".xml", precisions=("fp32", "fp16", "int8")),
+    "onnx": Format(_write_onnx, load_onnx, ".onnx", precisions=("fp32", "fp16", "int8")),
+    "openvino": Format(_write_openvino, load_openvino, ".xml", precisions=("fp32", "fp16", "int8")),
     # torch.export treats a last feature map of one pixel as a special case and excludes it.
-    "torch-export": Format(_write_torch_export, _load_torch_export, ".pt2", least_size=64),
-    "torchscript": Format(_write_torchscript, _load_torchscript, ".pt"),
+    "torch-export": Format(_write_torch_export, lambda path: torch.export.load(path).module(), ".pt2", least_size=64),
+    "torchscript": Format(_write_torchscript, lambda path: torch.jit.load(str(path)), ".pt"),  # type: ignore[no-untyped-call]
 }
 """What ``format=`` may be."""

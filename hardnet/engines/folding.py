@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TypeVar, cast
 
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..models.layers import ConvLayer, DWConvLayer
@@ -19,7 +18,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 def evaluation_copy(model: Model) -> Model:
-    """Return a copy in evaluation mode, without gradients; parametrised weights become plain ones.
+    """Return a copy in evaluation mode, without gradients.
 
     Raises:
         ValueError: a layer does what a copy in evaluation mode would not do; the message names it.
@@ -34,17 +33,7 @@ def evaluation_copy(model: Model) -> Model:
             problem = "is in training mode, the model is not: call model.eval(), or run the model itself"
         if problem is not None:
             raise ValueError(f"{type(module).__name__} {name or 'model'!r} {problem}")
-    copied = copy.deepcopy(model).eval()
-    for module in list(copied.modules()):
-        if parametrize.is_parametrized(module):
-            names = list(cast(nn.ModuleDict, module.parametrizations))
-            values = [cast(Tensor, getattr(module, name)).detach() for name in names]
-            # remove_parametrizations would change the class, which the model has too.
-            del module.parametrizations
-            module.__class__ = type(module).__mro__[1]
-            for name, value in zip(names, values, strict=True):
-                module.register_parameter(name, nn.Parameter(value))
-    return copied.requires_grad_(False)
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def fold(model: Model) -> Model:
@@ -52,9 +41,6 @@ def fold(model: Model) -> Model:
 
     The copy computes the same up to rounding. It cannot be trained, and its state dict has other keys. Layers that were
     replaced by others stay as they are.
-
-    Args:
-        model: a model of this library; it is not changed.
 
     Raises:
         ValueError: a layer has a hook, is in training mode where the model is not, or normalises by the statistics of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,10 +21,8 @@ from .cache import converted
 
 INPUT = "images"
 """The name of the input."""
-
 OPSET = 18
 """The opset of the files: the oldest one that torch's exporter writes, so that most runtimes read them."""
-
 _LOWEST = "1.19"
 
 
@@ -46,15 +45,11 @@ def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor
     return converted(model, settings, calibration, conditions, convert, load)
 
 
-def load_onnx(path: Path, threads: int) -> Run:
-    """Return the function that runs a file of ONNX: (N, C, H, W) -> its outputs.
-
-    Raises:
-        ImportError: the runtime is missing.
-    """
+def load_onnx(path: Path, threads: int | None = None) -> Run:
+    """Return the function that runs a file of ONNX: (N, C, H, W) -> its outputs."""
     runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # errors
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: [torch.from_numpy(array) for array in session.run(None, {INPUT: x.contiguous().numpy()})]
@@ -65,40 +60,28 @@ def write_onnx(
 ) -> None:
     """Write a model in evaluation mode for any number of images of any size, with the weights in the same file.
 
-    Args:
-        model: (N, C, H, W) -> one tensor or a list of them.
-        path: of the file.
-        example: an input of the model: at least two images, not square, since equal sizes become one dimension.
-        texts: texts to store in the file; any ONNX library reads them.
-        names: names of the outputs; by default, torch's.
-
-    Raises:
-        ImportError: onnx or onnxscript is missing.
+    ``example`` has at least two images, not square, since equal sizes become one dimension. Any ONNX library reads the
+    ``texts``. ``names`` are those of the outputs.
     """
     require("onnx", "1.17", extra="onnxruntime")
     require("onnxscript", "0.2", extra="onnxruntime")
+    axes: dict[int, Any] = {0: "batch", 2: "height", 3: "width"}
+    if TorchVersion(torch.__version__) < "2.7":  # which takes no names
+        axes = dict.fromkeys(axes, importlib.import_module("torch.export").Dim.DYNAMIC)
     with torch.no_grad(), undisturbed():
         program = torch.onnx.export(
             model,
             (example,),
             dynamo=True,
-            dynamic_shapes=(_free_axes(),),
+            dynamic_shapes=(axes,),
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=names or None,
             verbose=False,
         )
     assert program is not None  # noqa: S101 - what the exporter returns with dynamo=True
-    for key, value in (texts or {}).items():
-        program.model.metadata_props[key] = value
+    program.model.metadata_props.update(texts or {})
     program.save(str(path))
-
-
-def _free_axes() -> dict[int, Any]:
-    """Return the names of the free axes; torch before 2.7 takes no names."""
-    if TorchVersion(torch.__version__) >= "2.7":
-        return {0: "batch", 2: "height", 3: "width"}
-    return dict.fromkeys((0, 2, 3), importlib.import_module("torch.export").Dim.DYNAMIC)
 
 
 def cpu_sums_in_16_bits() -> bool:
@@ -111,30 +94,18 @@ def cpu_sums_in_16_bits() -> bool:
 
 def quantize_onnx(path: Path, calibration: list[Tensor], seven_bits: bool) -> None:
     """Replace a float32 ONNX file by its int8 form: activations per tensor, weights per channel, in 7 bits or 8."""
+    inputs = ({INPUT: batch.contiguous().numpy()} for batch in calibration)
     with undisturbed():
         quantization = importlib.import_module("onnxruntime.quantization")
-        shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
-
-    class Batches(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            self._batches: Iterator[Tensor] = iter(calibration)
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch.contiguous().numpy()}
-
-    prepared, quantized = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
-    with undisturbed():
-        shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        prepare = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+        prepare(str(path), str(path), skip_symbolic_shape=True)
         quantization.quantize_static(
-            str(prepared),
-            str(quantized),
-            Batches(),
+            str(path),
+            str(path),
+            SimpleNamespace(get_next=lambda: next(inputs, None)),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             reduce_range=seven_bits,
         )
-    quantized.replace(path)
-    prepared.unlink()

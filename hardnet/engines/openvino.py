@@ -39,24 +39,23 @@ def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor
             network = quantize_openvino(network, calibration, skip_depthwise)
         write_openvino(network, folder / "model.xml")
 
+    def load(folder: Path) -> Run:
+        network = core().read_model(folder / "model.xml")
+
+        @functools.cache
+        def compiled(of_pixels: bool) -> Run:
+            images = _with_pixels(network.clone(), settings.preprocessing) if of_pixels else network
+            return _runner(images, _HINTS[settings.precision], settings.threads)
+
+        return lambda x: compiled(x.dtype == torch.uint8)(x)
+
     conditions = ("int8" if int8 else "float", openvino.__version__, skip_depthwise)
-    return converted(model, settings, calibration, conditions, convert, lambda folder: _load(folder, settings))
+    return converted(model, settings, calibration, conditions, convert, load)
 
 
-def _load(folder: Path, settings: EngineSettings) -> Run:
-    network = core().read_model(folder / "model.xml")
-    properties = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": settings.threads,
-        "INFERENCE_PRECISION_HINT": _HINTS[settings.precision],
-    }
-
-    @functools.cache
-    def compiled(of_pixels: bool) -> Run:
-        images = with_pixels(network.clone(), settings.preprocessing) if of_pixels else network
-        return runner(core().compile_model(images, "CPU", properties))
-
-    return lambda x: compiled(x.dtype == torch.uint8)(x)
+def load_openvino(path: Path) -> Run:
+    """Return the function that runs a file of OpenVINO: (N, C, H, W) -> its outputs."""
+    return _runner(core().read_model(path), "f32", torch.get_num_threads())
 
 
 def cpu_has_amx_int8() -> bool:
@@ -75,8 +74,10 @@ def core() -> Any:
     return require("openvino", _LOWEST, extra="openvino").Core()
 
 
-def runner(compiled: Any) -> Run:
-    """Return a function from images to the outputs of a compiled network; threads may share it."""
+def _runner(network: Any, precision: str, threads: int) -> Run:
+    """Compile a network; return a function from images to its outputs, which threads may share."""
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+    compiled = core().compile_model(network, "CPU", hints)
     local = threading.local()  # a request serves one thread at a time
 
     def run(x: Tensor) -> Output:
@@ -88,7 +89,7 @@ def runner(compiled: Any) -> Run:
     return run
 
 
-def with_pixels(network: Any, preprocessing: Preprocessing | None) -> Any:
+def _with_pixels(network: Any, preprocessing: Preprocessing | None) -> Any:
     """Make the input of a network, in place, uint8 pixels that it scales and normalises itself."""
     openvino = require("openvino", _LOWEST, extra="openvino")
     pre = importlib.import_module("openvino.preprocess").PrePostProcessor(network)
@@ -102,13 +103,7 @@ def with_pixels(network: Any, preprocessing: Preprocessing | None) -> Any:
 def to_openvino(model: nn.Module, example: Tensor, names: Sequence[str] = ()) -> Any:
     """Convert a model in evaluation mode, for any number of images (N, C, H, W) of any size.
 
-    Args:
-        model: (N, C, H, W) -> one tensor or a list of them.
-        example: an input of the model.
-        names: names of the outputs.
-
-    Raises:
-        ImportError: OpenVINO is missing.
+    ``example`` is an input of the model, ``names`` are those of the outputs.
     """
     openvino = require("openvino", _LOWEST, extra="openvino")
     wrapped = nn.Sequential(model).eval()  # before 2025, OpenVINO takes a .config for that of a transformers model
@@ -121,12 +116,7 @@ def to_openvino(model: nn.Module, example: Tensor, names: Sequence[str] = ()) ->
 
 
 def write_openvino(network: Any, path: Path, half: bool = False) -> None:
-    """Write a converted model: the network to ``path``, the weights to a second file with the suffix ``.bin``.
-
-    Args:
-        network: see :func:`to_openvino`.
-        path: of the network.
-        half: keep the weights in float16.
+    """Write a converted model: the network to ``path``, the weights (in float16 if ``half``) to a ``.bin`` file.
 
     Raises:
         OSError: the files cannot be written.
@@ -137,31 +127,22 @@ def write_openvino(network: Any, path: Path, half: bool = False) -> None:
         raise OSError(f"OpenVINO could not write the file; the disk may be full ({error})") from error
 
 
-def quantize_openvino(network: Any, calibration: list[Tensor], skip_depthwise: bool = False) -> Any:
+def quantize_openvino(network: Any, calibration: list[Tensor], skip_depthwise: bool) -> Any:
     """Return the int8 form of a converted model, by NNCF.
 
-    Args:
-        network: see :func:`to_openvino`.
-        calibration: batches of typical input.
-        skip_depthwise: leave the depthwise convolutions in float32. On processors with AMX, OpenVINO's int8 ones crash
-            on small maps (seen with 2026.4.1 on an Intel Xeon).
-
-    Raises:
-        ImportError: NNCF is missing.
+    ``skip_depthwise`` leaves the depthwise convolutions in float32: on processors with AMX, OpenVINO's int8 ones crash
+    on small maps (seen with 2026.4.1 on an Intel Xeon).
     """
-    with undisturbed():
-        nncf = require("nncf", "2.14", extra="int8")
     images = [image[None] for batch in calibration for image in batch]
-    dataset = nncf.Dataset(images, lambda image: image.numpy())
+    depthwise = {"GroupConvolution"} & {operator.get_type_name() for operator in network.get_ops()}
     # NNCF draws progress bars on standard output, where the command line prints its results.
     bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
-    depthwise = {"GroupConvolution"} & {operator.get_type_name() for operator in network.get_ops()}
-    scope = nncf.IgnoredScope(types=list(depthwise)) if skip_depthwise and depthwise else None
     with undisturbed(), bars:
+        nncf = require("nncf", "2.14", extra="int8")
         return nncf.quantize(
             network,
-            dataset,
+            nncf.Dataset(images, lambda image: image.numpy()),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
-            ignored_scope=scope,
+            ignored_scope=nncf.IgnoredScope(types=list(depthwise)) if skip_depthwise and depthwise else None,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from timeit import timeit
 from typing import TypeAlias
 
 import torch
@@ -37,25 +38,17 @@ def timed_passes(step: Step, seconds: float) -> list[float]:
 
     A first pass, in which the threads wake up, does not count if it is shorter than ``seconds``.
     """
-    first = _duration(step)
+    first = timeit(step, number=1)
     if first >= seconds:
         return [first]
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() + times[-1] <= end:
-        times.append(_duration(step))
+        times.append(timeit(step, number=1))
     return times
-
-
-def _duration(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
     """Return lower quartile, median and upper quartile (linear interpolation) of at least one number."""
-    if len(sample) == 1:
-        return sample[0], sample[0], sample[0]
-    lower, median, upper = statistics.quantiles(sample, n=4, method="inclusive")
+    lower, median, upper = statistics.quantiles(sample if len(sample) > 1 else [*sample, *sample], method="inclusive")
     return lower, median, upper

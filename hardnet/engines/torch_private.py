@@ -22,22 +22,14 @@ _LOCK = threading.Lock()
 def fused_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
     """Convolution, bias and activation in one oneDNN call: (N, C, H, W) -> (N, out, H / stride, W / stride), CPU.
 
-    Args:
-        x: images or activations.
-        weight: (out, C / groups, k, k).
-        bias: (out,).
-        arguments: padding, stride, dilation, groups, the activation's name, its numbers and its algorithm.
+    ``arguments`` are padding, stride, dilation, groups, the activation's name, its numbers and its algorithm.
     """
     output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *arguments)
     return output
 
 
 def compile_graph(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
-    """Return a folded model compiled by oneDNN for the shape of x.
-
-    Raises:
-        AttributeError, RuntimeError, TypeError: torch does not have the compiler, or the compiler fails.
-    """
+    """Return a folded model compiled by oneDNN for the shape of x; AttributeError if torch has no compiler."""
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated; checks of the shape become constants
         before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engines import Accelerated, EngineCache, accelerate
+from ..engines.cache import digest_of
 from ..factory import create_model
 from ..images.batches import (
     Decode,
@@ -85,7 +86,7 @@ class _Runner:
             self.engine = "eager"
         elif not unchanged:
             batches = None if calibration is None else list(prepare_each(calibration, self.transform, self.model))
-            self._digest = _digest(self.model, batches or ())
+            self._digest = digest_of(self.model, batches or ())
             self.model = accelerate(
                 cast(ImageModule, self.model),  # checked by accelerate
                 engine=engine,
@@ -135,7 +136,7 @@ class _Runner:
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the results, as values for JSON; ``engine`` is left out if each call chooses one."""
-        run = {"architecture": self._architecture(), "weights": self._digest or _digest(self.model)}
+        run = {"architecture": self._architecture(), "weights": self._digest or digest_of(self.model)}
         run |= {"preprocessing": re.sub(" at 0x[0-9a-fA-F]+", "", repr(self.transform)), "decode": self.decode}
         return run | {"precision": self.precision} | ({} if self.engine is None else {"engine": self.engine})
 
@@ -213,15 +214,6 @@ class _Runner:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._connect()
-
-
-def _digest(model: nn.Module, calibration: Iterable[Tensor] = ()) -> str:
-    """Return the SHA-256 of a module's configuration, weights and calibration images."""
-    digest = hashlib.sha256(repr(getattr(model, "config", None)).encode())
-    for name, tensor in [*model.state_dict().items(), *(("calibration", images) for images in calibration)]:
-        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
