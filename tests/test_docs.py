@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import dropwhile, groupby, pairwise, takewhile
 from pathlib import Path
 
 import pytest
@@ -110,17 +110,11 @@ def commands_of(code: str) -> Iterator[list[str]]:
     for line in code.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, "&&"]:
-            if word not in ("&&", "||", ";", "|"):
-                words.append(word)
-                continue
-            words = words[: words.index(">")] if ">" in words else words
-            while words and re.match(r"[A-Z_]+=", words[0]):
-                words.pop(0)
-            if words:
-                yield words
-            words = []
+        for separates, group in groupby(lexer, ("&&", "||", ";", "|").__contains__):
+            words = takewhile(lambda word: word != ">", group)
+            command = list(dropwhile(re.compile("[A-Z_]+=").match, words))
+            if command and not separates:
+                yield command
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -239,7 +239,6 @@ CHANGES: dict[str, Callable[[HarDNet], object]] = {
     "synchronised": nn.SyncBatchNorm.convert_sync_batchnorm,
     "circular padding": _circular,
     "activation": lambda model: setattr(model.base[0], "relu", nn.Hardswish()),
-    "spectral norm": lambda model: spectral_norm(model.base[1].conv),
     "head": lambda model: setattr(model.base[-1], "3", nn.Linear(model.num_features, 10)),
 }
 
@@ -259,6 +258,7 @@ def test_replaced_layers_compute_the_same(change: str, engine: str) -> None:
     ("change", "message"),
     [
         (lambda model: prune.identity(model.base[1].conv, "weight"), r"Conv2d 'base\.1\.conv' has a hook"),
+        (lambda model: spectral_norm(model.base[1].conv), r"ParametrizedConv2d 'base\.1\.conv' is parametrised"),
         (lambda model: model.register_forward_hook(lambda *_: None), "HarDNet 'model' has a hook"),
         (lambda model: model.base[-1].train(), r"Dropout 'base\.\d+\.2' is in training mode"),
         (lambda model: setattr(model.base[0], "norm", nn.BatchNorm2d(24, track_running_stats=False)),

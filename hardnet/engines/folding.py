@@ -6,6 +6,7 @@ import copy
 from typing import TypeVar, cast
 
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..models.layers import ConvLayer, DWConvLayer
@@ -27,6 +28,8 @@ def evaluation_copy(model: Model) -> Model:
         problem = None
         if has_hooks(module):
             problem = "has a hook, which would not run: remove it first (after pruning, prune.remove)"
+        elif parametrize.is_parametrized(module):
+            problem = "is parametrised: call torch.nn.utils.parametrize.remove_parametrizations first"
         elif isinstance(module, _NORMS) and module.running_mean is None:
             problem = "normalises by the statistics of each batch: only the model itself can do this"
         elif isinstance(module, (*_NORMS, *_DROPOUTS)) and module.training and not model.training:
@@ -43,8 +46,8 @@ def fold(model: Model) -> Model:
     replaced by others stay as they are.
 
     Raises:
-        ValueError: a layer has a hook, is in training mode where the model is not, or normalises by the statistics of
-            each batch.
+        ValueError: a layer has a hook, is parametrised, is in training mode where the model is not, or normalises by
+            the statistics of each batch.
     """
     folded = evaluation_copy(model)
     for layer in list(folded.modules()):
