@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def connect(device: str | torch.device = "auto") -> Iterator[Ranks]:
         # The group joins its threads when it is deleted. If a reference to `ranks` kept it until the interpreter ends,
         # such a thread would abort the process.
         ranks._group = None
+        time.sleep(0.1)  # torch 2.6 waits for these threads with the interpreter's lock, which their last tensors need
         if not joined_before:
             dist.destroy_process_group()
 
