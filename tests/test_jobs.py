@@ -25,7 +25,7 @@ from PIL import Image
 import hardnet
 from hardnet.cli import main
 from hardnet.images.batches import expand
-from hardnet.inference.jobs import Columns, RowFile
+from hardnet.inference.jobs import RowFile
 from hardnet.inference.results import Embedding
 from hardnet.utils.errors import OutputError
 
@@ -120,9 +120,6 @@ def test_every_image_has_one_row_in_order(
     assert [row["source"] for row in read(path)] == names[:1]
 
 
-COLUMNS = Columns("embedding", (0, 1), lambda result: result.vector.tolist(), 2)
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".npz"])
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_rows_are_completed_wherever_the_writer_was_killed(
@@ -133,7 +130,8 @@ def test_rows_are_completed_wherever_the_writer_was_killed(
     record = tmp_path / f"{growing.name}.run.json"
 
     def write(paths: list[str], *, finish: bool) -> None:
-        with RowFile(path, COLUMNS, resume=finish) as file:
+        file = RowFile(path, 2, resume=finish)
+        with file.held():
             items = file.missing(list(expand(paths)), 3)
             file.start(run)
             fine, bad = Embedding("", torch.ones(2)), Embedding("", None, "a\nb")
@@ -200,7 +198,7 @@ def test_a_damaged_row_is_refused_by_its_line_and_nothing_is_cut(
 
 def test_one_process_at_a_time_writes_a_file(names: list[str], tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    with RowFile(path, COLUMNS), pytest.raises(OutputError, match="another process"):
+    with RowFile(path).held(), pytest.raises(OutputError, match="another process"):
         hardnet.predict_to_file(CLASSIFIER("hardnet39ds", weights="FASHION_MNIST"), names, path)
     assert not path.exists()
 

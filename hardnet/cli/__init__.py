@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ..utils.errors import ExportError, OutputError, TrainingError, WeightsError
 from ..utils.text import printable, reason
 from ..utils.version import __version__
-from . import benchmark, demo, evaluate, explain, export, extract, finetune, info, predict, segment, train, weights
+from . import benchmark, demo, evaluate, explain, export, extract, info, predict, segment, train, weights
 from .arguments import INTERRUPTED, NO_OUTPUT, NO_WEIGHTS, SOME_FAILED, WRONG_USE, Parser, say
 from .output import reserved_for_results
 
@@ -86,6 +86,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hardnet {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more on standard error")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (predict, explain, extract, segment, export, info, weights, train, finetune, evaluate, demo, benchmark):
+    for verb in (predict, explain, extract, segment, export, info, weights, train, evaluate, demo, benchmark):
         verb.add_verb(verbs)
     return parser

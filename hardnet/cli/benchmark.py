@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ..engines import ENGINES, PRECISIONS, accelerate, available_engines
 from ..engines.timing import Step, estimate_statistics, quartiles, time_pass, timed_passes
 from ..factory import create_model
 from ..utils.devices import usable_device
@@ -29,8 +30,6 @@ Key: TypeAlias = tuple[str, str, str]  # model, engine, precision
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
-    from ..engines import ENGINES, PRECISIONS
-
     parser = verbs.add_parser(
         "benchmark",
         help="time models, engines and precisions against each other",
@@ -74,8 +73,6 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
-    from ..engines import ENGINES, accelerate, available_engines
-
     device = usable_device(arguments.device)
     images = torch.randn(arguments.batch_size, 3, *arguments.size).to(device)
     steps: dict[Key, Step] = {}
@@ -110,6 +107,6 @@ def _figures(seconds: dict[Key, list[float]], batch_size: int) -> list[dict[str,
         lower, median, upper = (round(1000 * seconds, 2) for seconds in spread)
         row = {"model": model, "engine": engine, "precision": precision, "median_ms": median}
         row |= {"lower_quartile_ms": lower, "upper_quartile_ms": upper}
-        row |= {"images_per_second": round(batch_size / spread[1], 1)}
+        row |= {"images_per_second": float(f"{batch_size / spread[1]:.4g}")}
         rows.append(row | {"times_eager": eager and round(eager[1] / spread[1], 2)})
     return rows

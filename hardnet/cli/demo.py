@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..weights.catalog import list_models
-from .arguments import Verbs
+from .arguments import Verbs, pick
 from .output import show
 
 
@@ -27,6 +27,5 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     if arguments.model and not arguments.weights:
         raise ValueError("--model requires --weights")
-    options = {"weights": arguments.weights, "model": arguments.model, "announce": show}
-    serve(arguments.host, arguments.port, arguments.allow_host, **options)
+    serve(arguments.host, arguments.port, arguments.allow_host, **pick(arguments, "weights", "model"), announce=show)
     return 0

@@ -9,44 +9,34 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..models.config import CONFIGS
+from ..training.comparison import (
+    EvaluateOptions,
+    EvaluationRow,
+    count_trained,
+    evaluate_weights,
+    find_run,
+    read_held_out,
+)
+from ..training.confusion import draw_confusion
+from ..training.data import open_evaluation, open_listed
+from ..training.evaluation import TOP, Evaluation
 from ..training.options import FIELDS
+from ..utils.distributed import connect
 from ..utils.errors import DataError, TrainingError, WeightsError
 from ..utils.files import write_atomically, writing
 from ..utils.optional import require
 from ..utils.text import counted, printable, table
 from ..utils.validation import positive
-from ..weights.catalog import DEFAULT
-from .arguments import (
-    NO_WEIGHTS,
-    SOME_FAILED,
-    WEIGHTS_HELP,
-    Verbs,
-    add_decode,
-    add_engine_arguments,
-    add_threads,
-    check_calibration,
-    first_rank,
-    prepare_process,
-    say,
-)
+from ..weights.catalog import DEFAULT, WeightsRecord
+from ..weights.load import Source, load_weights
+from .arguments import NO_WEIGHTS, OPTIONS, SOME_FAILED, Verbs, check_calibration, pick, prepare_process, say
 from .output import show
 
-if TYPE_CHECKING:
-    from ..training.comparison import EvaluationRow
-    from ..training.data import ImageSource
-    from ..training.evaluation import Evaluation
-    from ..weights.catalog import WeightsRecord
-
-_MOST_COLUMNS, TOP = 20, 5
+_MOST_COLUMNS = 20
 _PICTURES = (".png", ".svg", ".pdf")
-
-
-def _help(option: str) -> str:
-    """Return the help text of a training option that has the same meaning here."""
-    return str(FIELDS[option].metadata["help"])
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -57,63 +47,38 @@ def add_verb(verbs: Verbs) -> None:
         description="Measure top-1 and top-5 errors and show them next to the reported ones. Under torchrun the ranks "
         "share the images.",
     )
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help='a folder with val/CLASS/image or CLASS/image, or "fashion-mnist" (its test images)',
-    )
-    parser.add_argument("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
-    parser.add_argument(
-        "--held-out", action="store_true", help="only the validation images of the training run of --weights"
-    )
-    parser.add_argument(
-        "--allow-missing-classes",
-        action="store_true",
-        help="DATA may lack classes of the weights; it is evaluated on the others",
-    )
-    parser.add_argument("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
-    parser.add_argument("--weights", nargs="+", default=[], metavar="SOURCE", help=WEIGHTS_HELP)
-    parser.add_argument("--size", type=positive, help="side of the centre crop in pixels (default: the weights' own)")
-    parser.add_argument("--crop-ratio", type=float, help="crop over resized side (default: the weights' own)")
-    parser.add_argument("--batch-size", type=positive, default=64, help="images at once (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help=_help("workers") + " (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help=_help("device"))
-    add_engine_arguments(parser)
-    add_decode(parser)
-    parser.add_argument(
-        "--calibration",
-        metavar="DATA",
-        help="images for int8 calibration, in a folder like DATA (default: the train split of DATA)",
-    )
-    parser.add_argument("--skip-bad-images", action="store_true", help=_help("skip_bad_images"))
-    parser.add_argument(
-        "--expect",
-        type=float,
-        nargs="?",
-        const=0.1,
-        metavar="POINTS",
-        help="status 1 if an error differs from the reported one by more than POINTS percentage points (default: 0.1)",
-    )
-    parser.add_argument(
-        "--per-class", action="store_true", help="also print the accuracy of every class and the confusion matrix"
-    )
-    parser.add_argument(
-        "--confusion", type=Path, metavar="PICTURE", help="draw the confusion matrix of one model: .png, .svg or .pdf"
-    )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    add_threads(parser)
+    add = parser.add_argument
+    training = {name: str(field.metadata["help"]) for name, field in FIELDS.items()}  # of options of the same meaning
+    add("data", metavar="DATA", help='a folder with val/CLASS/image or CLASS/image, or "fashion-mnist" (test images)')
+    add("--split", default="", help="a subfolder of DATA, or train or test of Fashion-MNIST")
+    add("--held-out", action="store_true", help="only the validation images of the training run of --weights")
+    text = "DATA may lack classes of the weights; it is evaluated on the others"
+    add("--allow-missing-classes", action="store_true", help=text)
+    add("--model", nargs="+", choices=sorted(CONFIGS), default=[], help="one or more")
+    add("--weights", nargs="+", default=[], **OPTIONS["--weights"])
+    add("--size", type=positive, help="side of the centre crop in pixels (default: the weights' own)")
+    add("--crop-ratio", type=float, help="crop over resized side (default: the weights' own)")
+    add("--batch-size", type=positive, default=64, help="images at once (default: %(default)s)")
+    add("--workers", type=int, default=0, help=training["workers"] + " (default: %(default)s)")
+    add("--device", default="auto", help=training["device"])
+    parser.add("--engine", "--precision", "--decode")
+    text = "images for int8 calibration, in a folder like DATA (default: the train split of DATA)"
+    add("--calibration", metavar="DATA", help=text)
+    add("--skip-bad-images", action="store_true", help=training["skip_bad_images"])
+    text = "status 1 if an error differs from the reported one by more than POINTS percentage points (default: 0.1)"
+    add("--expect", type=float, nargs="?", const=0.1, metavar="POINTS", help=text)
+    add("--per-class", action="store_true", help="also print the accuracy of every class and the confusion matrix")
+    text = f"draw the confusion matrix of one model: {', '.join(_PICTURES)}"
+    add("--confusion", type=Path, metavar="PICTURE", help=text)
+    add("--format", choices=("table", "json"), default="table")
+    parser.add("--threads")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from ..training.comparison import EvaluateOptions, count_trained, evaluate_weights, find_run, read_held_out
-    from ..training.data import open_evaluation, open_listed
-    from ..utils.distributed import connect
-    from ..weights.load import Loaded, load_weights
-
     check_calibration(arguments, required=False)
-    names = [field.name for field in dataclasses.fields(EvaluateOptions)]
-    options = EvaluateOptions(**{name: getattr(arguments, name) for name in names})
+    options = EvaluateOptions(**pick(arguments, *(field.name for field in dataclasses.fields(EvaluateOptions))))
+    pairs: list[tuple[str | None, Source]]
     pairs = list(itertools.product(arguments.model or [None], arguments.weights or [DEFAULT]))
     if arguments.confusion is not None:
         require("matplotlib", "3.8", extra="train")
@@ -130,21 +95,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     calibration = None
     if options.precision == "int8":
         calibration = open_evaluation(arguments.calibration or arguments.data, "train")
+    rows: list[EvaluationRow] = []
+    status = 0
     with connect(arguments.device) as ranks:
         if arguments.expect is not None:
-            pairs = [(name, load_weights(weights, model=name, progress=ranks.first)) for name, weights in pairs]
-            for _, weights in pairs:
-                if isinstance(weights, Loaded) and weights.record is None:
-                    raise ValueError(f"no errors of {weights.name} are reported: --expect takes the catalogue's only")
-        if ranks.first:
-            for run in dict.fromkeys(runs):
-                if trained := count_trained(run, source):
-                    say(
-                        f"{printable(str(run))} was trained on {trained} of these {counted(len(source), 'image')}, so "
-                        "its error is too low: --held-out takes the others"
-                    )
-        rows, status = [], 0
-        report = _JsonRows(arguments.per_class) if arguments.format == "json" else _TableRows(pairs, source, arguments)
+            for index, (name, weights) in enumerate(pairs):
+                loaded = load_weights(weights, model=name, progress=ranks.first)
+                pairs[index] = (name, loaded)
+                if loaded.record is None:
+                    raise ValueError(f"no errors of {loaded.name} are reported: --expect takes the catalogue's only")
+        for run in dict.fromkeys(runs):
+            if ranks.first and (trained := count_trained(run, source)):
+                say(
+                    f"{printable(str(run))} was trained on {trained} of these {counted(len(source), 'image')}, so its "
+                    "error is too low: --held-out takes the others"
+                )
         for name, weights in pairs:
             try:
                 loaded = load_weights(weights, model=name, progress=ranks.first)
@@ -155,32 +120,50 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 say(error)
                 status = NO_WEIGHTS if isinstance(error, WeightsError) else SOME_FAILED
                 continue
-            if ranks.first:
-                report.add(rows[-1])
-    if first_rank():
-        report.end()
+            if ranks.first and arguments.format == "json":
+                content = json.dumps(_as_dict(rows[-1], arguments.per_class), indent=2)
+                show(("[" if len(rows) == 1 else ",") + content)
+            elif ranks.first:
+                _show_row(rows, arguments)
+    different = [row for row in rows if arguments.expect is not None and row.differs(arguments.expect)]
+    if ranks.first:
+        if arguments.format == "json":
+            show("]" if rows else "[]")
         if arguments.confusion is not None:
             _draw_confusion(arguments.confusion, rows[0])
         for message in dict.fromkeys(message for row in rows for message in row.measured.bad):
             say(f"skipped {message}")
-        for row in rows:
-            if arguments.expect is not None and row.differs(arguments.expect):
-                limit = f"{arguments.expect:g} percentage points"
-                say(f"{row.model} {row.weights} differs from what is reported by more than {limit}")
-    wrong = arguments.expect is not None and any(row.differs(arguments.expect) for row in rows)
-    return status or (SOME_FAILED if wrong else 0)
+        for row in different:
+            limit = f"{arguments.expect:g} percentage points"
+            say(f"{row.model} {row.weights} differs from what is reported by more than {limit}")
+    return status or (SOME_FAILED if different else 0)
 
 
 def _draw_confusion(path: Path, row: EvaluationRow) -> None:
-    from ..training.confusion import draw_confusion
-
     figure = draw_confusion(f"{row.model} {row.weights}", row.classes, row.measured.confusion)
     with writing(path), write_atomically(path) as file:
         figure.savefig(file, format=path.suffix[1:], dpi=150)
 
 
-def _errors(record: Evaluation | WeightsRecord, with_top5: bool) -> str:
-    return f"{record.top1_error:.2f}" + (f" / {record.top5_error:.2f}" if with_top5 else "")
+def _show_row(rows: Sequence[EvaluationRow], arguments: argparse.Namespace) -> None:
+    """Print the last row, in columns of fixed widths since later rows are not known yet; the first has a header."""
+    row = rows[-1]
+    measured, record = row.measured, row.reported
+    with_top5 = len(row.classes) > TOP  # of five classes or fewer it is always 0
+
+    def errors(counts: Evaluation | WeightsRecord) -> str:
+        return f"{counts.top1_error:.2f}" + (f" / {counts.top5_error:.2f}" if with_top5 else "")
+
+    error = "top-1 / top-5 error (%)" if with_top5 else "top-1 error (%)"
+    lines = [("model", "weights", "images", error, "ECE (%)", "reported", "reported by")] if len(rows) == 1 else []
+    cells = (row.model, printable(row.weights), f"{measured.images:,}", errors(measured), f"{measured.ece:.2f}")
+    lines.append((*cells, *((errors(record), record.reported_by) if record else ("", ""))))
+    name = max(map(len, ["IMAGENET1K_V1", *arguments.weights]))
+    widths = ("<12", f"<{name}", ">9", f">{len(error)}", ">7", ">15" if with_top5 else ">8", "")
+    for line in lines:
+        show("  ".join(map(format, line, widths)).rstrip())
+    if arguments.per_class:
+        show(f"\n{_class_table(measured, list(map(printable, row.classes)))}\n")
 
 
 def _class_table(measured: Evaluation, classes: Sequence[str]) -> str:
@@ -195,72 +178,25 @@ def _class_table(measured: Evaluation, classes: Sequence[str]) -> str:
     return table(header, lines)
 
 
-class _TableRows:
-    """Print a line per model, each when it has been measured."""
-
-    def __init__(self, pairs: Sequence[tuple[str | None, Any]], source: ImageSource, arguments: argparse.Namespace):
-        self._with_top5 = len(source.classes) > TOP  # with five classes or fewer it is always 0
-        self._per_class = arguments.per_class
-        error = "top-1 / top-5 error (%)" if self._with_top5 else "top-1 error (%)"
-        names = [str(getattr(weights, "tag", weights)) for _, weights in pairs]
-        self._header = ("model", "weights", "images", error, "ECE (%)", "reported", "reported by")
-        self._widths = [12, max(map(len, ["IMAGENET1K_V1", *names])), 9, len(error), 7, 15 if self._with_top5 else 8, 0]
-        self._started = False
-
-    def add(self, row: EvaluationRow) -> None:
-        """Print the errors of a model, and those of its classes if they were asked for."""
-        measured, record = row.measured, row.reported
-        reported = ("", "") if record is None else (_errors(record, self._with_top5), record.reported_by)
-        errors = (f"{measured.images:,}", _errors(measured, self._with_top5), f"{measured.ece:.2f}")
-        if not self._started:
-            self._show(self._header)
-        self._started = True
-        self._show((row.model, printable(row.weights), *errors, *reported))
-        if self._per_class:
-            show(f"\n{_class_table(measured, list(map(printable, row.classes)))}\n")
-
-    def _show(self, cells: Sequence[str]) -> None:
-        texts = [
-            cell.rjust(width) if 2 <= column <= 5 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(cells, self._widths, strict=True))
-        ]
-        show("  ".join(texts).rstrip())
-
-    def end(self) -> None:
-        """Do nothing: all lines have been printed."""
-
-
-class _JsonRows:
-    """Print a JSON array with an object per model, each when it has been measured."""
-
-    def __init__(self, per_class: bool) -> None:
-        self._per_class = per_class
-        self._start = "["
-
-    def add(self, row: EvaluationRow) -> None:
-        """Print every count of a model; top-5 for more than five classes, else it is always 0."""
-        measured, record = row.measured, row.reported
-        content = {
-            "model": row.model,
-            "weights": row.weights,
-            "preprocessing": dataclasses.asdict(row.preprocessing),
-            "images": measured.images,
-            "top1_correct": measured.top1,
-            "top1_error": measured.top1_error,
-            "loss": measured.loss,
-            "ece": measured.ece,
-            "skipped": len(measured.bad),
-            "reported_top1_error": None if record is None else record.top1_error,
-            "reported_top5_error": None if record is None else record.top5_error,
-        }
-        if len(measured.class_images) > TOP:
-            content |= {"top5_correct": measured.top5, "top5_error": measured.top5_error}
-        if self._per_class:
-            accuracies = [None if math.isnan(value) else value for value in measured.class_accuracies]
-            content |= {"classes": list(row.classes), "class_accuracies": accuracies, "confusion": measured.confusion}
-        show(self._start + json.dumps(content, indent=2))
-        self._start = ","
-
-    def end(self) -> None:
-        """Close the array."""
-        show("]" if self._start == "," else "[]")
+def _as_dict(row: EvaluationRow, per_class: bool) -> dict[str, Any]:
+    """Return every count of a model for JSON; top-5 for more than five classes, else it is always 0."""
+    measured, record = row.measured, row.reported
+    content = {
+        "model": row.model,
+        "weights": row.weights,
+        "preprocessing": dataclasses.asdict(row.preprocessing),
+        "images": measured.images,
+        "top1_correct": measured.top1,
+        "top1_error": measured.top1_error,
+        "loss": measured.loss,
+        "ece": measured.ece,
+        "skipped": len(measured.bad),
+        "reported_top1_error": record and record.top1_error,
+        "reported_top5_error": record and record.top5_error,
+    }
+    if len(row.classes) > TOP:
+        content |= {"top5_correct": measured.top5, "top5_error": measured.top5_error}
+    if per_class:
+        accuracies = [None if math.isnan(value) else value for value in measured.class_accuracies]
+        content |= {"classes": list(row.classes), "class_accuracies": accuracies, "confusion": measured.confusion}
+    return content

@@ -5,23 +5,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from PIL import Image
+
 from ..images.batches import expand
+from ..inference.classifier import Classifier
+from ..inference.gradcam import explain
 from ..utils.errors import ImageError
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
-from .arguments import Verbs, add_model_arguments, load_model, say, status_of_images
-from .jobs import add_path_arguments, list_paths, targets_of
+from .arguments import Verbs, load_model, say, status_of_images
+from .jobs import list_paths, targets_of
 from .output import show
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("explain", help="show which parts of images support a class (Grad-CAM)")
-    add_path_arguments(parser)
+    parser.add("paths", "--from-file")
     parser.add_argument(
         "--output", required=True, metavar="FILE|DIR", help="one image: a .png, .jpg, .webp, ...; several: a folder"
     )
-    add_model_arguments(parser)
+    parser.add("--model", "--weights", "--labels", "--device")
     parser.add_argument("--label", metavar="CLASS", help="name or index of the class (default: the most probable)")
     parser.add_argument("--stride", type=int, help="of the feature map, 2 to 32 (default: the deepest of 8 x 8 pixels)")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the map over the image (default: 0.5)")
@@ -29,11 +33,6 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from PIL import Image
-
-    from ..inference.classifier import Classifier
-    from ..inference.gradcam import explain
-
     paths, output = list_paths(arguments), Path(arguments.output)
     single = len(paths) == 1 and not Path(paths[0]).is_dir() and output.suffix != "" and not output.is_dir()
     if single and Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:

@@ -12,7 +12,7 @@ from ..images.preprocess import Preprocessing
 from ..utils.files import writing
 from ..utils.text import printable
 from ..weights.catalog import list_models
-from .arguments import Verbs, add_calibration, add_weights, check_calibration, load_model, say
+from .arguments import Verbs, check_calibration, load_model, pick, say
 from .output import show
 
 
@@ -20,7 +20,7 @@ def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("export", help="write a model to a file for other programs")
     parser.add_argument("model", nargs="?", choices=list_models(), help="architecture (default: that of the weights)")
-    add_weights(parser)
+    parser.add("--weights")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: %(default)s")
     parser.add_argument("--output", metavar="FILE", help="default: the model's name and the format's suffix")
     parser.add_argument(
@@ -30,7 +30,7 @@ def add_verb(verbs: Verbs) -> None:
     parser.add_argument(
         "--precision", choices=list(TOLERANCES), default="fp32", help="fp16 and int8: onnx and openvino (default: fp32)"
     )
-    add_calibration(parser)
+    parser.add("--calibration")
     parser.set_defaults(run=_export)
 
 
@@ -39,7 +39,7 @@ def _export(arguments: argparse.Namespace) -> int:
     loaded = load_model(arguments)
     model = create_model(loaded.config.name, weights=loaded)
     path = arguments.output or loaded.config.name + FORMATS[arguments.format].suffix
-    options = {name: getattr(arguments, name) for name in ("format", "uint8_input", "features", "precision")}
+    options = pick(arguments, "format", "uint8_input", "features", "precision")
     if arguments.calibration:
         transform = model.preprocessing or Preprocessing()
         options["calibration"] = list(prepare_each(arguments.calibration, transform, model))

@@ -9,7 +9,7 @@ from ..models.cost import StageCost, measure_cost
 from ..utils.text import table
 from ..utils.validation import image_size
 from ..weights.load import load_weights
-from .arguments import Verbs, add_weights
+from .arguments import Verbs
 from .output import show
 
 _COLUMNS = ("layers", "parameters", "MACs", "CIO", "MACs/CIO")
@@ -20,7 +20,7 @@ def add_verb(verbs: Verbs) -> None:
     parser = verbs.add_parser("info", help="show layers, parameters, multiply-accumulates and memory traffic")
     parser.add_argument("model", nargs="?", choices=NETWORKS, help="one model, stage by stage (default: all)")
     parser.add_argument("--size", type=image_size, default=(224, 224), metavar="H[xW]", help="pixels (default: 224)")
-    add_weights(parser)
+    parser.add("--weights")
     parser.set_defaults(run=_info)
 
 

@@ -1,4 +1,4 @@
-"""Arguments and lists of input paths of `predict` and `extract`; their work on a Ray cluster."""
+"""Lists of input paths; the reports of `predict` and `extract`, and their work on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -8,25 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .. import ray
+from ..images.batches import Item, expand
 from ..images.read import natural_key
+from ..inference.jobs import JobSummary
 from ..utils.errors import OutputError
 from ..utils.text import printable, reason, split_lines
-from ..utils.validation import positive
-from .arguments import SOME_FAILED, first_rank, ranks_of_torchrun, say, status_of_images
-
-if TYPE_CHECKING:
-    from ..images.batches import Item
-    from ..inference.jobs import JobSummary
-
-
-def add_path_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add PATH and ``--from-file``."""
-    parser.add_argument(
-        "paths", nargs="*", metavar="PATH", help="an image, a folder, a pattern like '*.jpg', or - (a list on stdin)"
-    )
-    parser.add_argument("--from-file", metavar="FILE", help="a text file with one path per line")
+from ..weights.catalog import DEFAULT
+from .arguments import SOME_FAILED, first_rank, pick, ranks_of_torchrun, say, status_of_images
 
 
 def list_paths(arguments: argparse.Namespace) -> list[str]:
@@ -60,8 +51,6 @@ def targets_of(paths: Sequence[str], output: Path) -> Iterator[tuple[Item, Path]
     Raises:
         ValueError: the map would replace an image.
     """
-    from ..images.batches import expand
-
     targets = set[Path]()
     for path in paths:
         for item in expand(path):
@@ -73,23 +62,6 @@ def targets_of(paths: Sequence[str], output: Path) -> Iterator[tuple[Item, Path]
                 raise ValueError(f"{printable(str(target))} is one of the images: --output requires another folder")
             targets.add(target)
             yield item, target
-
-
-def add_job_arguments(parser: argparse.ArgumentParser, kinds: str, *, required: bool) -> None:
-    """Add ``--batch-size``, ``--output``, ``--resume``, ``--overwrite`` and the options of Ray."""
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)")
-    parser.add_argument("--output", required=required, metavar="FILE", help=f"write one row per image: {kinds}")
-    parser.add_argument("--resume", action="store_true", help="continue FILE: skip the images that it has")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument(
-        "--on", metavar="ray[=ADDRESS]", help="run on a Ray cluster, or on this machine; --output is a new folder"
-    )
-    parser.add_argument("--column", metavar="NAME", help="with --on: the column of the images in Parquet files")
-
-
-def file_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return ``output``, ``resume`` and ``overwrite``."""
-    return {name: getattr(arguments, name) for name in ("output", "resume", "overwrite")}
 
 
 def report(summary: JobSummary) -> int:
@@ -104,28 +76,28 @@ def report(summary: JobSummary) -> int:
     return 0 if ranks_of_torchrun() > 1 and status == SOME_FAILED else status
 
 
-def write_on_ray(arguments: argparse.Namespace, compute: Callable[[Any], Any]) -> int:
-    """Write the results to Parquet files in the folder ``arguments.output`` by Ray Data; return the exit status.
+def write_on_ray(arguments: argparse.Namespace, stage: Callable[..., Any], *options: str) -> int:
+    """Write the results of a stage of :mod:`hardnet.ray`, called with these arguments, to a folder of Parquet files.
 
-    Args:
-        arguments: with paths, on, column, output, resume and overwrite.
-        compute: dataset of images -> dataset of results.
+    Returns:
+        The exit status.
 
     Raises:
         ValueError: the options do not go together, or Ray cannot be reached.
         OutputError: the folder is not empty, or Ray has ended the job.
     """
-    from .. import ray as stages
-
     engine, _, address = arguments.on.partition("=")
-    device, resume, overwrite = arguments.device, arguments.resume, arguments.overwrite
-    if engine != "ray" or not arguments.output or resume or overwrite or device != "auto":
-        raise ValueError("--on ray[=ADDRESS] requires --output FOLDER, and goes with neither --resume nor --device")
-    stages.start(address or None)
-    try:
-        failed, total = stages.write(
-            compute(stages.read(list_paths(arguments), column=arguments.column)), arguments.output
+    refused = arguments.resume or arguments.overwrite or arguments.calibration or arguments.device != "auto"
+    if engine != "ray" or not arguments.output or refused:
+        raise ValueError(
+            "--on ray[=ADDRESS] requires --output FOLDER, without --resume, --overwrite, --device and --calibration"
         )
+    ray.start(address or None)
+    try:
+        images = ray.read(list_paths(arguments), column=arguments.column)
+        weights = arguments.weights or DEFAULT
+        results = stage(images, arguments.model, weights=weights, **pick(arguments, "batch_size", "decode", *options))
+        failed, total = ray.write(results, arguments.output)
     except (RuntimeError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise OutputError(f"the job has ended: {printable(lines[-1] if lines else repr(error))}") from None

@@ -19,21 +19,17 @@ _results: TextIO | None = None
 def reserved_for_results() -> Iterator[None]:
     """Send everything that is printed except by :func:`show` to standard error, also by code that is not Python."""
     global _results
-    stdout = sys.stdout
+    _results = stdout = sys.stdout
     with contextlib.ExitStack() as stack:
-        if (
-            isinstance(stdout, TextIOWrapper) and stdout is sys.__stdout__
-        ):  # of this process, not replaced by a test or a notebook
+        # The stream of this process, not replaced by a test or a notebook.
+        if isinstance(stdout, TextIOWrapper) and stdout is sys.__stdout__:
             saved = os.dup(1)
-            stack.callback(os.close, saved)
             # Names of files are written as their bytes. Other encodings than UTF-8 cannot hold all labels.
             errors = "surrogateescape" if stdout.encoding.lower() == "utf-8" else "backslashreplace"
-            _results = open(os.dup(1), "w", encoding=stdout.encoding, errors=errors)  # noqa: PTH123, SIM115
+            _results = open(saved, "w", encoding=stdout.encoding, errors=errors)  # noqa: PTH123, SIM115
             stack.callback(_close, _results)
             os.dup2(2, 1)
             stack.callback(os.dup2, saved, 1)
-        else:
-            _results = stdout
         sys.stdout = sys.stderr
         try:
             yield

@@ -9,23 +9,21 @@ from pathlib import Path
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
 from ..utils.validation import positive
-from .arguments import Verbs, add_calibration, add_device, add_engine_arguments, check_calibration, status_of_images
-from .jobs import add_path_arguments, list_paths, targets_of
+from .arguments import Verbs, check_calibration, status_of_images
+from .jobs import list_paths, targets_of
 from .output import show
 
 
 def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("segment", help="write the class of every pixel of images (FC-HarDNet-70)")
-    add_path_arguments(parser)
+    parser.add("paths", "--from-file")
     parser.add_argument("--weights", required=True, metavar="FILE", help="weights of fchardnet70, a .pkl or .pth file")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of .png maps; complete ones stay")
     parser.add_argument("--overlay", action="store_true", help="write NAME.overlay.png too: the classes over the image")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at once (default: 1)")
-    add_device(parser)
-    add_engine_arguments(parser)
-    add_calibration(parser)
+    parser.add("--device", "--engine", "--precision", "--calibration")
     parser.set_defaults(run=_segment)
 
 

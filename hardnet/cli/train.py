@@ -1,26 +1,30 @@
-"""The verb ``train``: train a model."""
+"""The verbs ``train`` and ``finetune``: train a model; train pretrained weights on a folder of your own images."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import shutil
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from ..models.config import CONFIGS
+from ..training.checkpoint import find_checkpoint
+from ..training.data import Splits, open_data
 from ..training.derived_options import as_flags, chain, derive_from_data, derive_from_weights, finetune_stages
+from ..training.loop import train
 from ..training.options import FIELDS, TrainOptions, read_recipe
+from ..training.package import FOLDER
+from ..training.shrinking import CACHE, keep_shrunk
+from ..training.summary import describe_data, describe_run, estimate_seconds, summarise_result
+from ..utils.distributed import Ranks, connect
 from ..utils.text import counted, duration
-from .arguments import Verbs, add_threads, prepare_process
+from ..weights.catalog import DEFAULT_MODEL, DEFAULT_TAG, PACKAGED_TAG
+from ..weights.load import Loaded, load_weights
+from .arguments import OPTIONS, Verbs, prepare_process, say
 from .output import show
-
-if TYPE_CHECKING:
-    from ..training.data import Splits
-    from ..utils.distributed import Ranks
-    from ..weights.load import Loaded
 
 _GROUPS = {
     "what is set most often": (
@@ -46,7 +50,7 @@ _FROM_WEIGHTS = ("size", "crop_ratio", "mean", "std")
 
 
 def add_verb(verbs: Verbs) -> None:
-    """Add the verb."""
+    """Add the verbs."""
     parser = verbs.add_parser("train", help="train a model, on one process or under torchrun")
     parser.description = (
         "Train a model. The defaults are the authors' recipe for ImageNet; for fewer than 50,000 images, or with "
@@ -54,11 +58,20 @@ def add_verb(verbs: Verbs) -> None:
         "torchrun: torchrun --nproc-per-node 2 -m hardnet train ..."
     )
     add_train_arguments(parser)
-    parser.set_defaults(run=run_train)
+    parser.set_defaults(run=_train)
+
+    parser = verbs.add_parser("finetune", help="train pretrained weights on your own pictures, in folders by class")
+    parser.description = (
+        "Train pretrained weights on your own pictures: first the new head alone, then all layers, with smaller rates "
+        f"for earlier ones. OUTPUT/{FOLDER} holds the result. Without --model and --weights, training starts from the "
+        f"packaged weights, without a download; with --model alone, from its {DEFAULT_TAG}, which is downloaded."
+    )
+    add_train_arguments(parser, finetuning=True)
+    parser.set_defaults(run=partial(_train, finetuning=True))
 
 
 def add_train_arguments(parser: argparse.ArgumentParser, *, finetuning: bool = False) -> None:
-    """Add the arguments of ``train`` or of ``finetune``: DATA, and a flag for every other field of TrainOptions.
+    """Add DATA, and a flag for every other field of TrainOptions.
 
     Flags that are not given are absent from the namespace, so that the defaults are those of TrainOptions.
     """
@@ -75,7 +88,7 @@ def add_train_arguments(parser: argparse.ArgumentParser, *, finetuning: bool = F
             text = "options from a file: imagenet, fashion-mnist-39ds, or the path of a JSON file; flags override it"
             group.add_argument("--recipe", help=text)
     parser.set_defaults(recipe=None)
-    add_threads(group)
+    group.add_argument("--threads", **OPTIONS["--threads"])
 
 
 def _add_option(group: Any, name: str, kind: Any, finetuning: bool) -> None:
@@ -95,40 +108,28 @@ def _add_option(group: Any, name: str, kind: Any, finetuning: bool) -> None:
 
 
 def _default(name: str, finetuning: bool) -> str:
-    """Return the default of an option of a verb as text; empty if the option is required or off."""
-    value: Any = {"weights": "that of --model; without it, the packaged one", **finetune_stages(1)[1]}.get(name)
-    if not finetuning or value is None or name == "epochs":
-        value = FIELDS[name].default
-    origins = {**dict.fromkeys(_FROM_DATA, "derived from the data"), **dict.fromkeys(_FROM_WEIGHTS, "of the weights")}
-    if finetuning and name in origins:
-        return origins[name]
-    if name in ("mean", "std"):
-        value = "of the data set"
-    if name == "output" or value in (None, ""):
-        return ""
-    shown = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    """Return the default of an option of a verb as text; empty if the option is required or has none."""
+    value: Any = "of the data set" if name in ("mean", "std") else FIELDS[name].default
+    if finetuning:
+        value = {"weights": "that of --model; without it, the packaged one", **finetune_stages(1)[1]}.get(name, value)
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    text = "" if name == "output" or value is None else str(value)
     if name in _FROM_DATA:
-        return f"{shown}; for fewer than 50,000 images {origins[name]}"
-    return f"{shown}; with --weights, {origins[name]}" if name in _FROM_WEIGHTS else shown
+        return "derived from the data" if finetuning else f"{text}; for fewer than 50,000 images derived from the data"
+    if name in _FROM_WEIGHTS:
+        return "of the weights" if finetuning else f"{text}; with --weights, of the weights"
+    return text
 
 
-def run_train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int:
-    """Train as the arguments say, and print what it starts from, a line per epoch and the result.
-
-    Args:
-        arguments: of :func:`add_train_arguments`.
-        finetuning: train the head first, then all.
-
-    Returns:
-        The exit status.
-    """
-    from ..training.data import open_data
-    from ..training.loop import train
-    from ..training.shrinking import CACHE
-    from ..training.summary import summarise_result
-    from ..utils.distributed import connect
-
+def _train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int:
+    """Train as the arguments say, and print what it starts from, a line per epoch and the result."""
     given = {name: value for name, value in vars(arguments).items() if name in FIELDS}
+    if finetuning and "weights" not in given:
+        given["weights"] = DEFAULT_TAG if "model" in given else PACKAGED_TAG
+        if "model" not in given:
+            note = "weights for garments, which need no download; for photographs, --model hardnet39ds is better"
+            say(f"starting from {DEFAULT_MODEL} {PACKAGED_TAG}: {note} (a download)")
     prepare_process(arguments)
     with connect(given.get("device", TrainOptions.device)) as ranks:
         runs, data, loaded, derived = _prepare(given, arguments.recipe, finetuning, ranks)
@@ -138,10 +139,10 @@ def run_train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int
             shared = all(getattr(run, name) == getattr(runs[0], name) for name in _DATA_OPTIONS)
             outcome = train(
                 run,
-                functools.partial(_print_epoch, run),
+                partial(_print_epoch, run),
                 data if shared else None,
                 loaded if number == 1 else None,
-                functools.partial(_print_start, runs, data, derived, ranks) if number == 1 else None,
+                partial(_print_start, runs, data, derived, ranks) if number == 1 else None,
             )
             if not outcome.finished:
                 for signal_number in (signal.SIGTERM, signal.SIGINT):  # the process is about to end
@@ -165,10 +166,6 @@ def _prepare(
 
     What needs no data is checked before the data set is opened.
     """
-    from ..training.checkpoint import find_checkpoint
-    from ..training.data import open_data
-    from ..training.shrinking import keep_shrunk
-    from ..weights.load import load_weights
 
     def plan(derived: dict[str, Any]) -> list[TrainOptions]:
         if recipe is not None:
@@ -178,9 +175,6 @@ def _prepare(
         epochs = given.get("epochs") or derived.get("epochs", TrainOptions.epochs)
         values = {name: value for name, value in given.items() if name != "epochs"}
         return chain([derived | stage for stage in finetune_stages(epochs)], values)
-
-    def default(name: str) -> object:
-        return FIELDS[name].default
 
     runs = plan({})
     for run in runs:
@@ -194,14 +188,14 @@ def _prepare(
         derived = derive_from_weights(loaded) if loaded else {}
         size = given.get("size") or derived.get("size", TrainOptions.size)
         derived |= derive_from_data(data, size, ranks.size, pretrained=loaded is not None)
-        derived = {name: value for name, value in derived.items() if name not in given and value != default(name)}
+        derived = {
+            name: value for name, value in derived.items() if name not in given and value != FIELDS[name].default
+        }
         runs = plan(derived)
     return runs, keep_shrunk(data, Path(runs[-1].output).expanduser(), runs[0].cache_size), loaded, derived
 
 
 def _print_start(runs: Sequence[TrainOptions], data: Splits, derived: dict[str, Any], ranks: Ranks) -> None:
-    from ..training.summary import describe_data, describe_run, estimate_seconds
-
     lines = describe_data(data)
     if derived:
         lines.append(f"options for these data and weights: {as_flags(derived)}")
@@ -219,11 +213,12 @@ def _print_stage(runs: Sequence[TrainOptions], number: int) -> None:
 
 
 def _print_epoch(run: TrainOptions, numbers: dict[str, Any]) -> None:
+    speed = numbers["images_per_second"]
     parts = [
         f"epoch {numbers['epoch']} of {run.epochs}",
         f"size {numbers['size']}",
         f"loss {numbers['train_loss']:.4f}",
-        f"{numbers['images_per_second']:.0f} images/s",
+        f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s",
     ]
     for prefix, name in (("val", "validation"), ("ema_val", "averaged")):
         if f"{prefix}_top1_error" in numbers:

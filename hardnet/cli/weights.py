@@ -9,7 +9,8 @@ from ..factory import create_model
 from ..utils.errors import WeightsError
 from ..utils.text import table
 from ..weights.catalog import CATALOG, DEFAULT, get_weights, list_models, list_weights
-from ..weights.load import Loaded, load_weights
+from ..weights.download import cache_dir, fetch, find_cached
+from ..weights.load import load_weights
 from .arguments import SOME_FAILED, Verbs, say
 from .output import show
 
@@ -34,18 +35,12 @@ def add_verb(verbs: Verbs) -> None:
         action.set_defaults(run=run)
 
     verify = actions.add_parser("verify", help="check the digests of the given files, or of the cache")
-    verify.add_argument(
-        "files",
-        nargs="*",
-        metavar="SOURCE",
-        help="a file, or the folder of a run or of a saved model; default: the cache",
-    )
+    text = "a file, or the folder of a run or of a saved model; default: the cache"
+    verify.add_argument("files", nargs="*", metavar="SOURCE", type=Path, help=text)
     verify.set_defaults(run=_weights_verify)
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:
-    from ..weights.download import find_cached
-
     names = [arguments.model] if arguments.model else list_models()
     records = [get_weights(name, tag) for name in names for tag in list_weights(name)]
     if arguments.sources:
@@ -62,15 +57,11 @@ def _weights_list(arguments: argparse.Namespace) -> int:
 
 
 def _weights_download(arguments: argparse.Namespace) -> int:
-    from ..weights.download import fetch
-
     show(fetch(get_weights(arguments.model, arguments.tag)).path)
     return 0
 
 
 def _weights_path(arguments: argparse.Namespace) -> int:
-    from ..weights.download import find_cached
-
     record = get_weights(arguments.model, arguments.tag)
     file = find_cached(record)
     if file is None:
@@ -81,36 +72,24 @@ def _weights_path(arguments: argparse.Namespace) -> int:
 
 
 def _weights_verify(arguments: argparse.Namespace) -> int:
-    paths = [Path(path) for path in arguments.files] or list(_cached_files())
+    files = [cache_dir() / record.cache_filename(source) for record in CATALOG.values() for source in record.sources]
+    paths = arguments.files or [path for path in files if path.exists()]
     failed = 0
     for path in paths:
         try:
             loaded = load_weights(path)
-            if not arguments.files and loaded.digest is None:
+            if loaded.digest is not None:
+                text = f"{loaded.record}, {loaded.digest}{' (weak)' if loaded.digest.weak else ''}"
+            elif not arguments.files:
                 raise WeightsError(f"{path}: is damaged: it does not have the digest in its name")
-            show(f"{path}: {_description(loaded)}")
+            else:
+                create_model(loaded.config.name, weights=loaded)  # which raises if they do not fit
+                names = "with" if loaded.categories else "without"
+                classes = f"{loaded.num_classes} classes {names} names"
+                text = f"{loaded.config.name}, {classes}; not a file of the catalogue"
+            show(f"{path}: {text}")
         except WeightsError as error:
             show(error)
             failed += 1
     say(f"{len(paths)} files or folders checked, {failed} damaged" if paths else "the cache has no weights to check")
     return SOME_FAILED if failed else 0
-
-
-def _description(loaded: Loaded) -> str:
-    """Return which weights have been read, and that they fit.
-
-    Raises:
-        WeightsError: they do not fit the model.
-    """
-    if loaded.digest is not None:
-        return f"{loaded.record}, {loaded.digest}{' (weak)' if loaded.digest.weak else ''}"
-    create_model(loaded.config.name, weights=loaded)
-    names = "with" if loaded.categories else "without"
-    return f"{loaded.config.name}, {loaded.num_classes} classes {names} names; not a file of the catalogue"
-
-
-def _cached_files() -> list[Path]:
-    from ..weights.download import cache_dir
-
-    files = [cache_dir() / record.cache_filename(source) for record in CATALOG.values() for source in record.sources]
-    return [path for path in files if path.exists()]

@@ -6,12 +6,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..images.read import decode_image
-from ..inference.classifier import Classifier
 from ..utils.errors import ImageError, WeightsError
 from ..utils.text import printable
 from .choices import Choice
@@ -44,59 +43,55 @@ class _File(NamedTuple):
     """Reason that the browser could not upload it: "large" or "refused"."""
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """Pictures that a visitor sends, and the model to classify them with."""
 
     language: str
     choice: Choice
-    files: tuple[_File, ...]
+    files: list[_File]
     is_example: bool
     opened: bool
     """True if the picture was opened from a table."""
 
-    @classmethod
-    def parse(cls, data: Any, choices: Mapping[str, Choice]) -> Order:
-        """Check what a browser sent.
 
-        Raises:
-            ValueError: it is not an order, or names a file that was not uploaded here.
-        """
-        try:
-            choice = choices[data["choice"]]
-            language = data["language"] if data["language"] in LANGUAGES else LANGUAGES[0]
-            name = data.get("example")
-            if name:
-                examples = {name: path for other in choices.values() for name, path in other.examples.items()}
-                files = [_File(examples[name].name, examples[name])]
-            else:
-                files = [_upload(*file) for file in data["files"][:MAX_COUNT]]
-            return cls(language, choice, tuple(files), bool(name), bool(data.get("opened")))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"the order is malformed: {error!r}") from None
+def parse_order(data: Any, choices: Mapping[str, Choice]) -> Order:
+    """Check what a browser sent.
+
+    Raises:
+        ValueError: it is not an order, or names a file that was not uploaded here.
+    """
+    try:
+        choice, name = choices[data["choice"]], data.get("example")
+        language = data["language"] if data["language"] in LANGUAGES else LANGUAGES[0]
+        if name:
+            examples = {name: path for other in choices.values() for name, path in other.examples.items()}
+            files = [_File(examples[name].name, examples[name])]
+        else:
+            files = [_upload(*file) for file in data["files"][:MAX_COUNT]]
+        return Order(language, choice, files, bool(name), bool(data.get("opened")))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the order is malformed: {error!r}") from None
 
 
 def _upload(path: Any, name: Any, failure: Any) -> _File:
     if failure:
         return _File(str(name), None, "large" if failure == "large" else "refused")
-    folder = Path(os.environ[TEMPORARY]).resolve()
     place = Path(path).resolve()
-    if folder not in place.parents:
+    if Path(os.environ[TEMPORARY]).resolve() not in place.parents:
         raise ValueError("only files that were uploaded here are read")
     return _File(str(name), place)
 
 
 def answer(data: Any, choices: Mapping[str, Choice], max_bytes: int) -> Iterator[Update]:
     """Yield the states of the page on the way to the result; the last one is the result or an error."""
-    language = LANGUAGES[0]
     order = None
     try:
-        order = Order.parse(data, choices)
-        language = order.language
+        order = parse_order(data, choices)
         if order.files:
             yield from _answer(order, max_bytes)
     except Exception:  # a visitor gets words, the log the reason
         logger.exception("an order failed")
+        language = order.language if order else LANGUAGES[0]
         yield _problem(language, "fault", translate(language, "log"), again=True)
     finally:
         for file in order.files if order and not order.is_example else ():
@@ -106,38 +101,42 @@ def answer(data: Any, choices: Mapping[str, Choice], max_bytes: int) -> Iterator
                     file.path.parent.rmdir()  # Gradio makes a folder for each upload
 
 
+def _read(file: _File) -> tuple[Image.Image | None, str]:
+    """Return the picture, or the key of why there is none."""
+    try:
+        if file.path is None:
+            return None, file.failure
+        with file.path.open("rb") as opened:
+            return decode_image(opened, printable(file.name))[0], ""
+    except ImageError as error:
+        logger.info("%s", error)
+        return None, "unreadable"
+    except OSError:
+        return None, "gone"
+
+
 def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
     language, choice, count = order.language, order.choice, len(order.files)
-
-    def read(file: _File) -> tuple[Image.Image | None, str]:
-        """Return the picture, or the key of why there is none."""
-        try:
-            if file.path is None:
-                return None, file.failure
-            with file.path.open("rb") as opened:
-                return decode_image(opened, printable(file.name))[0], ""
-        except ImageError as error:
-            logger.info("%s", error)
-            return None, "unreadable"
-        except OSError:
-            return None, "gone"
-
     picture = None
     preview = render("preview_many", language, count=count)
     if count == 1:
-        picture, error = read(order.files[0])
+        picture, error = _read(order.files[0])
         if picture is None:
             yield _problem(language, error, order.files[0].name, preview="", size=max_bytes // 2**20)
             return
         preview = render("preview", language, picture=picture, name=order.files[0].name)
     yield Update(preview, "", render("loading", language, choice=choice, done=0, total=None))
-    loading = load(choice)
+    received: tuple[int, int | None] = (0, None)
+
+    def watch(done: int, total: int | None) -> None:
+        nonlocal received
+        received = done, total
+
+    loading = load(choice, watch)
+    while not wait([loading], timeout=0.25).done:
+        yield Update(None, "", render("loading", language, choice=choice, done=received[0], total=received[1]))
     try:
-        while True:
-            done, total = next(loading)
-            yield Update(None, "", render("loading", language, choice=choice, done=done, total=total))
-    except StopIteration as stop:
-        classifier: Classifier = stop.value
+        classifier = loading.result()
     except WeightsError as caught:
         logger.warning("%s", caught)
         why = translate(language, caught.cause or "log")
@@ -151,7 +150,7 @@ def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
     rows = []
     for done, file in enumerate(order.files):
         yield Update(None, "", render("classifying", language, done=done, total=count))
-        picture, error = read(file)
+        picture, error = _read(file)
         view_or_none = None if picture is None else look(classifier, picture, explain=False)
         if picture is not None:
             picture.thumbnail((96, 96))  # as the table shows it

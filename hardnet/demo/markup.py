@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import torch
 
 from ..inference.gradcam import heat_map
+from ..utils.text import csv_row
 from ..weights.catalog import get_weights
 from .choices import OWN, PACKAGED, Choice
 from .texts import translate
@@ -56,15 +56,13 @@ def table(language: str, rows: Sequence[Row], choice: Choice) -> str:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Return one line per picture: file, the five classes with their probabilities, or an error."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
     names = [f"{key}_{rank}" for rank in range(1, 6) for key in ("class", "probability")]
-    writer.writerow(["file", *names, "error"])
+    lines = [csv_row("file", *names, "error")]
     for row in rows:
         predictions = row.view.result.predictions if row.view else ()
         cells = [cell for p in predictions for cell in (p.label, f"{p.probability:.6f}")]
-        writer.writerow([row.name, *cells, *[""] * (len(names) - len(cells)), row.error])
-    return text.getvalue()
+        lines.append(csv_row(row.name, *cells, *[""] * (len(names) - len(cells)), row.error))
+    return "".join(f"{line}\r\n" for line in lines)
 
 
 @functools.cache
@@ -86,10 +84,8 @@ def _example_label(say: Callable[[str], str], group: str, name: str) -> str:
     """Return what an example shows, which its folder or its file's name says."""
     if group == OWN:
         return name.partition("/")[0]
-    garments = {
-        label.lower().replace(" ", "-").replace("/", "-"): label
-        for label in get_weights(*PACKAGED.split("/")).categories
-    }
+    classes = get_weights(*PACKAGED.split("/")).categories
+    garments = {label.lower().replace(" ", "-").replace("/", "-"): label for label in classes}
     stem = PurePath(name).stem.rstrip("0123456789-")
     return say(garments.get(stem, stem))
 

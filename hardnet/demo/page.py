@@ -96,13 +96,7 @@ def build_app(
     max_bytes: int = MAX_BYTES,
     max_stored: int = MAX_STORED,
 ) -> Any:
-    """Return the page as an ASGI application.
-
-    Args:
-        choices: the models, of :func:`list_choices`.
-        hosts: names that the server is reached by, in addition to ``localhost`` and IP addresses.
-        max_bytes: larger files are refused.
-        max_stored: uploads are refused when they would bring the bytes on disk above this.
+    """Return the page as an ASGI application for the models of :func:`list_choices`, with the limits of :class:`Guard`.
 
     Raises:
         ImportError: gradio is not installed.

@@ -35,14 +35,6 @@ _TEXTS = {
         "Top-1 error {error:.2f} % on {data}, reported by {who}.",
         "{data} 1순위 오류율 {error:.2f} %. 보고: {who}.",
     ),
-    "ImageNet-1k validation": ("ImageNet-1k validation", "ImageNet-1k 검증 세트"),
-    "Fashion-MNIST test": ("Fashion-MNIST test", "Fashion-MNIST 시험 세트"),
-    "the HarDNet authors (PyTorch Hub page)": (
-        "the HarDNet authors (PyTorch Hub page)",
-        "HarDNet 저자(PyTorch Hub 페이지)",
-    ),
-    "osmr (imgclsmob)": ("osmr (imgclsmob)", "osmr(imgclsmob)"),
-    "this project (measured)": ("this project (measured)", "이 프로젝트(직접 측정)"),
     "classes_known": ("{count} classes: {names}.", "분류 {count}개: {names}."),
     "examples": ("Examples", "예제"),
     "empty": ("The result appears here", "결과가 여기에 나타납니다"),
@@ -113,24 +105,21 @@ _TEXTS = {
         "서버가 파일을 받지 않았습니다. 잠시 후 다시 올려 주세요",
     ),
     "again": ("Try again", "다시 시도"),
-    # The classes of the packaged weights, and what the examples show.
-    "T-shirt/top": ("T-shirt/top", "티셔츠/상의"),
-    "Trouser": ("Trouser", "바지"),
-    "Pullover": ("Pullover", "풀오버"),
-    "Dress": ("Dress", "원피스"),
-    "Coat": ("Coat", "코트"),
-    "Sandal": ("Sandal", "샌들"),
-    "Shirt": ("Shirt", "셔츠"),
-    "Sneaker": ("Sneaker", "운동화"),
-    "Bag": ("Bag", "가방"),
-    "Ankle boot": ("Ankle boot", "앵클부츠"),
-    "camera": ("camera", "카메라"),
-    "cat": ("cat", "고양이"),
-    "coffee": ("coffee", "커피"),
-    "rocket": ("rocket", "로켓"),
 }
+# Names whose English is the key: the classes of the packaged weights, what the examples show, the catalogue's words.
+_KOREAN = {
+    "T-shirt/top": "티셔츠/상의", "Trouser": "바지", "Pullover": "풀오버", "Dress": "원피스", "Coat": "코트",
+    "Sandal": "샌들", "Shirt": "셔츠", "Sneaker": "운동화", "Bag": "가방", "Ankle boot": "앵클부츠",
+    "camera": "카메라", "cat": "고양이", "coffee": "커피", "rocket": "로켓",
+    "ImageNet-1k validation": "ImageNet-1k 검증 세트",
+    "Fashion-MNIST test": "Fashion-MNIST 시험 세트",
+    "the HarDNet authors (PyTorch Hub page)": "HarDNet 저자(PyTorch Hub 페이지)",
+    "osmr (imgclsmob)": "osmr(imgclsmob)",
+    "this project (measured)": "이 프로젝트(직접 측정)",
+}  # fmt: skip
 
 
 def translate(language: str, key: str, **values: object) -> str:
     """Return a text in one of :data:`LANGUAGES`, with its values filled in."""
-    return _TEXTS[key][LANGUAGES.index(language)].format(**values)
+    texts = (key, _KOREAN[key]) if key in _KOREAN else _TEXTS[key]
+    return texts[LANGUAGES.index(language)].format(**values)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -58,29 +57,21 @@ class View:
     device: str
 
 
-def load(choice: Choice) -> Generator[tuple[int, int | None], None, Classifier]:
-    """Load a model; while its weights are downloaded, yield the bytes received and in total (None if unknown).
+def load(choice: Choice, progress: Progress) -> Future[Classifier]:
+    """Load a model in a thread of its own, which does not keep the server from ending.
 
-    Raises:
-        WeightsError: the weights cannot be loaded.
+    ``progress`` is called with the bytes received and in total, None if unknown, while its weights are downloaded.
     """
-    state: tuple[int, int | None] = (0, None)
     future: Future[Classifier] = Future()
-
-    def watch(done: int, total: int | None) -> None:
-        nonlocal state
-        state = done, total
 
     def work() -> None:
         try:
-            future.set_result(choice.classifier or _classifier(choice, watch))
+            future.set_result(choice.classifier or _classifier(choice, progress))
         except BaseException as error:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    while not wait([future], timeout=0.25).done:
-        yield state
-    return future.result()
+    return future
 
 
 def look(classifier: Classifier, picture: Image.Image, *, explain: bool = True) -> View:

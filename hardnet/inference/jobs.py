@@ -7,6 +7,7 @@ import contextlib
 import copy
 import importlib
 import json
+import mmap
 import os
 import re
 import zipfile
@@ -14,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from ..images.batches import Item, expand
 from ..utils.distributed import connect
@@ -25,12 +26,8 @@ from ..utils.optional import require
 from ..utils.progress import progress_bar
 from ..utils.text import csv_row, escape_bytes, printable, reason
 from ..utils.version import __version__
+from .classifier import Classifier, Extractor
 from .results import Embedding, ImageResult, arrow_schema
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from .classifier import Classifier, Extractor
 
 Paths: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
 
@@ -95,7 +92,7 @@ def predict_to_file(
     classifier = copy.copy(classifier)  # whose engine is fixed
     options = {"topk": topk, "threshold": threshold}
     stream = partial(classifier.stream, topk=topk, threshold=threshold, batch_size=batch_size)
-    file = RowFile(output, PREDICTIONS, resume=resume, overwrite=overwrite)
+    file = RowFile(output, resume=resume, overwrite=overwrite)
     return _write_rows(classifier, stream, file, options, images, batch_size)
 
 
@@ -113,9 +110,8 @@ def extract_to_file(
     A .npz file has ``sources``, ``embeddings`` of shape (N, num_features), float32 with NaN where there is an error,
     ``errors`` and ``run``.
     """
-    extractor, width = copy.copy(extractor), extractor.num_features
-    columns = Columns("embedding", tuple(range(width)), _vector_cells, width)
-    file = RowFile(output, columns, resume=resume, overwrite=overwrite)
+    extractor = copy.copy(extractor)  # whose engine is fixed
+    file = RowFile(output, extractor.num_features, resume=resume, overwrite=overwrite)
     return _write_rows(extractor, partial(extractor.stream, batch_size=batch_size), file, {}, images, batch_size)
 
 
@@ -133,7 +129,7 @@ def _write_rows(
         group = batch_size * (4 if ranks.size > 1 else 1)  # of several: the ranks wait for one another
         work: list[tuple[list[Item], str | None]] = []
         if ranks.first:
-            stack.enter_context(file)
+            stack.enter_context(file.held())
             file.check(run)
             items = list(expand([images] if isinstance(images, (str, os.PathLike)) else images))
             remaining = file.missing(items, batch_size)
@@ -159,29 +155,26 @@ def _write_rows(
         return cast(JobSummary, ranks.gather(summary)[0])
 
 
-class Columns(NamedTuple):
-    """The columns of an output file."""
-
-    value: str
-    """Column of the results in .jsonl and .parquet files; the others are "source" and "error"."""
-    csv: tuple[object, ...]
-    """Columns of a .csv file between the source and the error."""
-    cells: Callable[[Any], Iterable[object]]
-    """Function that returns the cells of these columns for a result without an error."""
-    width: int = 0
-    """Length of the vectors; 0 if there are none."""
-
-    def csv_header(self) -> str:
-        """Return the first line of a .csv file."""
-        return csv_row("source", *self.csv, "error")
-
-    def csv_line(self, result: Any) -> str:
-        """Return the line of an image in a .csv file."""
-        cells = ("" for _ in self.csv) if result.error else self.cells(result)
-        return csv_row(_no_formula(result.source), *cells, _no_formula(result.error or ""))
-
-
+_COLUMNS = ("label", "index", "probability", "predictions")
+"""Columns of the predictions in a .csv file, between the source and the error."""
 _FORMULA = r"(?='*[=+\-@\t\r])"
+
+
+def csv_header(width: int = 0) -> str:
+    """Return the first line of a .csv file of predictions, or of vectors with ``width`` numbers."""
+    return csv_row("source", *(range(width) if width else _COLUMNS), "error")
+
+
+def csv_line(result: ImageResult | Embedding, width: int = 0) -> str:
+    """Return the line of an image in a .csv file."""
+    cells: Sequence[object] = ("",) * (width or len(_COLUMNS))
+    if isinstance(result, Embedding):
+        if result.vector is not None:  # nine digits, from which float32 values are restored exactly
+            cells = [f"{value:.9g}" for value in result.vector.tolist()]
+    elif result.error is None:
+        top = [(_no_formula(p.label), p.index, f"{p.probability:.6f}") for p in result.predictions[:1]]
+        cells = (*(top[0] if top else cells[:3]), json.dumps(result.to_dict()["predictions"]))
+    return csv_row(_no_formula(result.source), *cells, _no_formula(result.error or ""))
 
 
 def _no_formula(text: str) -> str:
@@ -189,42 +182,22 @@ def _no_formula(text: str) -> str:
     return re.sub(f"^{_FORMULA}", "'", text)
 
 
-def _prediction_cells(result: ImageResult) -> tuple[object, ...]:
-    """Return the most probable class, and all as JSON."""
-    top = next(iter(result.predictions), None)
-    cells = ("", "", "") if top is None else (_no_formula(top.label), top.index, f"{top.probability:.6f}")
-    return *cells, json.dumps(result.to_dict()["predictions"])
-
-
-def _vector_cells(embedding: Embedding) -> list[str]:
-    """Return nine digits of each number, from which float32 values are restored exactly."""
-    return [f"{value:.9g}" for value in cast("Tensor", embedding.vector).tolist()]
-
-
-PREDICTIONS = Columns("predictions", ("label", "index", "probability", "predictions"), _prediction_cells)
-"""Columns of the files of :func:`predict_to_file`."""
-
-
 class RowFile:
     """An output file with one row per image, held for one process: .jsonl, .csv, .parquet, or .npz for vectors.
 
     A .jsonl or .csv file grows row by row. The rows of a .parquet or .npz file are kept in a file with ".part" added to
     its name until :meth:`finish` writes the file itself. Beside the rows, a file with ".run.json" added to their name
-    says what computed them.
-
-    Raises:
-        ValueError: another format, or a file that cannot be resumed; on entering, the file exists.
-        ImportError: pyarrow is missing for .parquet.
-        OutputError: on entering, another process writes the file.
+    says what computed them. ``width`` is the length of the vectors; 0 for predictions.
     """
 
     def __init__(
-        self, output: str | os.PathLike[str], columns: Columns, *, resume: bool = False, overwrite: bool = False
+        self, output: str | os.PathLike[str], width: int = 0, *, resume: bool = False, overwrite: bool = False
     ) -> None:
         self.output = os.fspath(output)
-        self._name, self._columns, self._resume, self._overwrite = printable(self.output), columns, resume, overwrite
+        self._name, self._width, self._resume, self._overwrite = printable(self.output), width, resume, overwrite
+        self._value = "embedding" if width else "predictions"  # column of the results in .jsonl and .parquet files
         self._suffix = Path(output).suffix.lower()
-        suffixes = [".jsonl", ".csv", ".parquet", *([".npz"] if columns.width else [])]
+        suffixes = [".jsonl", ".csv", ".parquet", *([".npz"] if width else [])]
         self._path = Path(os.path.realpath(output))  # a link stays
         if self._suffix not in suffixes or self._path.is_dir():
             raise ValueError(
@@ -251,19 +224,20 @@ class RowFile:
         """Engine of the rows that are there."""
         return self._previous.get("engine")
 
-    def __enter__(self) -> RowFile:
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the file for this process, and check whether there are rows already."""
         with contextlib.ExitStack() as stack:
             if self._regular:
                 with writing(self._name):
                     stack.enter_context(locked(self._path))
                 self._open_previous()
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._stack, contextlib.suppress(OSError):  # reported when it was written
-            if self._file is not None:
-                self._file.close()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # reported when it was written
+                    if self._file is not None:
+                        self._file.close()
 
     def _open_previous(self) -> None:
         begun = _has_bytes(self._rows)
@@ -282,27 +256,19 @@ class RowFile:
                 ) from None
 
     def check(self, run: dict[str, Any]) -> None:
-        """Check that the rows that are there are of this run.
-
-        Raises:
-            ValueError: they are not; the message names what differs.
-        """
+        """Check that the rows that are there are of this run; the ValueError names what differs."""
         pairs = [(key, self._previous.get(key), value) for key, value in run.items() if self._previous]
         differences = [f"{key} {before!s:.99}, now {value!s:.99}" for key, before, value in pairs if before != value]
         if differences:
-            raise ValueError(
-                f"{self._name}: cannot be resumed: its rows have {'; '.join(differences)}. Use the same options, or "
-                "overwrite it"
-            )
+            advice = "Use the same options, or overwrite it"
+            raise ValueError(f"{self._name}: cannot be resumed: its rows have {'; '.join(differences)}. {advice}")
 
     def missing(self, items: Sequence[Item], batch_size: int) -> list[Item]:
         """Check the rows that are there, and return the images that have none, in order.
 
         Rows in the order of the images that end within a batch have the images of this batch computed again, since
-        engines may round differently in batches of other sizes; :meth:`add` leaves them out.
-
-        Raises:
-            ValueError: a row is damaged, or not of this verb; nothing has been changed.
+        engines may round differently in batches of other sizes; :meth:`add` leaves them out. A row that is damaged or
+        not of this verb is a ValueError; nothing has been changed.
         """
         position, others = 0, Counter[str]()
         for source, failed in self._read() if self._previous else ():
@@ -324,12 +290,7 @@ class RowFile:
         return remaining
 
     def start(self, run: dict[str, Any]) -> None:
-        """Open the file for :meth:`add`, with the rows that are there, except an incomplete last one.
-
-        Raises:
-            ValueError: as :meth:`check`.
-            OutputError: the file cannot be written.
-        """
+        """Open the file for :meth:`add`, with the rows that are there, except an incomplete last one."""
         self.check(run)
         with writing(self._name):
             self._file = self._rows.open("r+b" if self._previous else "wb")
@@ -339,23 +300,19 @@ class RowFile:
                 with write_atomically(self._record) as record:
                     record.write(json.dumps(run, indent=1).encode() + b"\n")
             if self._csv and not self._end:
-                self._write([self._columns.csv_header()])
+                self._write([csv_header(self._width)])
 
     def line(self, result: Any) -> str:
         """Return the row of an image, for :meth:`add`."""
         if self._csv:
-            return self._columns.csv_line(result)
-        if self._suffix == ".jsonl" or not self._columns.width or result.error is not None:
+            return csv_line(result, self._width)
+        if self._grows or not self._width or result.error is not None:
             return json.dumps(result.to_dict())
         packed = base64.b64encode(result.vector.numpy().astype("<f4").tobytes()).decode()
         return json.dumps({"source": result.source, "embedding": packed})
 
     def add(self, rows: list[tuple[str, bool]]) -> int:
-        """Append rows, each a line and whether it has an error, and return how many were new.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+        """Append rows, each a line and whether it has an error, and return how many were new."""
         rows, self._repeated = rows[self._repeated :], 0
         with writing(self._name):
             self._write([line for line, _ in rows])
@@ -369,11 +326,7 @@ class RowFile:
         file.flush()
 
     def finish(self, run: dict[str, Any]) -> None:
-        """Close the file; write the .parquet or .npz file from the rows.
-
-        Raises:
-            OutputError: the file cannot be written; the rows remain, and ``resume`` continues from them.
-        """
+        """Close the file; write the .parquet or .npz file from the rows, which remain if that fails."""
         with writing(self._name):
             cast(BinaryIO, self._file).close()
             if not self._grows:
@@ -385,7 +338,7 @@ class RowFile:
     def _write_parquet(self, file: BinaryIO, run: str) -> None:
         """Write the rows, with the run as metadata; "source_bytes" has the names that are not UTF-8, if any."""
         pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-        schema = arrow_schema(self._columns.value).with_metadata({"hardnet": run})
+        schema = arrow_schema(self._value).with_metadata({"hardnet": run})
         if any(escape_bytes(row["source"]) != row["source"] for row in self._dicts()):
             schema = schema.append(pa.field("source_bytes", pa.binary()))
         rows = self._dicts()
@@ -402,8 +355,8 @@ class RowFile:
         import numpy as np
 
         texts = [(row["source"], row.get("error", "")) for row in self._dicts()]
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), self._columns.width)}
-        missing = np.full(self._columns.width, np.nan, "<f4")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), self._width)}
+        missing = np.full(self._width, np.nan, "<f4")
         with zipfile.ZipFile(file, "w") as archive:
             with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array_header_2_0(entry, header)
@@ -425,43 +378,42 @@ class RowFile:
                 yield row
 
     def _read(self) -> Iterator[tuple[str, bool]]:
-        """Iterate over the complete rows: the source, and whether there is an error."""
-        cell = r'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
-        pattern = re.compile(rf"({cell})(?:,{cell}){{{len(self._columns.csv)}}},({cell})\n")
-        row, start, end = "", 1, 0
-        with self._rows.open("rb") as file:
-            for number, content in enumerate(file, 1):
-                line, end = content.decode("utf-8", "surrogateescape"), end + len(content)
-                row, start = (row + line, start) if row else (line, number)
-                if not line.endswith("\n"):
-                    return
-                swallowed = row != line and pattern.fullmatch(line)  # by a damaged row, which has odd quotes as well
-                if self._csv and row.count('"') % 2 and not swallowed:
-                    continue  # a line break within quotes
+        """Iterate over the complete rows, whose end is then in ``_end``: the source, and whether there is an error."""
+        cell = rb'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
+        cells = rb"(%b)(?:,%b){%d},(%b)\n" % (cell, cell, self._width or len(_COLUMNS), cell)
+        pattern = re.compile(cells if self._csv else rb".*\n")
+        with self._rows.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            while match := pattern.match(content, self._end):
                 try:
-                    result = self._parse(row, pattern if self._csv else None, header=start == 1)
+                    row = self._parse(match)
                 except (ValueError, LookupError, TypeError):
-                    raise ValueError(
-                        f"{self._name}: cannot be resumed: line {start} is no row of this command: {row[:50]!r}"
-                    ) from None
-                if result is not None:
-                    yield result
-                row, self._end = "", end
+                    break
+                if row is not None:
+                    yield row
+                self._end = match.end()
+            *lines, _ = content[self._end :].split(b"\n")
+            # A row that is not complete has no line break, or one within quotes. It does not hold a complete row: that
+            # is swallowed by a damaged one, whose quotes are odd as well.
+            quotes = accumulate(line.count(b'"') for line in lines) if self._csv else [0] * len(lines)
+            swallowed = any(pattern.fullmatch(line + b"\n") for line in lines[1:])
+            if swallowed or any(count % 2 == 0 for count in quotes):
+                number, text = content[: self._end].count(b"\n") + 1, lines[0][:50].decode(errors="replace")
+                raise ValueError(f"{self._name}: cannot be resumed: line {number} is no row of this command: {text!r}")
 
-    def _parse(self, row: str, pattern: re.Pattern[str] | None, *, header: bool) -> tuple[str, bool] | None:
+    def _parse(self, match: re.Match[bytes]) -> tuple[str, bool] | None:
         """Return the source of a row, and whether there is an error; None for the header of a .csv file."""
-        if pattern is None:
-            content = json.loads(row)
-            if ("error" in content) == (self._columns.value in content):
+        if not self._csv:
+            content = json.loads(match[0])
+            if ("error" in content) == (self._value in content):
                 raise ValueError
             return str(content["source"]), "error" in content
-        match = pattern.fullmatch(row)
-        if match is None or header != (row == f"{self._columns.csv_header()}\n"):
+        is_header = match[0].decode(errors="replace") == f"{csv_header(self._width)}\n"
+        if is_header != (match.start() == 0):
             raise ValueError
-        source, error = match.groups()
+        source = match[1].decode("utf-8", "surrogateescape")
         if source.startswith('"'):
             source = source[1:-1].replace('""', '"')
-        return None if header else (re.sub(f"^'{_FORMULA}", "", source), bool(error))
+        return None if is_header else (re.sub(f"^'{_FORMULA}", "", source), bool(match[2]))
 
 
 def _has_bytes(path: Path) -> bool:

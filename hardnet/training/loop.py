@@ -241,7 +241,7 @@ class Trainer:
             "size": self._size,
             "train_loss": progress.loss_sum / self.steps_per_epoch,
             "seconds": round(progress.seconds, 2),
-            "images_per_second": round(images / max(progress.seconds, 1e-9), 1),
+            "images_per_second": float(f"{images / max(progress.seconds, 1e-9):.4g}"),
             "skipped_images": progress.skipped,
         }
         last = number == options.epochs

@@ -38,7 +38,7 @@ class Ranks:
         """True for the rank that writes the files and the messages."""
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all ranks, in the order of the ranks, when every rank has given its own."""
+        """Return the values of all ranks, in their order, when every rank has given its value."""
         if self.size == 1:
             return [value]
         gathered = [value] * self.size
@@ -76,7 +76,12 @@ def connect(device: str | torch.device = "auto") -> Iterator[Ranks]:
         ValueError: there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    compute = device if isinstance(device, torch.device) else _device(device)
+    if isinstance(device, torch.device):
+        compute = device
+    else:
+        compute = usable_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
+        if compute.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if size == 1:
         yield Ranks(0, 1, compute)
         return
@@ -104,10 +109,3 @@ def _with_all_ranks() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise OutputError(f"another rank has ended: {reason(error)}") from None
-
-
-def _device(name: str) -> torch.device:
-    device = usable_device("cpu" if name == "auto" and not torch.cuda.is_available() else name)
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {name!r}")
-    return device

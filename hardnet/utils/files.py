@@ -23,7 +23,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         OSError: the file cannot be opened, or is a folder, a FIFO, a socket or a device.
     """
-    file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115  the caller closes it
+    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblocking))  # noqa: SIM115
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
@@ -102,7 +103,3 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         folder = Path(place, "files")
         folder.mkdir()
         yield folder
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
