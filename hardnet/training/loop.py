@@ -170,7 +170,7 @@ class Trainer:
                 (self._folder / VALIDATION).write_bytes(os.fsencode("".join(f"{name}\n" for name in val.names)))
         if self._ready is not None:
             self._ready()
-        return Recorder(self._folder, self.progress.epoch, tensorboard=self.options.tensorboard)
+        return Recorder(self._folder, self.progress.epoch)
 
     def _train_epoch(self) -> bool:
         """Do the steps that are left in this epoch; return False where a signal ended the run."""

@@ -1,4 +1,4 @@
-"""Record a run: metrics.jsonl, TensorBoard's file if asked for, a plot of the curves."""
+"""Record a run: metrics.jsonl, a plot of the curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from ..utils.errors import TrainingError
 from ..utils.files import write_atomically, writing
-from ..utils.optional import require
 
 logger = logging.getLogger(__name__)
 
@@ -18,36 +17,25 @@ CURVES = "curves.png"
 
 
 class Recorder:
-    """Write one JSON line per epoch, and perhaps the same numbers for TensorBoard.
+    """Write one JSON line per epoch.
 
     Args:
         folder: the run's folder.
         epochs: number of complete epochs; lines of later ones are left out.
-        tensorboard: write a file for TensorBoard to the subfolder ``tensorboard``.
 
     Raises:
         TrainingError: the folder has a metrics.jsonl of another program.
     """
 
-    def __init__(self, folder: Path, epochs: int, *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, epochs: int) -> None:
         self._path = folder / METRICS
         self._epochs = [numbers for numbers in read_metrics(self._path) if numbers["epoch"] <= epochs]
-        self._board: Any = None
-        if tensorboard:
-            require("tensorboard", "2")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call,unused-ignore]
 
     def write(self, numbers: dict[str, Any]) -> None:
         """Add one epoch."""
         self._epochs.append(numbers)
         with writing(self._path), write_atomically(self._path) as file:
             file.write("".join(json.dumps(epoch) + "\n" for epoch in self._epochs).encode())
-        if self._board is not None:
-            for name in numbers.keys() - {"epoch"}:
-                self._board.add_scalar(name, numbers[name], numbers["epoch"])
-            self._board.flush()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

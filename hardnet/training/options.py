@@ -129,7 +129,6 @@ class TrainOptions:
         "and the Hugging Face Hub",
         False,
     )
-    tensorboard: bool = _option("also write the metrics for TensorBoard", False)
 
     def __post_init__(self) -> None:
         """Check types and ranges; lists become tuples, paths text: values come from JSON, Python and the shell."""
