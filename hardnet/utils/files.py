@@ -51,7 +51,6 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
         OutputError: another process holds it.
-        OSError: the hidden file cannot be written.
     """
     import filelock
 

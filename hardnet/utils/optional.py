@@ -9,17 +9,10 @@ from torch.torch_version import TorchVersion
 
 
 def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
-    """Import a package and return it.
+    """Import a package of at least the version ``lowest`` and return it.
 
-    Args:
-        package: name of the package, for import and for pip.
-        lowest: the lowest version that fits, such as "1.0.16".
-        extra: name of this library's extra that installs the package, if there is one. The advice names the
-            package first: under torch.hub this library is not installed, and has no extras.
-
-    Raises:
-        ImportError: the package is missing, cannot be imported or is too old; the message says which version is
-            there, which is required and how to get it.
+    The ImportError says which version is there, which is required and how to get it. It names the package before the
+    ``extra`` of this library that installs it: under torch.hub this library is not installed, and has no extras.
     """
     requirement = f"{package}>={lowest}"
     advice = f'pip install "{requirement}"' + (f' (or, from a checkout, pip install ".[{extra}]")' if extra else "")

@@ -13,12 +13,7 @@ from .text import printable
 def progress_bar(total: int | None, label: str, *, unit: str = "B", enabled: bool = True, **options: Any) -> Any:
     """Return a tqdm bar on standard error that shows nothing if that is not a terminal.
 
-    Args:
-        total: number of units; None if unknown. May be set later, as an attribute.
-        label: name of the task.
-        unit: "B" is shown in kB, MB or GB, anything else as a plain count.
-        enabled: False shows nothing.
-        options: further keywords of tqdm.
+    ``total`` may be None, and set later as an attribute. The unit "B" is shown in kB, MB or GB.
     """
     visible = enabled and sys.stderr is not None and sys.stderr.isatty()
     unit, scaled = (unit, True) if unit == "B" else (f" {unit}", False)

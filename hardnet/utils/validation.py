@@ -8,21 +8,13 @@ _MOST_DIGITS = 6  # of a side in pixels: more would overflow
 
 
 def check_count(what: str, value: int, least: int) -> None:
-    """Check that a value is an integer >= ``least``.
-
-    Raises:
-        ValueError: it is not; the message names it by ``what``.
-    """
+    """Check that a value is an integer >= ``least``; the ValueError names it by ``what``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{what} must be an integer >= {least}, got {value!r}")
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """Read H or HxW, in pixels; for argparse.
-
-    Raises:
-        ArgumentTypeError: it is something else.
-    """
+    """Read H or HxW, in pixels; for argparse."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and len(side) <= _MOST_DIGITS for side in sides):
         raise argparse.ArgumentTypeError(f"must be H or HxW in pixels, as in 224 or 480x640, got {text!r}")
