@@ -67,6 +67,21 @@ if sys.argv[:1] == ["-m"]:
 
 
 @contextmanager
+def started(folder: Path, variables: dict[str, str], *arguments: str) -> Iterator[str]:
+    """A Python process that serves the page: its address."""
+    command, environment = [sys.executable, *arguments], os.environ | variables
+    with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            match = re.fullmatch(r"hardnet: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends\)\n", line)
+            assert match, line
+            yield match[1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE)
+
+
+@contextmanager
 def serving(folder: Path, *options: str) -> Iterator[tuple[str, Path]]:
     """The page's server in a process of its own: its address, and the file with the hosts that it turned to.
 
@@ -99,25 +114,15 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[str, Path]]:
             "TORCH_HOME": str(folder / "torch"),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "hardnet", "demo", "--port", "0", *options]
-        with subprocess.Popen(
-            command, env=os.environ | variables, cwd=folder, stdout=subprocess.PIPE, text=True
-        ) as process:
-            try:
-                line = process.stdout.readline() if process.stdout else ""
-                match = re.fullmatch(r"hardnet: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends\)\n", line)
-                assert match, line
-                yield match[1], watched
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(PATIENCE)
+        with started(folder, variables, "-m", "hardnet", "demo", "--port", "0", *options) as address:
+            yield address, watched
     assert not list(folder.glob("hardnet-demo-*"))  # it takes its pictures along
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    with serving(tmp_path_factory.mktemp("server")) as started:
-        yield started
+    with serving(tmp_path_factory.mktemp("server")) as address_and_log:
+        yield address_and_log
 
 
 def test_a_space_serves_the_page(tmp_path: Path) -> None:
@@ -128,17 +133,11 @@ def test_a_space_serves_the_page(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     variables = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "SPACE_HOST": "a.hf.space"}
     more = {"PYTHONPATH": str(REPO), "HARDNET_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "app.py"]
-    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | variables | more, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout
-            assert process.stdout.readline() == f"hardnet: http://127.0.0.1:{port} (Ctrl-C ends)\n".encode()
-            request = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": "a.hf.space"})
-            with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310  (http)
-                assert b"HarDNet" in response.read()
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
+    with started(tmp_path, variables | more, "app.py") as address:
+        assert address == f"http://127.0.0.1:{port}"
+        request = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": "a.hf.space"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310  (http)
+            assert b"HarDNet" in response.read()
 
 
 @pytest.fixture(scope="module", params=["en", "ko"])
