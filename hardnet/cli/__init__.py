@@ -25,11 +25,7 @@ _STATUS = {WeightsError: NO_WEIGHTS, ExportError: SOME_FAILED, TrainingError: SO
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
-
-    Args:
-        argv: the arguments without the program's name; None takes those of the process.
-    """
+    """Run one command, by default that of the process, and return its exit status."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller: its number must not go to another file
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115

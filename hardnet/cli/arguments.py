@@ -97,11 +97,7 @@ def load_model(arguments: argparse.Namespace) -> Loaded:
 
 
 def check_calibration(arguments: argparse.Namespace, *, required: bool) -> None:
-    """Check that ``--calibration`` and ``--precision int8`` go together.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """Check that ``--calibration`` and ``--precision int8`` go together."""
     if arguments.calibration and arguments.precision != "int8":
         raise ValueError("--calibration goes with --precision int8")
     if required and arguments.precision == "int8" and not arguments.calibration:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ..weights.catalog import list_models
 from .arguments import Verbs, pick
 from .output import show
 
@@ -13,7 +12,7 @@ def add_verb(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("demo", help="serve a web page that classifies pictures")
     parser.add_argument("--weights", help="your own model: a training run, a file, a saved folder, hf-hub:OWNER/NAME")
-    parser.add_argument("--model", choices=list_models(), help="architecture (default: that of the weights)")
+    parser.add("--model")
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, or 127.0.0.1, which only this machine reaches")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or 7860; 0 takes a free one")
     parser.add_argument(

@@ -23,9 +23,8 @@ def add_verb(verbs: Verbs) -> None:
     parser.add("--weights")
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="default: %(default)s")
     parser.add_argument("--output", metavar="FILE", help="default: the model's name and the format's suffix")
-    parser.add_argument(
-        "--uint8-input", action="store_true", help="take uint8 RGB values: the file scales and normalises them"
-    )
+    text = "take uint8 RGB values: the file scales and normalises them"
+    parser.add_argument("--uint8-input", action="store_true", help=text)
     parser.add_argument("--features", action="store_true", help="return the pooled features in place of the logits")
     parser.add_argument(
         "--precision", choices=list(TOLERANCES), default="fp32", help="fp16 and int8: onnx and openvino (default: fp32)"

@@ -21,11 +21,7 @@ from .arguments import SOME_FAILED, first_rank, pick, ranks_of_torchrun, say, st
 
 
 def list_paths(arguments: argparse.Namespace) -> list[str]:
-    """Return the paths of the command line, of the lists, and those that match the patterns.
-
-    Raises:
-        ValueError: there are none, or a list cannot be read.
-    """
+    """Return the paths of the command line, of the lists, and those that match the patterns."""
     paths: list[str] = []
     for path in arguments.paths:
         if path == "-":
@@ -46,11 +42,7 @@ def list_paths(arguments: argparse.Namespace) -> list[str]:
 
 
 def targets_of(paths: Sequence[str], output: Path) -> Iterator[tuple[Item, Path]]:
-    """Iterate over the images below the paths and the files of their maps: .png files, in folders as below the path.
-
-    Raises:
-        ValueError: the map would replace an image.
-    """
+    """Iterate over the images below the paths and the files of their maps: .png files, in folders as below the path."""
     targets = set[Path]()
     for path in paths:
         for item in expand(path):
@@ -77,15 +69,7 @@ def report(summary: JobSummary) -> int:
 
 
 def write_on_ray(arguments: argparse.Namespace, stage: Callable[..., Any], *options: str) -> int:
-    """Write the results of a stage of :mod:`hardnet.ray`, called with these arguments, to a folder of Parquet files.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        ValueError: the options do not go together, or Ray cannot be reached.
-        OutputError: the folder is not empty, or Ray has ended the job.
-    """
+    """Write what a stage of :mod:`hardnet.ray` makes of the images to Parquet files; return the exit status."""
     engine, _, address = arguments.on.partition("=")
     refused = arguments.resume or arguments.overwrite or arguments.calibration or arguments.device != "auto"
     if engine != "ray" or not arguments.output or refused:

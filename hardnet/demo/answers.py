@@ -39,8 +39,7 @@ class Update(NamedTuple):
 class _File(NamedTuple):
     name: str
     path: Path | None
-    failure: str = ""
-    """Reason that the browser could not upload it: "large" or "refused"."""
+    failure: str = ""  # why the browser could not upload it: "large" or "refused"
 
 
 class Order(NamedTuple):
@@ -50,16 +49,11 @@ class Order(NamedTuple):
     choice: Choice
     files: list[_File]
     is_example: bool
-    opened: bool
-    """True if the picture was opened from a table."""
+    opened: bool  # from a table
 
 
 def parse_order(data: Any, choices: Mapping[str, Choice]) -> Order:
-    """Check what a browser sent.
-
-    Raises:
-        ValueError: it is not an order, or names a file that was not uploaded here.
-    """
+    """Check what a browser sent: an order, of files that were uploaded here."""
     try:
         choice, name = choices[data["choice"]], data.get("example")
         language = data["language"] if data["language"] in LANGUAGES else LANGUAGES[0]

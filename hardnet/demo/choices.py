@@ -23,16 +23,11 @@ _VALIDATION_FOLDERS = ("val", "valid", "validation", "test", "testing")
 class Choice:
     """A model with its weights."""
 
-    name: str
-    """Name on the page."""
-    group: Literal["own", "garments", "things"]
-    """Kind of its classes: decides which examples go with it, and the language of the class names."""
-    record: WeightsRecord | None = None
-    """Weights of the catalogue; None for one's own model."""
-    classifier: Classifier | None = None
-    """One's own model; None for those of the catalogue, which are loaded when they are chosen."""
-    examples: dict[str, Path] = field(default_factory=dict)
-    """Example pictures by name."""
+    name: str  # on the page
+    group: Literal["own", "garments", "things"]  # decides which examples go with it, and the language of the classes
+    record: WeightsRecord | None = None  # None for one's own model
+    classifier: Classifier | None = None  # None for those of the catalogue, which are loaded when they are chosen
+    examples: dict[str, Path] = field(default_factory=dict)  # pictures by name
 
 
 def list_choices(classifier: Classifier | None = None, source: str = "") -> dict[str, Choice]:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import os
 import time
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Collection, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,10 @@ class Guard:
         return _FULL if size and not self._has_space(size) else None
 
     def _has_space(self, size: int) -> bool:
-        return size + sum(_stored()) <= self.max_stored
+        for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"):
+            with suppress(OSError):  # deleted in the meantime
+                size += file.lstat().st_size
+        return size <= self.max_stored
 
 
 async def _refuse(send: Any, status: int, text: str) -> None:
@@ -124,9 +127,3 @@ def is_address(name: str) -> bool:
     with suppress(ValueError):
         return bool(ipaddress.ip_address(name))
     return False
-
-
-def _stored() -> Iterator[int]:
-    for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"):
-        with suppress(OSError):  # deleted in the meantime
-            yield file.lstat().st_size

@@ -38,22 +38,14 @@ _classifiers: OrderedDict[str, Classifier] = OrderedDict()  # those of the catal
 class View:
     """Content of the page for one picture."""
 
-    result: ImageResult
-    """The five most probable classes."""
-    picture: Image.Image
-    """The picture, reduced to :data:`MAX_SIDE` pixels."""
-    box: tuple[float, float, float, float]
-    """The part that the network gets, in parts of the picture: left, top, width, height."""
-    maps: list[Tensor]
-    """Grad-CAM of each class on that part, (side, side) from 0 to 1."""
-    side: int
-    """Pixels of the network's input."""
-    cells: int
-    """Cells of a map along a side."""
-    prepared: float
-    """Milliseconds of resizing, cropping and normalising."""
-    network: float
-    """Milliseconds of the network."""
+    result: ImageResult  # with the five most probable classes
+    picture: Image.Image  # reduced to MAX_SIDE pixels
+    box: tuple[float, float, float, float]  # what the network gets, in parts of the picture: left, top, width, height
+    maps: list[Tensor]  # Grad-CAM of each class on that part, (side, side) from 0 to 1
+    side: int  # pixels of the network's input
+    cells: int  # of a map along a side
+    prepared: float  # milliseconds of resizing, cropping and normalising
+    network: float  # milliseconds of the network
     device: str
 
 
