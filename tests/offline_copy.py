@@ -48,11 +48,9 @@ urllib.request.install_opener(urllib.request.build_opener(Handler))
 class Block(NamedTuple):
     """A fenced block of a page."""
 
-    language: str
-    """As the fence says, "" where it says nothing."""
+    language: str  # "" if the fence does not say it
     code: str
-    line: int
-    """The number of the first line of ``code`` in the page, counted from 1."""
+    line: int  # of the page, on which the code begins, counted from 1
 
 
 def read_page(page: str) -> str:
@@ -118,19 +116,8 @@ def _publish(name: str, mirror: Path, catalog: Path) -> None:
 
 
 def run_script(script: Path, variables: dict[str, str]) -> str:
-    """Run a script in its folder and return what it printed.
-
-    Raises:
-        AssertionError: it failed; the message is what it wrote to standard error.
-    """
-    result = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=script.parent,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=900,
-    )
+    """Run a script in its folder and return what it printed; an error is that of the script."""
+    command, folder, environment = [sys.executable, str(script)], script.parent, os.environ | variables
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=900)
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -62,18 +62,9 @@ def make_fashion_mnist(folder: Path, *, train: int = 40, test: int = 13, zipped:
 def options(data: Path, output: Path, **changes: Any) -> TrainOptions:
     """A run of a few steps: 24 images of 32 pixels in batches of 4."""
     defaults: dict[str, Any] = {
-        "epochs": 2,
-        "batch_size": 4,
-        "size": 32,
-        "crop": "pad",
-        "crop_ratio": 1.0,
-        "workers": 0,
-        "lr": 0.05,
-        "lr_batch": 4,
-        "device": "cpu",
-        "seed": 5,
-        "val_fraction": 0.0,
-    }
+        "epochs": 2, "batch_size": 4, "size": 32, "crop": "pad", "crop_ratio": 1.0, "workers": 0, "lr": 0.05,
+        "lr_batch": 4, "device": "cpu", "seed": 5, "val_fraction": 0.0,
+    }  # fmt: skip
     return TrainOptions(data=str(data), output=str(output), **(defaults | changes))
 
 

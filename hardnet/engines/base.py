@@ -199,12 +199,16 @@ def random_images(count: int, channels: int, height: int, width: int, uint8: boo
     return torch.randn(shape, generator=generator)
 
 
+_TALKATIVE = ("nncf", "onnxscript", "torch._export", "torch.export", "torch.onnx", "torch.utils.cpp_extension")
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Keep what converters do besides converting from the caller: messages, random numbers, the search path."""
-    path, state = list(sys.path), random.getstate()
-    root_level, disabled = logging.root.level, logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    path, state, root_level = list(sys.path), random.getstate(), logging.root.level
+    levels = {logger: logger.level for logger in map(logging.getLogger, _TALKATIVE)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -213,4 +217,6 @@ def undisturbed() -> Iterator[None]:
         random.setstate(state)
         sys.path[:] = path
         logging.root.setLevel(root_level)  # OpenVINO 2024.6 sets it
-        logging.disable(disabled)
+        for logger, level in levels.items():
+            if logger.level == logging.ERROR:  # else the library, imported in the block, has set it
+                logger.setLevel(level)

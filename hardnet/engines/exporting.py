@@ -23,7 +23,7 @@ from ..models.network import MIN_INPUT_SIZE, HarDNet, ImageModule, warn_if_untra
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import Output, Run, difference, levels_of, map_levels, random_images, undisturbed
+from .base import Run, difference, levels_of, map_levels, random_images, undisturbed
 from .calibration import check_agreement, check_batches
 from .folding import evaluation_copy, fold
 from .onnx import load_onnx, quantize_onnx, write_onnx
@@ -169,19 +169,6 @@ class ExportedModel(nn.Module):
         return self.model(images)
 
 
-class Half(nn.Module):
-    """A model that computes in float16."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.half()
-        self.train(False)
-
-    def forward(self, x: Tensor) -> Output:
-        """Float32 (N, C, H, W) -> float32 output of the model."""
-        return map_levels(Tensor.float, self.model(x.half()))
-
-
 def _as_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Undo the normalisation: (N, 3, H, W), float32 -> uint8."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
@@ -213,7 +200,9 @@ class Format(NamedTuple):
 
 def _write_onnx(job: ExportJob, path: Path) -> None:
     if job.precision == "fp16":
-        job.model.model = Half(job.model.model)
+        network = job.model.model.half()
+        network.register_forward_pre_hook(lambda _, images: (images[0].half(),))
+        network.register_forward_hook(lambda _, images, output: map_levels(Tensor.float, output))
     write_onnx(job.model, path, job.example, job.texts, job.outputs)
     if job.calibration:
         quantize_onnx(path, job.calibration, seven_bits=True)

@@ -19,11 +19,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 def evaluation_copy(model: Model) -> Model:
-    """Return a copy in evaluation mode, without gradients.
-
-    Raises:
-        ValueError: a layer does what a copy in evaluation mode would not do; the message names it.
-    """
+    """Return a copy in evaluation mode, without gradients; ValueError names a layer that does what it would not do."""
     for name, module in model.named_modules():
         problem = None
         if has_hooks(module):
@@ -69,9 +65,6 @@ _USUAL: dict[str, tuple[type[nn.Module], ...]] = {
 
 def plain_layers(layer: nn.Module) -> list[str]:
     """Return the names of the modules of a ConvLayer or DWConvLayer if they are the usual ones in order, else [""]."""
-    parts = dict(layer.named_children())
-    usual = type(layer) in (ConvLayer, DWConvLayer) and all(
-        type(part) in _USUAL.get(name, ()) for name, part in parts.items()
-    )
-    names = list(parts)
-    return names if usual and names[:1] in (["conv"], ["dwconv"]) and names == sorted(names) else [""]
+    names = [name for name, part in layer.named_children() if type(part) in _USUAL.get(name, ())]
+    plain = len(names) == len(list(layer.children())) and names[:1] in (["conv"], ["dwconv"]) and names == sorted(names)
+    return names if plain and type(layer) in (ConvLayer, DWConvLayer) else [""]
