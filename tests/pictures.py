@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -46,6 +48,17 @@ def colour_classifier(device: str = "cpu") -> Classifier:
 
 def plain(colour: str = "red", size: tuple[int, int] = (40, 36)) -> Image.Image:
     return Image.new("RGB", size, COLOURS[colour])
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """The content of an image file."""
+    stored = io.BytesIO()
+    image.save(stored, form, **options)
+    return stored.getvalue()
 
 
 def tops(results: list[ImageResult]) -> list[str]:

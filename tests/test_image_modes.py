@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import encoded
 from PIL import Image
 
 from hardnet.images.read import load_image, to_rgb, upright_rgb
@@ -16,12 +17,13 @@ from hardnet.utils import log
 from hardnet.utils.errors import ImageError
 
 
+def chunk(kind: bytes, data: bytes, *, damage: bool = False) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ damage)
+
+
 def png(width: int, depth: int, colour_type: int, row: bytes, transparent: bytes = b"") -> Image.Image:
     """A picture of one row, from a PNG file written by hand: Pillow cannot write all kinds that it reads."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0))
     if transparent:
         content += chunk(b"tRNS", transparent)
@@ -85,17 +87,11 @@ def test_grey_with_alpha() -> None:
     assert greys(to_rgb(png(2, 16, 4, struct.pack(">4H", 25_700, 65_535, 25_700, 0)))) == [100, 255]
 
 
-def palette_image() -> Image.Image:
-    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
-    image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
-    return image
-
-
 @pytest.mark.parametrize("transparency", [None, 1, bytes([255, 0, 255])])
 def test_transparent_palette_entries_are_white(transparency: int | bytes | None) -> None:
-    stored = io.BytesIO()
-    palette_image().save(stored, "PNG", **({} if transparency is None else {"transparency": transparency}))
-    image = Image.open(stored)
+    palette = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+    palette.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+    image = Image.open(io.BytesIO(encoded(palette, **({} if transparency is None else {"transparency": transparency}))))
     assert image.mode == "P"
     middle = (0, 200, 0) if transparency is None else (255, 255, 255)
     assert colours(to_rgb(image)) == [(200, 0, 0), middle, (0, 0, 200)]
@@ -129,23 +125,15 @@ def test_the_result_is_new_and_without_metadata() -> None:
     assert set(image.info) == {"transparency", "exif"}
 
 
-def tiff(bits: int, photometric: int, data: bytes, order: str = "<", sample: int = 1, width: int = 2) -> io.BytesIO:
-    """A grey TIFF file of one row."""
-    fields = {
-        256: width,
-        257: 1,
-        258: bits,
-        259: 1,
-        262: photometric,
-        273: 8,
-        277: 1,
-        278: 1,
-        279: len(data),
-        339: sample,
-    }
+def tiff(bits: int, photometric: int, data: bytes, order: str = "<", sample: int = 1) -> io.BytesIO:
+    """A grey TIFF file of one row of two pixels."""
+    tags = (256, 257, 258, 259, 262, 273, 277, 278, 279, 339)
+    values = (2, 1, bits, 1, photometric, 8, 1, 1, len(data), sample)
     content = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data)) + data
-    content += struct.pack(f"{order}H", len(fields))
-    content += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in fields.items())
+    content += struct.pack(f"{order}H", len(tags))
+    content += b"".join(
+        struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in zip(tags, values, strict=True)
+    )
     return io.BytesIO(content + bytes(4))
 
 
@@ -197,26 +185,20 @@ def test_dark_pictures_of_16_bits_are_named_once_with_the_remedy(
     assert caplog.messages[1].endswith("bits=8)")
 
 
-def text_chunk(kind: bytes, content: bytes, damage: bool = False) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ damage)
-
-
 @pytest.mark.parametrize("at", ["before", "after"])
 @pytest.mark.parametrize(
-    "chunk",
+    "text",
     [
-        text_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))),
-        text_chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000))),
-        text_chunk(b"tEXt", b"k\0value", damage=True),
+        chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"tEXt", b"k\0value", damage=True),
     ],
     ids=["large text", "large profile", "damaged text"],
 )
-def test_png_with_texts_that_pillow_refuses(chunk: bytes, at: str) -> None:
-    stored = io.BytesIO()
-    Image.new("RGB", (2, 2), (200, 0, 0)).save(stored, "PNG")
-    content = stored.getvalue()
+def test_png_with_texts_that_pillow_refuses(text: bytes, at: str) -> None:
+    content = encoded(Image.new("RGB", (2, 2), (200, 0, 0)))
     where = content.index(b"IDAT" if at == "before" else b"IEND") - 4
-    assert load_image(io.BytesIO(content[:where] + chunk + content[where:])).getpixel((0, 0)) == (200, 0, 0)
+    assert load_image(io.BytesIO(content[:where] + text + content[where:])).getpixel((0, 0)) == (200, 0, 0)
     if at == "before":
         with pytest.raises(ImageError, match="truncated"):
-            load_image(io.BytesIO(content[:where] + chunk + content[where : where + 10]))
+            load_image(io.BytesIO(content[:where] + text + content[where : where + 10]))

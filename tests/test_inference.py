@@ -83,18 +83,15 @@ def test_decoding_goes_on_while_the_model_runs() -> None:
 
 def test_no_threads_are_left_behind(folder: Path) -> None:
     classifier = colour_classifier()
-    assert len(classifier.predict(folder)) == 20
-    assert decoding_threads() == []
     stream = classifier.stream(folder, batch_size=2)
     next(stream)
     assert decoding_threads()
     stream.close()
     assert decoding_threads() == []
-    stream = classifier.stream([plain(), 5], batch_size=1)
     with pytest.raises(TypeError):
-        list(stream)
+        list(classifier.stream([plain(), 5], batch_size=1))
     assert decoding_threads() == []
-    classifier.stream(folder)  # never begun
+    assert len(classifier.predict(folder)) == 20
     assert decoding_threads() == []
 
 
@@ -140,12 +137,9 @@ def test_results_show_themselves(tmp_path: Path) -> None:
     classifier = colour_classifier()
     plain("green").save(tmp_path / "a&b.png")
     (tmp_path / "c.png").write_bytes(b"")
-    fine, broken = classifier.predict(tmp_path, topk=1)
-    [top] = fine.predictions
-    assert fine.to_dict() == {
-        "source": str(tmp_path / "a&b.png"),
-        "predictions": [{"label": "green", "index": 1, "probability": top.probability}],
-    }
+    fine, broken = results = classifier.predict(tmp_path, topk=2)
+    top, second = fine.predictions
+    assert fine.to_dict()["predictions"][0] == {"label": "green", "index": 1, "probability": top.probability}
     assert broken.to_dict() == {"source": str(tmp_path / "c.png"), "error": broken.error}
     assert f"green {top.probability:.1%}" in repr(fine)
     assert broken.error in repr(broken)
@@ -153,13 +147,7 @@ def test_results_show_themselves(tmp_path: Path) -> None:
     assert "a&amp;b.png" in fine._repr_html_()
     assert "<img" not in broken._repr_html_()
     assert repr(classifier).startswith("Classifier(MainColour, classes=3, device='cpu', transform=Preprocessing(")
-
-
-def test_results_become_a_data_frame(tmp_path: Path) -> None:
-    plain("green").save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"")
-    fine, broken = results = colour_classifier().predict(tmp_path, topk=2)
-    frame, second = data_frame(results), fine.predictions[1]
+    frame = data_frame(results)
     assert frame["source"].tolist() == [fine.source, fine.source, broken.source]
     assert frame.loc[1, ["rank", "label", "probability"]].tolist() == [2, second.label, second.probability]
     assert frame["index"].dtype == "Int64"
@@ -167,24 +155,19 @@ def test_results_become_a_data_frame(tmp_path: Path) -> None:
     assert data_frame([]).empty
 
 
-def test_labels_by_default() -> None:
-    """The names that the model carries; the number of classes tells nothing."""
+def test_labels_are_the_callers_or_the_models(tmp_path: Path) -> None:
+    """The number of classes tells nothing about their names."""
+    path = tmp_path / "labels.txt"
+    path.write_bytes("\ufeffKätzchen\r\nHund\r\n".encode())
     model = HarDNet(CONFIGS["hardnet39ds"], num_classes=2)
     model.categories = ("cat", "dog")
-    assert Classifier(model, device="cpu").labels == ("cat", "dog")
+    german = ("Kätzchen", "Hund")
+    for labels, expected in ((None, ("cat", "dog")), (["a", "b"], ("a", "b")), (path, german), (str(path), german)):
+        assert Classifier(model, device="cpu", labels=labels).labels == expected
     for classes in (4, 1000):
         classifier = Classifier(ConstantLogits(classes), device="cpu")
         classifier.predict(torch.zeros(3, 32, 32))
         assert classifier.labels == tuple(f"class {index}" for index in range(classes))
-
-
-def test_labels_of_the_caller_come_first(tmp_path: Path) -> None:
-    model = HarDNet(CONFIGS["hardnet39ds"], num_classes=2)
-    assert Classifier(model, device="cpu", labels=["cat", "dog"]).labels == ("cat", "dog")
-    path = tmp_path / "labels.txt"
-    path.write_bytes("\ufeffKätzchen\r\nHund\r\n".encode())
-    for given in (path, str(path)):
-        assert Classifier(model, device="cpu", labels=given).labels == ("Kätzchen", "Hund")
 
 
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
@@ -195,12 +178,13 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are 1 labels, but the model has 3 classes"):
         classifier.predict(plain())
     (tmp_path / "labels.txt").write_text("a\n\nb\n")
-    with pytest.raises(ValueError, match="labels must be a list of names, got '' for class 1"):
-        Classifier(model, device="cpu", labels=tmp_path / "labels.txt")
-    with pytest.raises(ValueError, match=r"the labels cannot be read from .*gone.txt"):
-        Classifier(model, device="cpu", labels=tmp_path / "gone.txt")
-    with pytest.raises(ValueError, match="labels must be a list of names, got 7 for class 1"):
-        Classifier(model, device="cpu", labels=["a", 7])
+    for labels, message in (
+        (tmp_path / "labels.txt", "labels must be a list of names, got '' for class 1"),
+        (tmp_path / "gone.txt", r"the labels cannot be read from .*gone.txt"),
+        (["a", 7], "labels must be a list of names, got 7 for class 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Classifier(model, device="cpu", labels=labels)
 
 
 def test_a_transform_that_does_not_fit() -> None:
@@ -267,43 +251,27 @@ def test_wrong_models() -> None:
         Classifier(MainColour(), topk=3)
 
 
-WIDTH = 1024
-
-
 @pytest.fixture
-def model(golden_fill: Callable[[nn.Module], nn.Module]) -> HarDNet:
-    filled = golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=3))
-    assert isinstance(filled, HarDNet)
-    return filled
-
-
-def vectors(results: object) -> list[Tensor | None]:
-    return [result.vector for result in results]
+def model(golden_fill: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return golden_fill(HarDNet(CONFIGS["hardnet39ds"], num_classes=3))
 
 
 def test_embeddings_are_the_pooled_features(model: HarDNet, device: str) -> None:
     extractor = Extractor(model, device=device, transform=small_transform)
-    assert extractor.num_features == WIDTH
+    assert extractor.num_features == 1024
     assert model.training  # the caller's model keeps its mode
     model.eval().to(device)
     images = [plain("red"), plain("green"), plain("blue")]
     batch = torch.stack([small_transform(image) for image in images]).to(device)
     with torch.inference_mode():
-        wanted = model.forward_features(batch).mean((2, 3)).cpu()
+        expected = model.forward_features(batch).mean((2, 3)).cpu()
     for batch_size in (1, 2, 3):
-        found = list(extractor.stream(images, batch_size))
-        assert [one.source for one in found] == ["<image 0>", "<image 1>", "<image 2>"]
-        torch.testing.assert_close(torch.stack(vectors(found)), wanted, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(wanted[0], wanted[1], rtol=1e-2, atol=1e-2)
-
-
-def test_an_engine_gives_the_same_embeddings(model: HarDNet) -> None:
-    images = [plain("red"), plain("green"), plain("blue")]
-    wanted, found = (
-        torch.stack(vectors(Extractor(model, device="cpu", transform=small_transform, engine=engine).stream(images)))
-        for engine in ("eager", "torch")
-    )
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        results = list(extractor.stream(images, batch_size))
+        assert [result.source for result in results] == ["<image 0>", "<image 1>", "<image 2>"]
+        torch.testing.assert_close(torch.stack([r.vector for r in results]), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected[0], expected[1], rtol=1e-2, atol=1e-2)
+    results = Extractor(model, device="cpu", transform=small_transform, engine="torch").stream(images)
+    torch.testing.assert_close(torch.stack([r.vector for r in results]), expected, rtol=1e-4, atol=1e-4)
     assert model.num_classes  # the caller's model keeps its classifier
 
 

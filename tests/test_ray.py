@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import encoded, noise
 
 import hardnet
 from hardnet.cli import main
@@ -36,10 +35,7 @@ def _cluster() -> Iterator[None]:
 
 
 def png(number: int) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.RandomState(number).randint(0, 255, (6, 8, 3), np.uint8)
-    Image.fromarray(pixels).resize((80, 60)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(noise(8, 6, number).resize((80, 60)))
 
 
 @pytest.fixture
@@ -64,43 +60,35 @@ def sources(tmp_path: Path) -> Path:
 
 
 def rows(folder: Path) -> dict[str, dict[str, Any]]:
-    found = pa.concat_tables([parquet.read_table(file) for file in folder.glob("*.parquet")]).to_pylist()
-    assert len({row["source"] for row in found}) == len(found)
-    return {row["source"]: row for row in found}
+    results = parquet.read_table(folder).to_pylist()
+    assert len({row["source"] for row in results}) == len(results)
+    return {row["source"]: row for row in results}
 
 
-def test_every_source_has_the_results_of_one_process(sources: Path, tmp_path: Path) -> None:
-    gone = tmp_path / "gone.tar"
-    for verb in ("predict", "extract"):
-        output = tmp_path / verb
-        assert main([verb, str(sources), str(gone), "--output", str(output), "--on", "ray", *OPTIONS]) == 1
-        found = rows(output)
-        names = [f"{number}.png" for number in range(5)] + ["c.parquet/3"]
-        for number in range(4):
-            names += [f"a.tar/{number}.png", f"b.tar/{number}.png", *([f"c.parquet/{number}"] if number < 3 else [])]
-        assert set(found) == {str(gone), *(str(sources / name) for name in [*names, "b.tar"])}
-        errors = {str(Path(name).relative_to(tmp_path)): row["error"] for name, row in found.items() if row["error"]}
-        assert set(errors) == {"gone.tar", "in/3.png", "in/b.tar", "in/c.parquet/3"}
-        assert "truncated after 4 images" in errors["in/b.tar"]
-        assert "no such file" in errors["gone.tar"].lower()
-        assert "is not an image" in errors["in/3.png"]
-        files = [sources / f"{number}.png" for number in (0, 1, 2)]
-        for number, file in enumerate(files):
-            for name in (
-                file,
-                sources / "a.tar" / file.name,
-                sources / "b.tar" / file.name,
-                sources / f"c.parquet/{number}",
-            ):
-                row = found[str(name)]
-                if verb == "extract":
-                    [vector] = hardnet.Extractor("hardnet39ds", weights="FASHION_MNIST").stream([file])
-                    assert np.abs(np.array(row["embedding"]) - vector.vector.numpy()).max() < 1e-5
-                else:
-                    [result] = hardnet.Classifier("hardnet39ds", weights="FASHION_MNIST").predict([file])
-                    assert [p["label"] for p in row["predictions"]] == [p.label for p in result.predictions]
-                    assert row["predictions"][0]["probability"] == pytest.approx(result.top.probability, abs=1e-5)
-        assert main([verb, str(sources), "--output", str(output), "--on", "ray", *OPTIONS]) == 4  # not empty
+@pytest.mark.parametrize("verb", ["predict", "extract"])
+def test_every_source_has_the_results_of_one_process(verb: str, sources: Path, tmp_path: Path) -> None:
+    gone, output = tmp_path / "gone.tar", tmp_path / "out"
+    assert main([verb, str(sources), str(gone), "--output", str(output), "--on", "ray", *OPTIONS]) == 1
+    results = rows(output)
+    names = [f"{folder}{number}.png" for folder in ("", "a.tar/", "b.tar/") for number in range(4)]
+    names += ["4.png", "b.tar", *(f"c.parquet/{number}" for number in range(4))]
+    assert set(results) == {str(gone), *(str(sources / name) for name in names)}
+    errors = {str(Path(name).relative_to(tmp_path)): row["error"] for name, row in results.items() if row["error"]}
+    assert set(errors) == {"gone.tar", "in/3.png", "in/b.tar", "in/c.parquet/3"}
+    assert "truncated after 4 images" in errors["in/b.tar"]
+    assert "no such file" in errors["gone.tar"].lower()
+    assert "is not an image" in errors["in/3.png"]
+    runner = {"predict": hardnet.Classifier, "extract": hardnet.Extractor}[verb]("hardnet39ds", weights="FASHION_MNIST")
+    for number in range(3):
+        [expected] = runner.stream([sources / f"{number}.png"])
+        for name in (f"{number}.png", f"a.tar/{number}.png", f"b.tar/{number}.png", f"c.parquet/{number}"):
+            row = results[str(sources / name)]
+            if verb == "extract":
+                assert row["embedding"] == pytest.approx(expected.vector.tolist(), abs=1e-5)
+            else:
+                assert [p["label"] for p in row["predictions"]] == [p.label for p in expected.predictions]
+                assert row["predictions"][0]["probability"] == pytest.approx(expected.top.probability, abs=1e-5)
+    assert main([verb, str(sources), "--output", str(output), "--on", "ray", *OPTIONS]) == 4  # not empty
 
 
 class Dying(stages._Stage):  # type: ignore[name-defined, misc]
@@ -130,9 +118,8 @@ def test_file_systems_of_pyarrow(sources: Path) -> None:
     images = stages.read(["in"], filesystem=files).take_all()
     assert {row["source"] for row in images if row["bytes"]} >= {"in/0.png", "in/a.tar/0.png", "in/c.parquet/0"}
     images = stages.read([f"file://{sources}"]).take_all()
-    assert {row["source"] for row in images if row["error"]} == {
-        f"file://{sources}/{x}" for x in ("b.tar", "c.parquet/3")
-    }
+    errors = {row["source"] for row in images if row["error"]}
+    assert errors == {f"file://{sources}/{name}" for name in ("b.tar", "c.parquet/3")}
 
 
 @pytest.mark.parametrize("options", [["--on", "dask"], ["--on", "ray", "--resume"]])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from pictures import encoded, noise
 
 from hardnet import ray as stages
 from hardnet.images import shards
@@ -19,10 +19,7 @@ pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 
-def png(size: int = 8) -> bytes:
-    stored = io.BytesIO()
-    Image.effect_noise((size, size), 80).save(stored, "PNG")
-    return stored.getvalue()
+PNG = encoded(noise(8, 8))
 
 
 def rows(*paths: Path, column: str | None = None) -> dict[str, str]:
@@ -38,13 +35,13 @@ def test_odd_members_do_not_end_a_shard(tmp_path: Path, kind: str, monkeypatch: 
     path = tmp_path / (f"s.tar.{kind}" if kind else "s.tar")
     with tarfile.open(path, f"w:{kind}") as archive:
         for name, member_type, content in (
-            ("0.png", tarfile.REGTYPE, png()),
+            ("0.png", tarfile.REGTYPE, PNG),
             ("soft.png", tarfile.SYMTYPE, b""),
             ("hard.png", tarfile.LNKTYPE, b""),
             ("device.png", tarfile.CHRTYPE, b""),
             ("pipe.png", tarfile.FIFOTYPE, b""),
             ("large.png", tarfile.REGTYPE, bytes(2001)),
-            ("1.png", tarfile.REGTYPE, png()),
+            ("1.png", tarfile.REGTYPE, PNG),
         ):
             member = tarfile.TarInfo(name)
             member.type, member.size, member.linkname = member_type, len(content), "0.png" if not content else ""
@@ -57,18 +54,15 @@ def test_odd_members_do_not_end_a_shard(tmp_path: Path, kind: str, monkeypatch: 
     assert rows(single) == {"single.png": f"{single}: {large}"}
 
 
-LISTS = [list(png()), list(png())]
-
-
 @pytest.mark.parametrize(
     ("values", "column", "error"),
     [
-        (pa.array(LISTS, pa.list_(pa.uint8())), None, "there is no column of bytes"),
+        (pa.array([list(PNG)] * 2, pa.list_(pa.uint8())), None, "there is no column of bytes"),
         (pa.array(["a", "b"]), "image", "there is no such column of bytes"),
         (pa.array([{"bytes": "a"}, {"bytes": "b"}]), None, "there is no column of bytes"),
-        (pa.array([{"bytes": value} for value in LISTS]), "image", "there is no such column of bytes"),
-        (pa.array([png(), bytes(2001)]), None, "1: is too large: 2,001 bytes"),
-        (pa.array([png(), None], pa.large_binary()), None, "1: there is no image"),
+        (pa.array([{"bytes": list(PNG)}] * 2), "image", "there is no such column of bytes"),
+        (pa.array([PNG, bytes(2001)]), None, "1: is too large: 2,001 bytes"),
+        (pa.array([PNG, None], pa.large_binary()), None, "1: there is no image"),
     ],
 )
 def test_columns_and_cells_of_parquet(
@@ -97,7 +91,7 @@ def test_an_interrupted_job_says_what_is_complete(tmp_path: Path, caplog: pytest
 def test_names_are_sources_as_they_are(tmp_path: Path) -> None:
     names = [b"a\nb.png", b"caf\xe9.png", b"large.png"]
     for name in names:
-        (tmp_path / os.fsdecode(name)).write_bytes(png())
+        (tmp_path / os.fsdecode(name)).write_bytes(PNG)
     sources = [name for name, content, _ in read_files(list_files([str(tmp_path)]), None, None) if content]
     assert [Path(source).name for source in sources] == ["a\nb.png", "caf\\xe9.png", "large.png"]
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
