@@ -202,5 +202,5 @@ def test_fast_decoding_of_an_evaluation_is_that_of_the_classifier(tmp_path: Path
 
     for decode in ("exact", "fast"):
         evaluate(predict, FolderSource(tmp_path), transform, Ranks(0, 1, torch.device("cpu")), decode=decode)
-        assert torch.equal(seen[-1][0], prepare(Item("a", path), transform, 3, 1, decode=decode))
+        assert torch.equal(seen[-1][0], prepare(Item("a", path), transform, decode=decode))
     assert not torch.equal(*seen)

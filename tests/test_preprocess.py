@@ -115,7 +115,7 @@ def jpeg(image: Image.Image, orientation: int = 1, claimed: tuple[int, int] | No
 
 def prepared(content: bytes, decode: str, resize: int = 32, crop: int = 28) -> torch.Tensor:
     transform = Preprocessing(resize=resize, crop=crop)
-    return prepare(Item("a.jpg", content), transform, 3, 1, raw=True, decode=decode).float()
+    return prepare(Item("a.jpg", content), transform, raw=True, decode=decode).float()
 
 
 SIZES = [(512, 640), (320, 256), (601, 523), (203, 301), (131, 129), (128, 4097), (2065, 65), (64, 64), (33, 47)]
@@ -184,7 +184,7 @@ def test_classifier_and_extractor_decode_as_they_are_told() -> None:
         vector = hardnet.Extractor(model, transform=transform, decode=decode).stream(content)
         item = Item("a.jpg", content)
         with torch.inference_mode():
-            logits = model.eval()(prepare(item, transform, 3, 1, decode=decode)[None])[0]
+            logits = model.eval()(prepare(item, transform, decode=decode)[None])[0]
         [result] = hardnet.Classifier(model, transform=transform, decode=decode).predict(content)
         assert result.top.probability == pytest.approx(logits.softmax(0).max().item(), abs=1e-6)
         results.append((next(vector).vector, logits))

@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, Union, cast, get_args
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, Union, cast
 
 import torch
 from torch import Tensor
@@ -83,17 +83,6 @@ def is_single(images: object) -> bool:
     return isinstance(images, Item) or _is_image_like(images)
 
 
-def count_ahead(images: object, items: Iterator[Item], limit: int) -> tuple[int | None, Iterator[Item]]:
-    """Return the number of items, at most ``limit``, and an iterator over all of them; None for a generator's input.
-
-    Of a generator nothing is taken: its next image may take time, or a lot of memory.
-    """
-    if not (isinstance(images, (Item, Sized)) or _is_image_like(images)):
-        return None, items
-    start = list(islice(items, limit))
-    return len(start), chain(start, items)
-
-
 def decode_ahead(
     items: Iterable[Item], transform: Transform, model: torch.nn.Module, batch_size: int, decode: Decode = "exact"
 ) -> Generator[tuple[Item, Tensor | ImageError], None, None]:
@@ -103,9 +92,8 @@ def decode_ahead(
     with the iterator, also when it is closed early.
 
     Raises:
-        ValueError: while iterating, ``decode`` does not go with the transform, or its result not with the model.
+        ValueError: while iterating, the transform's result does not fit the model.
     """
-    check_decode(decode, transform)
     if os.getpid() != _first_process():
         warn_once(
             logger,
@@ -120,10 +108,9 @@ def decode_ahead(
         large += image.width * image.height > _LARGE
 
     work = functools.partial(prepare, raw=True, decode=decode, report=count_large if decode == "exact" else None)
-    limits = input_limits(model)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hardnet-decode", initializer=_yield_to_model)
     try:
-        futures = ((item, pool.submit(work, item, transform, *limits)) for item in items)
+        futures = ((item, pool.submit(work, item, transform, model)) for item in items)
         pending = deque(islice(futures, max(batch_size, WORKERS) + 1))
         while pending:
             item, future = pending.popleft()
@@ -156,33 +143,25 @@ def _first_process() -> int:
     return os.getpid()
 
 
-def check_decode(decode: str, transform: Transform) -> None:
-    """Raise ValueError if the way of decoding is unknown or does not go with the transform."""
-    if decode not in get_args(Decode):
-        raise ValueError(f"decode must be 'exact' or 'fast', got {decode!r}")
-    if decode == "fast" and type(transform) is not Preprocessing:
-        raise ValueError("decode='fast' requires the preprocessing of the weights, not a transform= of your own")
-
-
 def prepare(
     item: Item,
     transform: Transform,
-    in_chans: int,
-    min_size: int,
+    model: torch.nn.Module | None = None,
     *,
     raw: bool = False,
     decode: Decode = "exact",
     report: Callable[[Image.Image], None] | None = None,
 ) -> Tensor:
-    """Return the model input of one item: a float tensor (in_chans, H, W).
+    """Return the model input of one item: a float tensor (model.in_chans or else 3, H, W).
 
-    Neither side is shorter than ``min_size``. With ``raw``, what :class:`Preprocessing` prepares is returned as uint8
-    pixels, before normalisation. ``decode`` "fast" requires it. ``report`` is called with every decoded picture.
+    With ``raw``, what :class:`Preprocessing` prepares is returned as uint8 pixels, before normalisation. ``decode``
+    "fast" requires it. ``report`` is called with every decoded picture.
 
     Raises:
-        ImageError: the image is unusable, or too small after the transform.
-        ValueError: the transform does not return a float tensor of ``in_chans`` channels.
+        ImageError: the image is unusable, or smaller after the transform than the model takes.
+        ValueError: the transform does not return a float tensor of the model's channels.
     """
+    in_chans, min_size = getattr(model, "in_chans", 3), getattr(model, "min_input_size", 1)
     content, name = item.content, printable(item.source)
     if isinstance(content, ImageError):
         raise content
@@ -213,12 +192,7 @@ def prepare_each(
     images: ImageLike | Iterable[ImageLike], transform: Transform, model: torch.nn.Module
 ) -> Iterator[Tensor]:
     """Iterate over the images as batches of one, (1, channels, H, W); an unusable one raises ImageError."""
-    return (prepare(item, transform, *input_limits(model))[None] for item in expand(images))
-
-
-def input_limits(model: torch.nn.Module) -> tuple[int, int]:
-    """Return the channels and the least side in pixels of a model's input; 3 and 1 if it does not say."""
-    return cast(int, getattr(model, "in_chans", 3)), cast(int, getattr(model, "min_input_size", 1))
+    return (prepare(item, transform, model)[None] for item in expand(images))
 
 
 def _is_image_like(value: object) -> TypeGuard[ImageLike]:
@@ -295,7 +269,8 @@ def _decode(content: ImageLike, name: str, least_side: int) -> tuple[Image.Image
         content = Image.fromarray(content)
     if isinstance(content, Image.Image):
         return upright_rgb(content, name), None
-    return decode_image(cast("str | IO[bytes]", content), name, least_side=least_side or None)
+    own_name = None if isinstance(content, (str, os.PathLike)) else name
+    return decode_image(cast("str | IO[bytes]", content), own_name, least_side=least_side or None)
 
 
 def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> Tensor:

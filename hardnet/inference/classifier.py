@@ -9,11 +9,11 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,6 @@ from ..images.batches import (
     ImageLike,
     Item,
     Transform,
-    check_decode,
-    count_ahead,
     decode_ahead,
     expand,
     is_single,
@@ -74,7 +72,10 @@ class _Runner:
         warn_if_untrained(module)
         self.model = _on_device(module, self.device)
         self.transform: Transform = transform or getattr(module, "preprocessing", None) or self._default_transform()
-        check_decode(decode, self.transform)
+        if decode not in get_args(Decode):
+            raise ValueError(f"decode must be 'exact' or 'fast', got {decode!r}")
+        if decode == "fast" and type(self.transform) is not Preprocessing:
+            raise ValueError("decode='fast' requires the preprocessing of the weights, not a transform= of your own")
         self.decode = decode
         self.engine: str | None = None
         """Engine of all calls; None if each call chooses one by its number of images."""
@@ -168,7 +169,10 @@ class _Runner:
     def _run_all(
         self, items: Iterator[Item], images: object, batch_size: int
     ) -> Iterator[tuple[Item, Tensor | ImageError]]:
-        count, items = count_ahead(images, items, _MANY + 1) if self.engine is None else (None, items)
+        count = None
+        if self.engine is None and (is_single(images) or isinstance(images, (Sized, os.PathLike))):
+            start = list(islice(items, _MANY + 1))
+            count, items = len(start), chain(start, items)
         run = self._run if self._engines is None or self.engine else self._engines.for_images(count or _MANY)[1]
         raises = is_single(images)
         with closing(decode_ahead(items, self.transform, self.model, batch_size, self.decode)) as decoded:
@@ -409,12 +413,7 @@ class Extractor(_Runner):
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 32) -> Iterator[Embedding]:
         """Compute lazily, in bounded memory: one embedding per picture, in the order of the input.
 
-        Args:
-            images: as for :meth:`hardnet.Classifier.stream`.
-            batch_size: the most images that the model gets at once.
-
-        Raises:
-            ImageError, TypeError, ValueError: as :meth:`hardnet.Classifier.stream`.
+        Arguments and errors are those of :meth:`hardnet.Classifier.stream`.
         """
         rows = self._rows(images, batch_size)
         return (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..images.batches import ImageLike, expand, input_limits, prepare
+from ..images.batches import ImageLike, expand, prepare
 from ..images.preprocess import Preprocessing
 from ..models.config import FeatureLevel, feature_levels
 from ..models.network import HarDNet
@@ -105,7 +105,7 @@ def explain(
     if len(items) != 1:
         raise ValueError(f"expected one image, got {len(items)}")
     pictures: list[Image.Image] = []
-    tensor = prepare(items[0], transform, *input_limits(model), report=pictures.append)
+    tensor = prepare(items[0], transform, model, report=pictures.append)
     [result] = classifier.stream([replace(items[0], content=tensor)], topk=10**6)
     prediction = result.predictions[0] if label is None else _find(result.predictions, label)
     [activation] = class_activations(model, tensor, [prediction.index], levels[stride] if stride else None)

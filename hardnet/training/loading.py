@@ -94,9 +94,7 @@ class _Batches(Dataset[Any]):
     def _image(self, index: int, position: int) -> Tensor:
         """Return an image, augmented as the one at ``position``, whose place it may take."""
         if self.decode == "fast":
-            return prepare(
-                Item(self.source.names[index], self.source.files[index]), self.transform, 3, 1, decode="fast"
-            )
+            return prepare(Item(self.source.names[index], self.source.files[index]), self.transform, decode="fast")
         image, _ = self.source.load(index)
         with nullcontext() if self.seed is None else seeded(*self.seed, "image", position):
             return self.transform(image)
