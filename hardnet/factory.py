@@ -146,6 +146,6 @@ for _builder in (hardnet39ds, hardnet68ds, hardnet68, hardnet85):
     _create = inspect.signature(create_model)
     _pretrained = inspect.signature(_builder).parameters["pretrained"]
     _builder.__signature__ = _create.replace(parameters=[_pretrained, *list(_create.parameters.values())[1:]])  # type: ignore[attr-defined]
-    _keywords = (create_model.__doc__ or "").partition("        weights: ")[2]
-    _default = 'Args:\n        pretrained: the same as ``weights="DEFAULT"``.'
-    _builder.__doc__ = f"{_builder.__doc__}\n\n    {_default}\n        weights: {_keywords}"
+    _keywords = (inspect.getdoc(create_model) or "").partition("    weights: ")[2]
+    _default = 'Args:\n    pretrained: the same as ``weights="DEFAULT"``.'
+    _builder.__doc__ = f"{_builder.__doc__}\n\n{_default}\n    weights: {_keywords}"

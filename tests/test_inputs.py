@@ -215,7 +215,8 @@ def test_the_same_whatever_the_batch_size(network: Classifier) -> None:
 def test_raw_values_are_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(log, "LOGGED", set())
     list(colour_classifier().stream([torch.randn(3, 32, 32), *(torch.full((3, 32, 32), 255.0) for _ in range(2))]))
-    assert [message.split(",")[0] for message in caplog.messages] == ["<tensor 1>: its values go up to 255"]
+    [message] = caplog.messages  # of the first to be decoded
+    assert "its values go up to 255" in message
 
 
 def test_a_forked_process_is_told_to_spawn(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
