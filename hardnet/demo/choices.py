@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Literal, cast
 from ..images.read import find_images
 from ..inference.classifier import Classifier
 from ..models.network import HarDNet
+from ..training.checkpoint import OPTIONS, VALIDATION
+from ..training.comparison import read_held_out
+from ..training.data import find_splits
 from ..weights.catalog import PACKAGE, WeightsRecord, get_weights, list_models, list_weights
 
 OWN, PACKAGED = "own", "hardnet39ds/FASHION_MNIST"
 MAX_EXAMPLES = 10
-_VALIDATION_FOLDERS = ("val", "valid", "validation", "test", "testing")
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,13 @@ def sample_images() -> tuple[dict[str, Path], dict[str, Path]]:
 def validation_pictures(run: Path) -> dict[str, Path]:
     """Return some validation pictures of a training run by name, of as many classes as possible; {} without any."""
     try:
-        data = Path(json.loads((run / "options.json").read_bytes())["data"]).expanduser()
-        folders = [data, *sorted(path for path in data.iterdir() if path.is_dir())]
-        if (run / "validation_images.txt").exists():
-            names = os.fsdecode((run / "validation_images.txt").read_bytes()).split("\n")[:-1]
-            folder = next(folder for folder in folders if (folder / names[0]).is_file())
+        data = Path(json.loads((run / OPTIONS).read_bytes())["data"]).expanduser()
+        splits = find_splits(data)
+        if (run / VALIDATION).exists():
+            names = sorted(read_held_out(run))
+            folder = next(folder for folder in (data, *splits.values()) if (folder / names[0]).is_file())
         else:
-            folder = next(folder for folder in folders if folder.name.lower() in _VALIDATION_FOLDERS)
+            folder = splits.get("val") or splits["test"]
             names = [path.relative_to(folder).as_posix() for path, error in find_images(folder) if error is None]
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return {}

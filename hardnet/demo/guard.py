@@ -28,14 +28,10 @@ _Message = MutableMapping[str, Any]
 
 
 class Guard:
-    """ASGI middleware that refuses foreign, oversized and idle requests.
+    """ASGI middleware that refuses foreign, oversized and idle requests; limits are in bytes.
 
-    Args:
-        app: the application behind it.
-        hosts: names of the server, in addition to ``localhost`` and all IP addresses (DNS rebinding needs a name).
-            Pages of these names may send requests, whatever the port and whatever Host a proxy passes on.
-        max_request: the largest body of one request, in bytes.
-        max_stored: the largest sum of uploads on disk, in bytes.
+    ``hosts`` are names of the server, in addition to ``localhost`` and all IP addresses (DNS rebinding needs a name).
+    Pages of these names may send requests, whatever the port and whatever Host a proxy passes on.
     """
 
     def __init__(self, app: Any, hosts: Collection[str], max_request: int, max_stored: int) -> None:
