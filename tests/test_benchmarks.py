@@ -111,10 +111,8 @@ def test_a_group_is_one_engine_and_precision_and_the_baseline() -> None:
     pairs = [{(case.engine, case.precision) for case in group if case.source == OURS} for group in groups]
     names = ("eager", "fp32"), ("torch", "fp32"), ("torch", "int8"), ("openvino", "fp32"), ("openvino", "int8")
     assert pairs == [{pair} for pair in (*names, ("training", "fp32"))]
-    assert [(case.source, case.model) for case in groups[0] if case.shape == SHAPE] == [
-        *((BASELINE, "hardnet68"), (OURS, "hardnet68")),
-        *PEERS,
-    ]
+    networks = [(case.source, case.model) for case in groups[0] if case.shape == SHAPE]
+    assert networks == [(BASELINE, "hardnet68"), (OURS, "hardnet68"), *PEERS]
     assert {case.engine for case in groups[-1]} == {"training"}
     assert [len(group) for group in groups] == [16, 4, 4, 16, 16, 16]
     assert str(groups[0][-1]) == "timm:ese_vovnet39b eager fp32, batch 8, 480"

@@ -46,7 +46,9 @@ class Accelerated(nn.Module):
         precision: of the computation; the output is always float32.
         device: the device of its input and output.
         threads: the number of CPU threads that it uses.
-        num_classes, feature_info, categories: those of the model; None if it has none.
+        num_classes: of the model; None for a feature pyramid.
+        feature_info: of a feature pyramid; None for other models.
+        categories: names of the model's classes; None if unknown.
         preprocessing: preprocessing of the images that it takes; None if unknown.
         takes_pixels: True if it takes uint8 images as well, which it normalises by ``preprocessing``.
 
