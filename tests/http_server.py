@@ -96,19 +96,13 @@ def running(*, tls: bool = False) -> Iterator[ScriptedServer]:
 
 
 def serve(
-    content: bytes,
-    *,
-    status: int = 200,
-    length: str | int | None = None,
-    sent: int | None = None,
-    pause: float = 0.0,
+    content: bytes, *, status: int = 200, sent: int | None = None, pause: float = 0.0,
     headers: dict[str, str] | None = None,
-) -> Step:
-    """Respond with ``content``. ``length`` is a wrong Content-Length; ``sent`` bytes go out, then comes the pause."""
+) -> Step:  # fmt: skip
+    """Respond with ``content``: ``sent`` bytes go out, then comes the pause."""
 
     def step(handler: Handler) -> None:
-        declared = str(len(content) if length is None else length)
-        handler.start(status, {"Content-Length": declared, **(headers or {})})
+        handler.start(status, {"Content-Length": str(len(content)), **(headers or {})})
         handler.wfile.write(content[:sent])
         time.sleep(pause)
 
@@ -142,13 +136,13 @@ def raw(response: bytes, *, interval: float = 0.0) -> Step:
     return step
 
 
-def chunked(content: bytes, *, ended: bool = True) -> Step:
+def chunked(content: bytes) -> Step:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return raw(head + b"%x\r\n%s\r\n" % (len(content), content) + (b"0\r\n\r\n" if ended else b""))
+    return raw(head + b"%x\r\n%s\r\n" % (len(content), content) + b"0\r\n\r\n")
 
 
-def redirect(location: str | None, status: int = 302) -> Step:
-    return serve(b"", status=status, headers={} if location is None else {"Location": location})
+def redirect(location: str, status: int = 302) -> Step:
+    return serve(b"", status=status, headers={"Location": location})
 
 
 def hang_up(handler: Handler) -> None:

@@ -40,6 +40,9 @@ def test_catalog_has_all_weights() -> None:
     imagenet = {(name, "IMAGENET1K_V1") for name in MODELS}
     retrained = {(name, "IMAGENET1K_V2") for name in ("hardnet39ds", "hardnet68ds", "hardnet85")}
     assert CATALOG.keys() == imagenet | retrained | {("hardnet39ds", "FASHION_MNIST")}
+    names = [record.cache_filename(source) for record in CATALOG.values() for source in record.sources]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"hardnet-[a-z0-9_-]+\.pth", name) for name in names)
 
 
 def test_records_are_complete(record: WeightsRecord) -> None:
@@ -62,12 +65,6 @@ def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
             assert source.digest.value[:8] in source.filename  # both publishers name their files so
     strength = [list(LENGTHS).index(source.digest.scheme) for source in record.sources]
     assert strength == sorted(strength)
-
-
-def test_cache_names_are_distinct() -> None:
-    names = [record.cache_filename(source) for record in CATALOG.values() for source in record.sources]
-    assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"hardnet-[a-z0-9_-]+\.pth", name) for name in names)
 
 
 @pytest.mark.parametrize("digest", DIGESTS, ids=str)

@@ -16,7 +16,7 @@ from published import publish
 
 import hardnet
 from hardnet import HarDNet, WeightsError, create_model, get_weights, list_models, list_weights
-from hardnet.models.layers import ConvLayer, HarDBlock
+from hardnet.models.layers import HarDBlock
 from hardnet.weights.catalog import CATALOG
 
 TAG = "IMAGENET1K_V1"
@@ -28,9 +28,8 @@ def test_lists() -> None:
     assert {name: list_weights(name) for name in MODELS} == {
         name: [tag for model, tag in CATALOG if model == name] for name in MODELS
     }
-    assert list_weights("hardnet68") == ["IMAGENET1K_V1"]
     record = get_weights("hardnet85", "IMAGENET1K_V2")
-    assert (record.model, record.tag, record.block_activation) == ("hardnet85", "IMAGENET1K_V2", "relu")
+    assert (record.model, record.tag) == ("hardnet85", "IMAGENET1K_V2")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -51,7 +50,6 @@ def test_builders_build_their_own(name: str) -> None:
     ("call", "error", "said"),
     [
         (lambda: create_model("hardnet68d"), ValueError, r"unknown model 'hardnet68d'.*hardnet39ds, .*did you mean"),
-        (lambda: create_model("HarDNet-85"), ValueError, "did you mean 'hardnet85'"),
         (lambda: create_model(None), ValueError, "unknown model None"),
         (lambda: list_weights("resnet50"), ValueError, "unknown model 'resnet50'; known: hardnet39ds, "),
         (lambda: get_weights("hardnet68", "imagenet1k_v1"), ValueError, "did you mean 'IMAGENET1K_V1'"),
@@ -64,11 +62,9 @@ def test_builders_build_their_own(name: str) -> None:
             ValueError,
             "not for hardnet68",
         ),
-        (lambda: create_model("hardnet68", classes=10), TypeError, "classes"),
         (lambda: hardnet.hardnet68(num_class=3), TypeError, r"hardnet68\(\).*'num_class'.*mean 'num_classes'"),
         (lambda: hardnet.hardnet68(True, weights="IMAGENET1K_V1"), ValueError, "one of the two"),
         (lambda: create_model("hardnet68", num_classes=-1), ValueError, "num_classes must be .* got -1"),
-        (lambda: create_model("hardnet68", num_classes=2.0), ValueError, r"got 2\.0"),
         (lambda: create_model("hardnet68", num_classes=True), ValueError, "got True"),
         (lambda: create_model("hardnet68", in_chans=0), ValueError, "in_chans must be .* got 0"),
         (lambda: create_model("hardnet68", drop_rate=1.0), ValueError, r"drop_rate must lie in \[0, 1\), got 1\.0"),
@@ -78,8 +74,6 @@ def test_builders_build_their_own(name: str) -> None:
             TypeError,
             r'create_model\("hardnet39ds", weights="DEFAULT", in_chans=1\)',
         ),
-        (lambda: hardnet.HarDNet(), TypeError, "to build a model by name"),
-        (lambda: hardnet.HarDNetwork, AttributeError, "HarDNetwork"),
     ],
 )
 def test_what_is_wrong_is_said(call: object, error: type[Exception], said: str) -> None:
@@ -154,19 +148,3 @@ def test_importing_is_light() -> None:
 def test_the_public_names_are_all_there() -> None:
     assert all(getattr(hardnet, name) is not None for name in hardnet.__all__)
     assert set(hardnet.__all__) <= set(dir(hardnet))
-
-
-def test_weights_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of the time of construction is the initialisation: no number is drawn that is not used."""
-    drawn: list[int] = []
-    for name in ("uniform_", "normal_"):
-        original = getattr(torch.Tensor, name)
-
-        def count(tensor: torch.Tensor, *rest: object, _original: object = original, **keywords: object) -> object:
-            if tensor.device.type != "meta":
-                drawn.append(tensor.numel())
-            return _original(tensor, *rest, **keywords)  # type: ignore[operator]
-
-        monkeypatch.setattr(torch.Tensor, name, count)
-    layer = ConvLayer(8, 16)
-    assert drawn == [layer.conv.weight.numel()]

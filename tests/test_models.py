@@ -85,12 +85,7 @@ def test_state_dict_is_the_originals(name: str) -> None:
 )
 @pytest.mark.parametrize("which", INPUTS)
 def test_evaluation_equals_the_original(
-    name: str,
-    which: str,
-    dtype: torch.dtype,
-    logits_tolerance: float,
-    taps_tolerance: float,
-    device: str,
+    name: str, which: str, dtype: torch.dtype, logits_tolerance: float, taps_tolerance: float, device: str
 ) -> None:
     model = filled(name, dtype).to(device)
     x = golden_input(*INPUTS[which]).to(device, dtype)
@@ -271,24 +266,15 @@ LINKS = {
 }
 
 
-def test_links_follow_the_harmonic_pattern() -> None:
+def test_the_harmonic_rule_by_hand() -> None:
     assert {layer: harmonic_links(layer) for layer in LINKS} == LINKS
-
-
-def test_widths_by_hand() -> None:
     # k = 16, m = 1.6: 16; 16 * 1.6 = 25.6 -> 26; 25.6 * 1.6 = 40.96 -> 41 -> 40
     assert [layer_width(n, 16, 1.6) for n in (1, 2, 3, 4)] == [16, 26, 16, 40]
     # k = 14, m = 1.7: 14; 23.8 -> 24; 40.46 -> 41 -> 40; 68.782 -> 69 -> 68
     assert [layer_width(n, 14, 1.7) for n in range(1, 9)] == [14, 24, 14, 40, 14, 24, 14, 68]
     # five links: 20 * 1.6**4 = 131.072 -> 132
     assert layer_width(16, 20, 1.6) == 132
-
-
-def test_kept_layers_are_the_odd_ones_and_the_last() -> None:
-    assert kept_layers(4) == (1, 3, 4)
-    assert kept_layers(8) == (1, 3, 5, 7, 8)
-    assert kept_layers(5) == (1, 3, 5)
-    assert kept_layers(1) == (1,)
+    assert [kept_layers(n) for n in (1, 4, 5, 8)] == [(1,), (1, 3, 4), (1, 3, 5), (1, 3, 5, 7, 8)]
 
 
 def test_bad_numbers_are_refused() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from hardnet.cli import main
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import train
 
-REPO = Path(__file__).parent.parent
 NAME = "hardnet39ds"
 LABELS = ("cat", "dog")
 PREPROCESSING = Preprocessing(40, 32, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
@@ -171,7 +168,6 @@ def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
 
 
 def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
-    """From training to another process and to timm; the architecture is that of the folder."""
     for split, count in {"train": 2, "val": 1}.items():
         for label, name in enumerate(("bird", "fish", "toad")):
             (tmp_path / "data" / split / name).mkdir(parents=True)
@@ -188,11 +184,6 @@ def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
     assert "top-5" not in card  # there are three classes
     assert "Initial weights" not in card
     assert str(tmp_path) not in card + (folder / "config.json").read_text()
-
-    command = [sys.executable, "-m", "hardnet", "predict", "--weights", folder, "--device", "cpu", "--format", "json"]
-    command.append(tmp_path / "data" / "val" / "fish" / "0.png")
-    [result] = json.loads(subprocess.run(command, cwd=REPO, check=True, capture_output=True).stdout)
-    assert {each["label"] for each in result["predictions"]} == {"bird", "fish", "toad"}
 
     (folder / "README.md").write_text("my own card")
     train(wanted)  # has nothing left to do

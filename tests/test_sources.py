@@ -109,29 +109,26 @@ def outputs_of(model: torch.nn.Module) -> torch.Tensor:
         return model.eval()(torch.full((1, 3, 32, 32), 0.5))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_source_is_read_once_and_says_what_it_holds(
-    kind: str, sources: dict[str, Any], model: HarDNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(Path(sources["folder"]).parent / "snapshot"))
-    loaded = load_weights(sources[kind])
+@pytest.mark.parametrize("source", KINDS, indirect=True)
+def test_a_source_says_what_it_holds(source: Any, model: HarDNet, request: Any) -> None:
+    kind = request.node.callspec.params["source"]
+    loaded = load_weights(source)
     assert loaded.config.name == NAME
     assert loaded.categories == (None if kind in NAMELESS else LABELS)
     assert loaded.preprocessing == (None if kind in NAMELESS else PREPROCESSING)
     assert loaded.record is None
     for built in (
         create_model(NAME, weights=loaded),
-        create_model(NAME, weights=sources[kind]),
-        hardnet.from_pretrained(sources[kind]),
-        HarDNet.from_pretrained(sources[kind]),
-        Classifier(sources[kind], device="cpu").model,
+        create_model(NAME, weights=source),
+        hardnet.from_pretrained(source),
+        HarDNet.from_pretrained(source),
+        Classifier(source, device="cpu").model,
     ):
         assert torch.equal(outputs_of(built), outputs_of(model))
         assert (built.categories, built.preprocessing) == (loaded.categories, loaded.preprocessing)
-    assert not hardnet.from_pretrained(sources[kind]).training
+    assert not hardnet.from_pretrained(source).training
     with pytest.raises(WeightsError, match="does not fit hardnet68"):
-        create_model("hardnet68", weights=sources[kind])
+        create_model("hardnet68", weights=source)
 
 
 COLOUR_FLAGS = " ".join(f"--{name} {' '.join(map(str, COLOURS[name]))}" for name in ("mean", "std"))

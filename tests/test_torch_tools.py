@@ -54,24 +54,15 @@ def test_graphs_of_fx_can_be_scripted(part: str) -> None:
 
 
 @pytest.mark.slow
-def test_compile() -> None:
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compile(backend: str, device: str) -> None:
     torch.compiler.reset()
-    model = small_model()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    for size in (64, 96):
-        x = torch.rand(1, 3, size, size)
-        torch.testing.assert_close(compiled(x), model(x))
-    with pytest.raises(ValueError, match="got"):
-        torch.compile(model, backend="eager")(torch.rand(1, 3, 16, 16))
-
-
-@pytest.mark.slow
-def test_compile_with_inductor(device: str) -> None:
     model = small_model("hardnet68").to(device)
-    compiled = torch.compile(model, fullgraph=True)
-    x = torch.rand(2, 3, 64, 96, device=device)
-    with torch.inference_mode():
-        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    for size in (64, 96):
+        x = torch.rand(2, 3, size, size, device=device)
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
