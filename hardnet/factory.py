@@ -75,27 +75,26 @@ def create_model(
         WeightsError: the weights could not be downloaded, are damaged, or do not fit the model.
     """
     config = get_config(name)
-    network: type[HarDNet | HarDNetFeatures | FCHarDNet]
+    network: type[HarDNet | HarDNetFeatures | FCHarDNet] = HarDNet
+    keywords = ["in_chans", "num_classes", "drop_rate"]
     if config.decoder:
-        network, keywords = FCHarDNet, ["num_classes"]
+        network, keywords = FCHarDNet, ["in_chans", "num_classes"]
         if features_only:
             raise ValueError(f"{name} has no feature pyramid: features_only=True is for classifiers")
     elif features_only:
-        network, keywords = HarDNetFeatures, ["out_indices", "output_stride"]
-    else:
-        network, keywords = HarDNet, ["num_classes", "drop_rate"]
-    options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": drop_rate}
+        network, keywords = HarDNetFeatures, ["in_chans", "out_indices", "output_stride"]
+    options: dict[str, Any] = {"in_chans": in_chans, "num_classes": num_classes, "drop_rate": drop_rate}
     options |= {"out_indices": out_indices, "output_stride": output_stride}
     given = {key: value for key, value in options.items() if value is not None}
-    if foreign := [key for key in given if key not in keywords]:
-        takes, other = " and ".join(keywords), " and ".join(foreign)
-        raise ValueError(f"{network.__name__} takes {takes}, not {other}; features_only=True builds HarDNetFeatures")
+    if foreign := ", ".join(key for key in given if key not in keywords):
+        takes = f"{network.__name__} takes {', '.join(keywords)}"
+        raise ValueError(f"{takes}, not {foreign}; features_only=True builds HarDNetFeatures")
     if weights is None:
-        return network(config, in_chans=3 if in_chans is None else in_chans, **given)
+        return network(config, **given)
     loaded = load_weights(weights, model=name, progress=progress, use_ema=use_ema)
     if loaded.num_classes is not None and not features_only:
         given.setdefault("num_classes", loaded.num_classes)
-    model = network(loaded.config, in_chans=loaded.in_chans if in_chans is None else in_chans, **given)
+    model = network(loaded.config, **{"in_chans": loaded.in_chans} | given)
     fill(model, loaded)
     model.categories = loaded.categories if num_classes is None and not features_only else None
     return model

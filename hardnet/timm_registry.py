@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .models.config import CONFIGS, HarDNetConfig, feature_levels
-from .models.features import OUTPUT_STRIDES, checked_indices
+from .models.features import checked_indices
 from .models.network import HarDNet, body
 from .utils.optional import refuse_foreign, require
 from .weights.catalog import CATALOG, WeightsRecord
@@ -38,10 +38,7 @@ class TimmHarDNet(HarDNet):
     """:class:`hardnet.HarDNet` with the additional methods of timm's models. State dict and results are the same.
 
     Args:
-        config: the variant.
-        num_classes: width of the logits; 0 leaves the linear layer out.
-        in_chans: channels of the input image.
-        drop_rate: probability of dropout before the linear layer; None takes the variant's own.
+        config, num_classes, in_chans, drop_rate: as for :class:`hardnet.HarDNet`.
         global_pool: "avg", "max", "avgmax", or "" for none, which goes with ``num_classes=0``.
         output_stride: 32, 16 or 8; below 32, dilation in place of the last downsamplings.
 
@@ -54,8 +51,6 @@ class TimmHarDNet(HarDNet):
         global_pool: str = "avg", output_stride: int = 32,
     ) -> None:  # fmt: skip
         super().__init__(config, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate)
-        if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
         if output_stride != 32:
             self.base = nn.Sequential(*body(config, in_chans, output_stride), self.base[-1])
         self.drop_rate = config.drop_rate if drop_rate is None else drop_rate
@@ -118,12 +113,7 @@ class TimmHarDNet(HarDNet):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the linear layer, as :meth:`hardnet.HarDNet.reset_classifier`, and the pooling.
 
-        Args:
-            num_classes: width of the logits; 0 leaves the linear layer out.
-            global_pool: as on construction; None keeps the pooling, or sets "avg" if classes need one.
-
-        Raises:
-            ValueError: a number below 0, an unknown pooling, or classes without pooling.
+        ``global_pool`` is as on construction; None keeps the pooling, or sets "avg" if classes need one.
         """
         if global_pool is None:
             global_pool = self.global_pool or ("avg" if num_classes else "")
@@ -177,10 +167,8 @@ def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) 
         source = None if foreign else record
     if source is None:
         tags = ", ".join(tag.lower() for model, tag in CATALOG if model == config.name)
-        raise ValueError(
-            f"pretrained: {config.name} takes the weights of its catalogue ({tags}), or those of a file: "
-            'pretrained_cfg_overlay={"file": path}'
-        )
+        advice = f'weights of its catalogue ({tags}), or those of a file: pretrained_cfg_overlay={{"file": path}}'
+        raise ValueError(f"pretrained: {config.name} takes the {advice}")
     loaded = load_weights(source, model=config.name)
     model = TimmHarDNet(loaded.config, **keywords)
     fill(model, loaded)

@@ -47,16 +47,7 @@ class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has
         return record
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, torch.Tensor]:
-        """Fetch the weights, verified, and return their state dict.
-
-        Args:
-            progress: show a progress bar for downloads, on a terminal.
-            check_hash: must be True: there is no way around the verification.
-
-        Raises:
-            ValueError: ``check_hash`` is False.
-            WeightsError: the weights could not be downloaded.
-        """
+        """Fetch the weights and return their state dict; ``check_hash`` must be True: they are always verified."""
         if not check_hash:
             raise ValueError("check_hash=False: the weights of hardnet are never loaded unverified")
         return load_weights(self.record, progress=progress).state
@@ -123,12 +114,9 @@ def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
         return model
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"""{name} for torchvision.models.get_model.
+    create.__doc__ = f"""{name} for torchvision.models.get_model; other keywords are those of hardnet.create_model.
 
-    Args:
-        weights: a member of {weights_enum.__name__}, its name, or None for a random initialisation.
-        progress: show a progress bar for downloads, on a terminal.
-        keywords: as of hardnet.create_model.
+    ``weights`` is a member of {weights_enum.__name__}, its name, or None for a random initialisation.
     """
     create.__annotations__["weights"] = weights_enum | None  # get_model_weights looks here
     return create

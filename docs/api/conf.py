@@ -34,10 +34,13 @@ autodoc_default_options = {"members": True, "undoc-members": True, "exclude-memb
 # A reference to something of ours that is on no page is a warning, and the build is strict.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|PIL|timm|torchvision|collections|pathlib|os|typing)\..*"),  # no network, so no links
+    (
+        "py:.*",
+        r"(torch|PIL|timm|torchvision|collections|pathlib|os|typing(_extensions)?)\..*",
+    ),  # no network, so no links
     (
         "py:(class|data)",
-        r"hardnet\.(engines\.folding\.Model|utils\.distributed\.T|models\.network\._Network|weights\.load\.Network)|"
+        r"hardnet\.(engines\.folding\.Model|factory\.ModelOptions|utils\.distributed\.T|models\.network\._Network|weights\.load\.Network)|"
         r"Source|Progress|ImageLike|Item|Paths|Calibration|Decode|Box|PRECISIONS|Transform|Tensor|nn\.Module|Image\.Image",
     ),
 ]

@@ -78,11 +78,10 @@ class Segmentation:
             picture = self.overlay()
         except (ImageError, ValueError):
             picture = self.to_image().convert("RGB")
-        legend = " ".join(
-            f"<span style='border-left:1em solid rgb{colour_of(label, self.labels.index(label))}'>"
-            f"&nbsp;{html.escape(label)} {share:.1%}</span>"
-            for label, share in self.shares.items()
-        )
+        legend = ""
+        for label, share in self.shares.items():
+            colour = colour_of(label, self.labels.index(label))
+            legend += f"<span style='border-left:1em solid rgb{colour}'>&nbsp;{html.escape(label)} {share:.1%}</span> "
         return f"<figure>{inline_image(picture, 480)}<figcaption>{legend}</figcaption></figure>"
 
     def _map(self) -> Tensor:
@@ -135,15 +134,10 @@ class Segmenter(LabellingRunner):
         with torch.inference_mode():
             logits = run(images.to(self.device))
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
-            if (
-                not isinstance(logits, Tensor)
-                or shape != (len(images), *shape[1:2], *images.shape[2:])
-                or shape[1] > 256
-            ):
-                result = shape or type(logits).__name__
-                raise ValueError(
-                    f"the model must return (N, up to 256 classes, H, W) for {tuple(images.shape)}, got {result}"
-                )
+            right_shape = shape == (len(images), *shape[1:2], *images.shape[2:]) and shape[1] <= 256
+            if not isinstance(logits, Tensor) or not right_shape:
+                result = f"for {tuple(images.shape)}, got {shape or type(logits).__name__}"
+                raise ValueError(f"the model must return (N, up to 256 classes, H, W) {result}")
             self.labels = self._labels_for(shape[1])
             best, classes = logits.max(1)  # NaN if one of them is
             return classes.to("cpu", torch.uint8), best.isfinite().flatten(1).all(1).cpu()

@@ -13,13 +13,9 @@ def run_checkpointed(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tens
 
     Not compiled by ``torch.compile``: with the backend "eager" the statistics would be counted twice.
     """
-    disable = torch.compiler.disable  # not a decorator: it would import torch's compiler with this module
-    output: Tensor = disable(_run_checkpointed)(module, run, x)  # type: ignore[no-untyped-call]
-    return output
-
-
-def _run_checkpointed(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    output: Tensor = checkpoint(
+    # Not a decorator: it would import torch's compiler with this module.
+    run_uncompiled = torch.compiler.disable(checkpoint)  # type: ignore[no-untyped-call]
+    output: Tensor = run_uncompiled(
         run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _keep_statistics(module))
     )
     return output

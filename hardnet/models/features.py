@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from .config import HarDNetConfig, feature_levels
 from .network import ImageModule, body
 
-OUTPUT_STRIDES = (32, 16, 8)
-
 
 class FeatureInfo(NamedTuple):
     """Description of one feature map of the pyramid."""
@@ -51,8 +49,6 @@ class HarDNetFeatures(ImageModule):
         in_chans: int = 3,
     ) -> None:  # fmt: skip
         super().__init__(config, in_chans)
-        if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}")
         levels = feature_levels(config)
         selected = [levels[index] for index in checked_indices(out_indices, len(levels))]
         self.out_indices = tuple(levels.index(level) for level in selected)

@@ -7,7 +7,6 @@ Module names are those of the authors' released code, so that its checkpoints lo
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .checkpointing import run_checkpointed
 from .config import Activation, harmonic_links, kept_layers, layer_width
@@ -62,20 +61,13 @@ class CombConvLayer(nn.Sequential):
         self.add_module("layer2", DWConvLayer(out_channels, dilation=dilation))
 
 
-class DenseMaxPool(nn.Module):
+def dense_max_pool(dilation: int) -> nn.Sequential:
     """Max pooling over 2x2 pixels without the stride: (N, C, H, W) -> (N, C, H, W).
 
     Every second row and column of the result, for ``dilation`` 1, is what ``MaxPool2d(2, stride=2)`` gives.
     """
-
-    def __init__(self, dilation: int = 1) -> None:
-        super().__init__()
-        self.dilation = dilation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        padded = functional.pad(x, (0, self.dilation, 0, self.dilation), value=float("-inf"))
-        return functional.max_pool2d(padded, 2, stride=1, dilation=self.dilation)
+    padding = nn.ConstantPad2d((0, dilation, 0, dilation), float("-inf"))
+    return nn.Sequential(padding, nn.MaxPool2d(2, stride=1, dilation=dilation))
 
 
 class HarDBlock(nn.Module):

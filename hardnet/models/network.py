@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from ..utils.validation import check_count
 from .config import HarDNetConfig, stage_indices
-from .layers import ConvLayer, DenseMaxPool, DWConvLayer, HarDBlock
+from .layers import ConvLayer, DWConvLayer, HarDBlock, dense_max_pool
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class HarDNet(ImageModule):
 
         Args:
             source: any source of :func:`hardnet.load_weights`, such as the folder of a training run or of
-                :meth:`save_pretrained`; or "owner/name" or "owner/name@revision" of the Hugging Face Hub.
+                ``save_pretrained``; or "owner/name" or "owner/name@revision" of the Hugging Face Hub.
             revision: of the repository: a branch, a tag or a commit.
             token: for private repositories; None takes that of ``hf auth login``.
 
@@ -206,10 +206,15 @@ def warn_if_untrained(model: nn.Module) -> None:
 def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Iterator[nn.Module]:
     """Build ``base[:-1]`` one entry after the other: stem, then per row a block, its transition and a downsampling.
 
-    (N, in_chans, H, W) -> (N, transition_channels[-1], H/output_stride, W/output_stride). Where the output stride is
-    reached early, a downsampling keeps the resolution, and what follows is dilated: every second pixel of the result
-    sees what it saw before, and the same weights load.
+    (N, in_chans, H, W) -> (N, transition_channels[-1], H/output_stride, W/output_stride). Once the output stride is
+    reached, later downsampling layers keep the resolution and the layers after them are dilated: every second pixel of
+    the result sees what it saw before, and the same weights load.
+
+    Raises:
+        ValueError: another output stride than 32, 16 or 8.
     """
+    if output_stride not in (32, 16, 8):
+        raise ValueError(f"output_stride must be one of (32, 16, 8), got {output_stride!r}")
     first, second = config.stem_channels
     yield ConvLayer(in_chans, first, kernel_size=3, stride=2)
     yield ConvLayer(first, second, kernel_size=1 if config.depthwise else 3)
@@ -229,7 +234,7 @@ def body(config: HarDNetConfig, in_chans: int, output_stride: int = 32) -> Itera
             stride *= 2
             yield DWConvLayer(channels, stride=2) if config.depthwise else nn.MaxPool2d(2, stride=2)
         else:
-            yield DWConvLayer(channels, dilation=dilation) if config.depthwise else DenseMaxPool(dilation)
+            yield DWConvLayer(channels, dilation=dilation) if config.depthwise else dense_max_pool(dilation)
             dilation *= 2
 
 
@@ -253,10 +258,8 @@ def check_images(x: Tensor, name: str, in_chans: int, least: int = MIN_INPUT_SIZ
         ValueError: not (N, in_chans, H, W) with H and W of at least ``least`` pixels, or not floating point.
     """
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{name} takes a tensor (N, {in_chans}, H, W), got {type(x).__name__}: hardnet.Classifier takes NumPy "
-            "arrays, pictures and paths; torch.from_numpy makes a tensor of an array"
-        )
+        advice = "hardnet.Classifier takes NumPy arrays, pictures and paths"
+        raise TypeError(f"{name} takes a tensor (N, {in_chans}, H, W), got {type(x).__name__}: {advice}")
     if x.dim() != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < least:
         advice = ""
         if x.dim() == 3 and x.shape[0] == in_chans:

@@ -115,19 +115,13 @@ def _places(record: WeightsRecord) -> list[_Place]:
     folder = expand_user(mirror) if local == mirror else Path(urllib.request.url2pathname(local))
     if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises an error if the name is too long
         # The message does not show the value, which may hold a password or a token.
-        raise WeightsError(
-            "HARDNET_MIRROR is not valid; expected an existing folder, a file:// address, or an http(s):// address "
-            "without a query. Percent-encode special characters in a password"
-        )
+        expected = "an existing folder, a file:// address, or an http(s):// address without a query"
+        raise WeightsError(f"HARDNET_MIRROR is not valid; expected {expected}, its special characters percent-encoded")
     return [*((source, folder / source.filename) for source in remote), *published]
 
 
 def is_offline() -> bool:
-    """Return whether ``HARDNET_OFFLINE`` forbids network requests.
-
-    Raises:
-        WeightsError: it has another value than those for on and off.
-    """
+    """Return whether ``HARDNET_OFFLINE`` forbids network requests; a WeightsError names an unknown value."""
     value = os.environ.get("HARDNET_OFFLINE", "").strip().lower()
     if value not in _ON + _OFF:
         raise WeightsError(f"HARDNET_OFFLINE is {value!r}, expected one of {', '.join((*_ON, *_OFF[:-1]))}")
@@ -201,10 +195,8 @@ def _fetch_from(
         if isinstance(place, Path):
             logger.warning("%s is used without a copy in the cache: %s", place, error)
             return _verified(place, content, source)
-        raise WeightsError(
-            f"the cache folder {target.parent} cannot be written: {error}. Free space, make it writable, or set "
-            "TORCH_HOME to another folder"
-        ) from error
+        advice = "Free space, make it writable, or set TORCH_HOME to another folder"
+        raise WeightsError(f"the cache folder {target.parent} cannot be written: {error}. {advice}") from error
     return _verified(target, content, source)
 
 

@@ -31,11 +31,7 @@ _allowing = threading.Lock()  # torch's list of allowed classes belongs to the p
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return a local file's bytes.
-
-    Raises:
-        WeightsError: there is no such file, or it cannot be read.
-    """
+    """Return a local file's bytes; a WeightsError says why it cannot be read."""
     try:
         with open_regular(expand_user(path)) as file:
             return file.read()
@@ -46,11 +42,9 @@ def read_file(path: str | Path) -> bytes:
 
 
 def deserialise(content: bytes, filename: str) -> Any:
-    """Return the content of a file in torch's format, or in that of safetensors if its name ends in ``.safetensors``.
+    """Return the content of a file: safetensors by its name, else torch's format.
 
-    Raises:
-        WeightsError: the bytes are in neither format.
-        ImportError: it is a safetensors file and the package is missing, as it may be under torch.hub.
+    A WeightsError says what is wrong with the bytes.
     """
     if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise WeightsError("is an HTML page, not a checkpoint")
@@ -78,11 +72,7 @@ def safetensors_metadata(content: bytes) -> dict[str, Any]:
 
 
 def read_pickled(content: bytes, filename: str = "") -> Any:
-    """Return what ``torch.save`` wrote, tensors on the CPU.
-
-    Raises:
-        WeightsError: the file is damaged, not torch's, exported for other programs, or holds other objects.
-    """
+    """Return what ``torch.save`` wrote, tensors on the CPU; a WeightsError says why it is refused."""
     try:
         members = zipfile.ZipFile(io.BytesIO(content)).infolist() if content.startswith(b"PK\x03\x04") else []
         exported = _exported_kind(filename, [member.filename for member in members])

@@ -68,11 +68,7 @@ _TIMM_WEIGHTS = "pytorch_model.bin"
 
 
 def check_categories(labels: object) -> tuple[str, ...]:
-    """Return the names of classes as a tuple.
-
-    Raises:
-        ValueError: it is not a list of names, or a name is empty or cannot be encoded as UTF-8.
-    """
+    """Return the names of classes as a tuple; a ValueError names what is not a list of names."""
     if isinstance(labels, str) or not isinstance(labels, Sequence):
         raise ValueError(f"labels must be a list of names, got {type(labels).__name__}")
     for number, name in enumerate(labels):
@@ -196,10 +192,6 @@ def download_repository(name: str, revision: str | None, token: str | None) -> P
     """Return the folder of a repository in the Hub's cache, its files checked against the Hub's hashes.
 
     With ``HARDNET_OFFLINE=1`` only the cache is searched.
-
-    Raises:
-        WeightsError: the repository could not be downloaded, or a file does not have the hash in its name.
-        ImportError: huggingface_hub is not installed.
     """
     if not is_repository(name):
         raise WeightsError(f"expected {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name@revision")
@@ -230,11 +222,7 @@ def _check_hash(file: Path) -> None:
 
 
 def read_folder(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the content of the weights file of a saved model, and its description; see :func:`read_description`.
-
-    Raises:
-        WeightsError: a file is missing, damaged or contradicts another one.
-    """
+    """Return the content of the weights file of a saved model, and its description; see :func:`read_description`."""
     weights = folder / WEIGHTS
     if not weights.exists() and (folder / _TIMM_WEIGHTS).exists():
         weights = folder / _TIMM_WEIGHTS
@@ -253,9 +241,6 @@ def read_description(content: bytes) -> dict[str, Any] | None:
 
     The entries are ``num_classes`` and those of a file of ``hardnet train``: ``architecture``, ``block_activation``,
     ``classes`` and ``preprocessing``.
-
-    Raises:
-        WeightsError: the description is damaged.
     """
     config = safetensors_metadata(content).get("hardnet")
     return _description(_entries(config.encode())) if isinstance(config, str) else None

@@ -64,14 +64,9 @@ Source = str | os.PathLike[str] | WeightsRecord | Loaded
 
 
 def load_weights(
-    source: Source,
-    *,
-    model: str | None = None,
-    progress: Progress = True,
-    use_ema: bool = True,
-    revision: str | None = None,
-    token: str | None = None,
-) -> Loaded:
+    source: Source, *, model: str | None = None, progress: Progress = True, use_ema: bool = True,
+    revision: str | None = None, token: str | None = None,
+) -> Loaded:  # fmt: skip
     """Read weights once, and find out of which model they are, with which classes and preprocessing.
 
     Args:
@@ -99,7 +94,8 @@ def load_weights(
     record = _find_record(source, model)
     if record is not None:
         file = fetch(record, progress=progress)
-        return _loaded(str(record), deserialise(file.content, ".pth"), None, record, file.source.digest, use_ema)
+        content, digest = deserialise(file.content, ".pth"), file.source.digest
+        return _loaded(str(record), content, record=record, digest=digest, use_ema=use_ema)
     place = os.fspath(source)  # type: ignore[arg-type]
     try:
         return _of_model(_load_path(place, model, use_ema, revision, token), model)
@@ -125,8 +121,7 @@ def build_pretrained(kind: type[Network], source: Source, revision: str | None, 
 def fill(model: HarDNet | HarDNetFeatures | FCHarDNet, loaded: Loaded) -> None:
     """Load weights into a model, with their preprocessing; the names of classes are the caller's to set.
 
-    Raises:
-        WeightsError: they do not fit; the model is unchanged.
+    A WeightsError says that they do not fit; the model is unchanged then.
     """
     try:
         state_dict.load_state(model, loaded.state)
@@ -151,32 +146,27 @@ def _find_record(source: Source, model: str | None) -> WeightsRecord | None:
         raise TypeError(f"weights must be a tag, a record or a path, got {type(source).__name__}")
     if source == DEFAULT or source in list_weights(model):
         return get_weights(model, str(source))
-    path = Path(source)
-    if (
-        not isinstance(source, str)
-        or source.startswith(HUB_PREFIX)
-        or path.suffix
-        or path.name != source
-        or path.exists()
-    ):
+    path, word = Path(source), str(source)
+    is_word = path.name == word and not path.suffix and not word.startswith(HUB_PREFIX)
+    if isinstance(source, os.PathLike) or not is_word or path.exists():
         return None
-    if source in CONFIGS:
-        return _find_record(get_weights(source), model)
-    names = known_names(source, [*([] if model else CONFIGS), *list_weights(model), DEFAULT])
-    problem = f"{model} has no weights {source!r}" if model else f"unknown model, weights or file {source!r}"
+    if word in CONFIGS:
+        return _find_record(get_weights(word), model)
+    names = known_names(word, [*([] if model else CONFIGS), *list_weights(model), DEFAULT])
+    problem = f"{model} has no weights {word!r}" if model else f"unknown model, weights or file {word!r}"
     raise ValueError(f"{problem}; known: {names}; nor is there such a file")
 
 
 def _load_path(source: str, model: str | None, use_ema: bool, revision: str | None, token: str | None) -> Loaded:
     if source.startswith(HUB_PREFIX):
         repository = folder.download_repository(source.removeprefix(HUB_PREFIX), revision, token)
-        return _described(source, *folder.read_folder(repository))
+        return _loaded(source, *folder.read_folder(repository))
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
         raise WeightsError("is an address; only weights of the catalogue are downloaded: save the file, give its path")
     path = expand_user(source)
     if path.is_dir():
         if (path / CONFIG).exists():
-            return _described(source, *folder.read_folder(path))
+            return _loaded(source, *folder.read_folder(path))
         files = [path / name for name in (*RUN_FILES, WEIGHTS) if (path / name).is_file()]
         if not files:
             raise WeightsError(f"a folder without {CONFIG} (of save_pretrained) or {' or '.join(RUN_FILES)} (of a run)")
@@ -184,30 +174,20 @@ def _load_path(source: str, model: str | None, use_ema: bool, revision: str | No
     content = read_file(path)
     description = folder.read_description(content) if path.suffix == ".safetensors" else None
     if description is not None:
-        return _described(source, deserialise(content, path.name), description)
+        return _loaded(source, deserialise(content, path.name), description)
     if path.suffix.lower() == ".zip":
         content = unpack_archive(content)
     record, place = identify(content, CATALOG.values()) or (None, None)
     digest = place.digest if place else None
-    return _loaded(source, deserialise(content, path.name), model, record, digest, use_ema)
-
-
-def _described(name: str, content: Any, description: dict[str, Any]) -> Loaded:
-    """Turn the content of a file of ``save_pretrained`` and its description into weights."""
-    loaded = _loaded(name, content, description=description)
-    if loaded.num_classes not in (None, description["num_classes"]):  # without a head, loading fails with the reason
-        raise WeightsError(f"{CONFIG} has {description['num_classes']!r:.100} classes, {WEIGHTS} {loaded.num_classes}")
-    return loaded
+    checkpoint = deserialise(content, path.name)
+    return _loaded(source, checkpoint, model=model, record=record, digest=digest, use_ema=use_ema)
 
 
 def _loaded(
-    name: str, content: Any, model: str | None = None, record: WeightsRecord | None = None,
-    digest: Digest | None = None, use_ema: bool = True, description: dict[str, Any] | None = None,
+    name: str, content: Any, description: dict[str, Any] | None = None, *, model: str | None = None,
+    record: WeightsRecord | None = None, digest: Digest | None = None, use_ema: bool = True,
 ) -> Loaded:  # fmt: skip
-    """Turn the content of a file into weights.
-
-    A file of ``hardnet train`` has its own ``description``: architecture, activation, classes and preprocessing.
-    """
+    """Turn the content of a file into weights; without a description by :mod:`.folder`, it may describe itself."""
     state = state_dict.find_state(content, use_ema=use_ema)
     facts = content if description is None else description
     categories, preprocessing = None, None
@@ -230,6 +210,8 @@ def _loaded(
             raise WeightsError(str(error)) from error
     if categories is not None and classes not in (None, len(categories)):
         raise WeightsError(f"has the names of {len(categories)} classes, but a head of {classes}")
+    if description is not None and classes not in (None, description["num_classes"]):
+        raise WeightsError(f"{CONFIG} has {description['num_classes']!r:.100} classes, {WEIGHTS} {classes}")
     return Loaded(name, config, state, categories, preprocessing, record, digest)
 
 

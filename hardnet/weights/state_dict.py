@@ -46,9 +46,6 @@ def find_state(content: Any, *, use_ema: bool = True) -> StateDict:
 
     ``content`` is a state dict, or a training checkpoint with one: under an entry of a usual name, or under another
     one if it is the only state dict in the file. ``use_ema`` prefers the moving average.
-
-    Raises:
-        WeightsError: there is no state dict, there are several, or beside the keys of the network there are others.
     """
     if not isinstance(content, dict):
         raise WeightsError(f"holds an object of type {type(content).__name__}; expected a state dict")
@@ -61,9 +58,7 @@ def find_state(content: Any, *, use_ema: bool = True) -> StateDict:
         logger.info("weights of the entry %r", names[0])
         return _strip_prefix(states[names[0]])
     if names:
-        raise WeightsError(
-            f"has several state dicts, under {_enumerate(names)}: save the one that is meant alone, with torch.save"
-        )
+        raise WeightsError(f"has several state dicts, under {_enumerate(names)}: save one alone, with torch.save")
     holds = "has the entries " + _enumerate([str(key) for key in content]) if content else "is empty"
     raise WeightsError(f"{holds}; expected a state dict, or an entry with one, such as {WRAPPERS[0]!r}")
 
@@ -81,21 +76,15 @@ def _strip_prefix(content: dict[Any, Tensor]) -> StateDict:
     [prefix] = prefixes
     others = [key for key in state if not key.startswith(prefix)]
     if others:
-        raise WeightsError(
-            f"beside the network, under {prefix!r}, there are {len(others)} other entries ({_enumerate(others)}): save "
-            "the state dict of the network alone"
-        )
+        outside = f"{len(others)} entries outside the network, which is under {prefix!r}"
+        raise WeightsError(f"has {outside} ({_enumerate(others)}): save the network's state dict alone")
     if set(prefix.split(".")) - {"module", "_orig_mod", ""}:  # those of DistributedDataParallel and torch.compile
         logger.info("the prefix %r is removed from the keys", prefix)
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def rename_imgclsmob(state: StateDict, config: HarDNetConfig) -> StateDict:
-    """Rename a state dict of imgclsmob (pytorchcv) to the original implementation's keys, in their order.
-
-    Raises:
-        WeightsError: keys are missing or unknown for this model.
-    """
+    """Rename a state dict of imgclsmob (pytorchcv) to the original implementation's keys, in their order."""
     names = _names_in(state, config)
     missing, unknown = names.values() - state.keys(), state.keys() - names.values()
     if missing or unknown:
@@ -170,11 +159,7 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
 
 
 def head_classes(state: StateDict, config: HarDNetConfig) -> int | None:
-    """Return the number of classes of a state dict's last layer; None if it has none.
-
-    Raises:
-        WeightsError: the layer has no classes.
-    """
+    """Return the number of classes of a state dict's last layer; None if it has none."""
     weight = state.get(f"{config.head}.weight")
     if weight is None or weight.dim() not in (2, 4):
         return None

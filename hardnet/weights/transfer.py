@@ -96,12 +96,7 @@ class Transfer:
         self._restart()
 
     def run(self) -> bytes:
-        """Return what the URL serves; afterwards ``resumed`` says whether it was assembled from several responses.
-
-        Raises:
-            TransferError: all attempts failed.
-            WeightsError: the environment names a certificate bundle that cannot be loaded.
-        """
+        """Return what the URL serves; afterwards ``resumed`` says whether it was assembled from several responses."""
         failures = most = 0
         while True:
             try:
