@@ -107,16 +107,13 @@ class RunDescription:
 
 
 def save_checkpoint(folder: Path, state: TrainingState, progress: RunProgress, description: RunDescription) -> None:
-    """Write what the run needs to go on.
-
-    The state of random generators is the seed (among the options) and the progress; see :mod:`.seeds`.
-    """
+    """Write what the run needs to go on; the seed and the progress stand for random generators, see :mod:`.seeds`."""
     position = {"format": FORMAT, "progress": dataclasses.asdict(progress), "counts": description.counts()}
     save_atomically({**state.state_dict(), **position, **description.to_dict()}, folder / CHECKPOINT)
 
 
 def final_content(state: TrainingState, description: RunDescription, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return what the trained model needs to be used: its weights, averaged ones where there are, and their record."""
+    """Return what the trained model needs to be used: its weights, the averaged ones if there are, and its record."""
     model = state.model if state.model_ema is None else state.model_ema.module
     return {
         "model": model.state_dict(),
@@ -128,11 +125,7 @@ def final_content(state: TrainingState, description: RunDescription, numbers: di
 
 
 def save_atomically(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint, so that ``path`` is the previous or the complete new one at any time.
-
-    Raises:
-        TrainingError: it could not be written, for instance to a full disk; the previous file is untouched.
-    """
+    """Write a checkpoint, so that ``path`` is the previous or the complete new one at any time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as file:
@@ -144,11 +137,7 @@ def save_atomically(content: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a run, with torch's restricted loader.
-
-    Raises:
-        TrainingError: there is none, it is damaged, or it is no checkpoint of a run.
-    """
+    """Read a checkpoint of a run, with torch's restricted loader."""
     if not path.exists():
         raise TrainingError(f"{path}: no such checkpoint")
     try:
@@ -166,15 +155,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(options: TrainOptions, present: Sequence[bool] | None = None) -> Path | None:
-    """Return the checkpoint to resume from; None starts a new run.
+    """Return the checkpoint to resume from; None starts a new run, in a folder without a complete epoch.
 
-    Args:
-        options: of the run.
-        present: whether each rank sees a checkpoint in the output folder; None if there is one rank.
-
-    Raises:
-        ValueError: the output folder holds a run, of at least one complete epoch, and ``resume`` is not set.
-        TrainingError: only some ranks see the checkpoint.
+    ``present`` says of each rank whether it sees a checkpoint in the output folder; None if there is one rank.
     """
     latest = Path(options.output).expanduser() / CHECKPOINT
     present = [latest.exists()] if present is None else present
@@ -196,11 +179,7 @@ def _complete_epochs(path: Path) -> int:
 
 
 def restore(path: Path, state: TrainingState, description: RunDescription) -> RunProgress:
-    """Load a checkpoint into the state and return its progress.
-
-    Raises:
-        TrainingError: it cannot be read, is damaged, or is another run's.
-    """
+    """Load a checkpoint of the same run into the state and return its progress."""
     content = load(path)
     theirs, ours = content["options"] | content["counts"], description.options | description.counts()
     changed = [name for name in ours if name not in _FREE and theirs.get(name) != ours[name]]

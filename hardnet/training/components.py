@@ -16,7 +16,7 @@ from ..factory import create_model
 from ..models.config import CONFIGS, stage_indices
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
-from ..utils.errors import DataError, TrainingError
+from ..utils.errors import DataError
 from ..utils.text import printable
 from ..weights.catalog import DEFAULT
 from ..weights.load import Loaded, load_weights
@@ -34,10 +34,7 @@ _WARMUP_START = 0.01
 def build_model(
     options: TrainOptions, num_classes: int, ranks: Ranks, loaded: Loaded | None = None
 ) -> tuple[HarDNet, AveragedModel | None]:
-    """Return the model on the rank's device, new or from weights, and its running average if one is kept.
-
-    ``loaded`` holds the weights of the options if they have been read already.
-    """
+    """Return the model, new or from weights that may have been read already, and its running average if one is kept."""
     with seeded(options.seed, "initial weights"):
         model = create_model(
             options.model,
@@ -47,35 +44,22 @@ def build_model(
             progress=ranks.first,
         )
     if options.freeze:
-        freeze_backbone(model)
+        model.base[:-1].requires_grad_(False)
     model = _to_device(model, ranks)
-    ema = AveragedModel(model, multi_avg_fn=_averaging(options.ema), use_buffers=True) if options.ema else None
+
+    def average(averaged: Any, current: Any, steps: Any) -> None:
+        # TensorFlow's and timm's rule. A short run would else end with weights that are mostly the initial ones.
+        decay = min(options.ema, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(decay)(averaged, current, steps)  # type: ignore[no-untyped-call,unused-ignore]
+
+    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if options.ema else None
     if options.compile:
         model.compile()  # in place: the names of the parameters stay
     return model, ema
 
 
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the running average of AveragedModel, over the last tenth of the run where ``decay`` would take more.
-
-    A short run would else end with weights that are mostly the initial ones. The rule is TensorFlow's and timm's.
-    """
-
-    def average(averaged: Any, current: Any, steps: Tensor) -> None:
-        count = int(steps)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averaged, current, steps)  # type: ignore[no-untyped-call,unused-ignore]
-
-    return average
-
-
 def build_teachers(options: TrainOptions, description: RunDescription, ranks: Ranks) -> list[HarDNet]:
-    """Return the models from whose mean probabilities the student learns, frozen, on the rank's device.
-
-    Raises:
-        ValueError: one is unknown, or has another normalisation than the data.
-        WeightsError: weights cannot be loaded, or have another number of classes.
-        DataError: it was trained on other classes.
-    """
+    """Return the models from whose mean probabilities the student learns, frozen, on the rank's device."""
     teachers = []
     for source in () if options.teacher is None else map(str.strip, options.teacher.split(",")):
         name, _, weights = source.partition(":")
@@ -96,7 +80,7 @@ def _to_device(model: HarDNet, ranks: Ranks) -> HarDNet:
 
 
 def make_mix(options: TrainOptions, num_classes: int) -> Mix | None:
-    """Return torchvision's MixUp, CutMix, or either at random: images, classes -> images, (N, classes) targets."""
+    """Return torchvision's MixUp, CutMix, or either at random: images, classes -> images, targets (N, classes)."""
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
     mixes: list[Mix] = []
@@ -105,12 +89,6 @@ def make_mix(options: TrainOptions, num_classes: int) -> Mix | None:
     if options.cutmix:
         mixes.append(v2.CutMix(alpha=options.cutmix, num_classes=num_classes))
     return v2.RandomChoice(mixes) if len(mixes) == 2 else next(iter(mixes), None)
-
-
-def freeze_backbone(model: HarDNet) -> None:
-    """Leave only the head, the last entry of ``model.base``, to be trained."""
-    for parameter in model.base[:-1].parameters():
-        parameter.requires_grad_(False)
 
 
 def set_training_mode(model: HarDNet, options: TrainOptions) -> None:
@@ -125,10 +103,7 @@ def set_training_mode(model: HarDNet, options: TrainOptions) -> None:
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions, global_batch: int) -> torch.optim.Optimizer:
-    """Return the optimiser of the trainable parameters, with weight decay and learning rates as the options say.
-
-    The learning rate for the global batch is linear: ``lr`` at ``lr_batch`` images.
-    """
+    """Return the optimiser of the trainable parameters; the learning rate is linear in the global batch."""
     lr = options.lr * global_batch / options.lr_batch
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -138,17 +113,10 @@ def make_optimizer(model: nn.Module, options: TrainOptions, global_batch: int) -
             plain = not options.norm_decay and parameter.dim() <= 1
             new = {"params": [], "lr": lr * scale} | ({"weight_decay": 0.0} if plain else {})
             groups.setdefault((scale, plain), new)["params"].append(parameter)
-    if not groups:
-        raise TrainingError("the model has no parameter that could be trained")
+    decay, momentum = options.weight_decay, options.momentum
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups.values(), lr=lr, weight_decay=options.weight_decay)
-    return torch.optim.SGD(
-        groups.values(),
-        lr=lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.momentum > 0,
-    )
+        return torch.optim.AdamW(groups.values(), lr=lr, weight_decay=decay)
+    return torch.optim.SGD(groups.values(), lr=lr, momentum=momentum, weight_decay=decay, nesterov=momentum > 0)
 
 
 def _levels_below_head(model: nn.Module, name: str) -> int:

@@ -21,7 +21,7 @@ from ..utils.errors import DataError, ImageError
 from ..utils.progress import progress_bar
 from ..utils.text import printable, reason
 from .fashion_mnist import RECORD, find_idx, read_garments
-from .options import TrainOptions
+from .options import Colour, TrainOptions
 from .seeds import permutation
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
-_IMAGENET = Preprocessing()
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """The usual names of the folders of a split, in lower case."""
 _DECODED = 2_000
@@ -86,9 +85,9 @@ class Splits:
 
     train: ImageSource
     val: ImageSource | None
-    mean: tuple[float, ...] = _IMAGENET.mean
+    mean: Colour = Preprocessing.mean
     """Mean of each colour in [0, 1]."""
-    std: tuple[float, ...] = _IMAGENET.std
+    std: Colour = Preprocessing.std
     """Standard deviation of each colour."""
     left_out: str = ""
     """The files that are no images or cannot be read here: kinds and counts."""
@@ -170,11 +169,7 @@ class FolderSource(ImageSource):
 def find_splits(root: Path) -> dict[str, Path]:
     """Return the subfolders that are splits of a data set, under "train", "val" and "test".
 
-    Such a folder has one of the usual names, in any case, and holds folders: a folder of images with such a name is a
-    class.
-
-    Raises:
-        DataError: it cannot be told what is a split and what a class.
+    Such a folder has one of the usual names, in any case, and holds folders: one that holds images is a class.
     """
     splits: dict[str, Path] = {}
     others, clash = [], []
@@ -247,10 +242,7 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
 
 
 def find_defects(source: FolderSource, ranks: Ranks) -> dict[int, str]:
-    """Return the error messages of images that cannot be read, by index; the ranks share the work.
-
-    Up to 2,000 images are decoded, of more the headers are read.
-    """
+    """Return the error messages of images that cannot be read, by index; the ranks share the work."""
     check = functools.partial(load_image, least_side=32) if len(source) <= _DECODED else read_size
     indices = range(ranks.rank, len(source), ranks.size)
     defects = {}
@@ -298,11 +290,7 @@ def open_evaluation(data: str, split: str = "", classes: Sequence[str] | None = 
 
 
 def open_listed(data: str, names: Collection[str]) -> ImageSource:
-    """Open the images of a folder whose paths within it are listed, as in a run's list of validation images.
-
-    Raises:
-        DataError: the folder has none of them.
-    """
+    """Open the images of a folder whose paths within it are listed, as in a run's list of validation images."""
     root = _existing_folder(data)
     for folder in find_splits(root).values() or [root]:
         source = FolderSource(folder, base=root)

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..images.read import read_size
 from ..weights.load import Loaded
-from .data import ImageSource, Splits
-from .options import FIELDS, TrainOptions
+from .checkpoint import FINAL
+from .data import Splits
+from .options import TrainOptions
 
 _SIDE_FACTOR = 2.3
 """Shorter side of a shrunk image over that of a training image: the smallest crop is not enlarged."""
@@ -25,26 +26,14 @@ _HEAD_SHARE = 4
 
 
 def derive_from_data(data: Splits, size: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
-    """Return options for a data set that differ from the defaults, which are ImageNet's.
-
-    Args:
-        data: the data set.
-        size: side of the training images, in pixels.
-        ranks: processes that train together.
-        pretrained: whether training starts from weights.
-    """
+    """Return options for a data set and images of ``size`` pixels that differ from the defaults, ImageNet's."""
     options = derive_from_count(len(data.train), ranks, pretrained=pretrained)
     side = round(size * _SIDE_FACTOR)
-    if options and _typical_side(data.train) >= 2 * side and len(data.train) * side**2 * 5 < _CACHE_BYTES:
+    files = data.train.files[:: max(len(data.train) // 25, 1)]
+    sides = [min(read_size(file)) for file in files if isinstance(file, Path)]
+    if options and sides and len(data.train) * side**2 * 5 < _CACHE_BYTES and statistics.median_high(sides) >= 2 * side:
         options["cache_size"] = side
     return options
-
-
-def _typical_side(source: ImageSource) -> int:
-    """Return the median shorter side of some images, in pixels; 0 if they are no files."""
-    step = max(len(source) // 25, 1)
-    paths = [file for file in source.files[::step] if isinstance(file, Path)]
-    return statistics.median_high(min(read_size(path)) for path in paths) if paths else 0
 
 
 def derive_from_count(images: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
@@ -74,15 +63,14 @@ def finetune_stages(epochs: int) -> list[dict[str, Any]]:
 def chain(stages: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> list[TrainOptions]:
     """Return the options of runs that follow each other, each from the final weights of the one before.
 
-    Args:
-        stages: options of each run. The last one writes to the output folder, the others to its subfolders stage-1, ...
-        values: options of every run; they take precedence.
+    ``values`` take precedence over those of a stage. All runs but the last write to subfolders stage-1, ... of the
+    output folder.
     """
     runs: list[TrainOptions] = []
     for number, stage in enumerate(stages, 1):
         run = TrainOptions(**{**stage, **values})
         if runs:
-            run = replace(run, weights=str(Path(runs[-1].output) / "model.pt"))
+            run = replace(run, weights=str(Path(runs[-1].output) / FINAL))
         if number < len(stages):
             run = replace(run, output=str(Path(run.output) / f"stage-{number}"))
         runs.append(run)
@@ -90,13 +78,9 @@ def chain(stages: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> lis
 
 
 def as_flags(options: Mapping[str, Any]) -> str:
-    """Return options as they are written on the command line."""
+    """Return options, none of which is on or off, as they are written on the command line."""
     texts = []
     for name, value in options.items():
-        flag, default = name.replace("_", "-"), FIELDS[name].default
-        if isinstance(default, bool):
-            texts.append(f"--{'' if value else 'no-'}{flag}")
-        else:
-            words = value if isinstance(value, (list, tuple)) else [value]
-            texts.append(f"--{flag} {' '.join(map(str, words))}")
+        words = value if isinstance(value, (list, tuple)) else [value]
+        texts.append(f"--{name.replace('_', '-')} {' '.join(map(str, words))}")
     return " ".join(texts)

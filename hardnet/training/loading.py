@@ -106,11 +106,7 @@ def _unchanged(batch: Any) -> Any:
 
 @contextmanager
 def worker_failures() -> Iterator[None]:
-    """Turn torch's error about a killed data worker, which may arise anywhere in the main thread, into one line.
-
-    Raises:
-        TrainingError: a data worker has been killed.
-    """
+    """Turn torch's error about a killed data worker, which may arise anywhere in the main thread, into one line."""
     try:
         yield
     except RuntimeError as error:

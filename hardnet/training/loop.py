@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..images.preprocess import Preprocessing
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
 from ..utils.files import writing
 from ..utils.progress import progress_bar
+from ..weights.folder import check_categories
 from ..weights.load import Loaded
 from . import components
 from .checkpoint import (
@@ -44,7 +44,7 @@ from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
-from .package import saved_labels, write_pretrained
+from .package import write_pretrained
 from .seeds import derive_seed
 from .shrinking import keep_shrunk
 from .signals import StopRequest
@@ -119,7 +119,7 @@ class Trainer:
         self._folder = Path(options.output).expanduser()
         self._data = data or keep_shrunk(open_data(options, ranks), self._folder, options.cache_size)
         classes, images = self._data.train.classes, len(self._data.train)
-        saved_labels(classes)  # not at the end of a long run
+        check_categories(classes)  # not at the end of a long run
         if len(classes) < 2:
             raise DataError(f"{options.data} has one class, {classes[0]}: two or more are required")
         global_batch = options.batch_size * options.accumulate * ranks.size
@@ -129,8 +129,7 @@ class Trainer:
                 f"{options.data}: {images} training images do not fill one global batch of {global_batch} "
                 "(batch size x accumulation x ranks)"
             )
-        mean, std = ((x[0], x[1], x[2]) for x in (options.mean or self._data.mean, options.std or self._data.std))
-        preprocessing = Preprocessing(round(options.size / options.crop_ratio), options.size, mean, std)
+        preprocessing = options.preprocessing(self._data.mean, self._data.std)
         self._description = RunDescription(options.asdict(), classes, preprocessing, images, global_batch)
         model, ema = components.build_model(options, len(classes), ranks, loaded)
         optimizer = components.make_optimizer(model, options, global_batch)
@@ -157,7 +156,7 @@ class Trainer:
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
-                write_pretrained(self._folder, self.state.model, self._description, again=metrics is not None)
+                write_pretrained(self._folder, self.state.model.weights_record, again=metrics is not None)
         return Outcome(self._folder, self.progress.epoch, True, metrics)
 
     def _start(self) -> Recorder:

@@ -17,15 +17,7 @@ CURVES = "curves.png"
 
 
 class Recorder:
-    """Write one JSON line per epoch.
-
-    Args:
-        folder: the run's folder.
-        epochs: number of complete epochs; lines of later ones are left out.
-
-    Raises:
-        TrainingError: the folder has a metrics.jsonl of another program.
-    """
+    """Write one JSON line per epoch; resume after ``epochs`` epochs."""
 
     def __init__(self, folder: Path, epochs: int) -> None:
         self._path = folder / METRICS
@@ -39,11 +31,7 @@ class Recorder:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the epochs of a metrics.jsonl, [] if there is none.
-
-    Raises:
-        TrainingError: it is not the file of a run.
-    """
+    """Return the epochs of a metrics.jsonl, [] if there is none."""
     if not path.exists():
         return []
     try:
@@ -56,7 +44,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw curves.png from metrics.jsonl; None where matplotlib is not installed, which the log says."""
+    """Draw curves.png from metrics.jsonl; None if matplotlib is not installed, which the log says."""
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ImportError:

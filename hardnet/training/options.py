@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..images.preprocess import Preprocessing
 from ..utils.text import reason
 
+Colour = tuple[float, float, float]
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", tuple: "a list of numbers"}
 
 
@@ -37,98 +39,62 @@ class TrainOptions:
     output: str = _option("folder of the run: checkpoints, metrics.jsonl, curves.png")
     model: str = _option("the architecture", "hardnet39ds")
     weights: str | None = _option("initial weights: a tag of the catalogue or a file", None)
-    drop_rate: float | None = _option(
-        "dropout before the linear layer (default: the model's own)", None, low=0, high=0.999
-    )
+    drop_rate: float | None = _option("dropout before the linear layer; none: the model's own", None, low=0, high=0.999)
     freeze: bool = _option("train the head only; the backbone keeps its weights and BatchNorm statistics", False)
     freeze_bn: bool = _option("keep the BatchNorm statistics and normalise by them", False)
 
     epochs: int = _option("number of epochs", 150, low=1, high=10**6)
-    patience: int = _option(
-        "stop after N epochs without a better one, 0 for never; the best epoch is the result in any case",
-        0, low=0, high=10**6,
-    )  # fmt: skip
+    patience: int = _option("stop after N epochs without a better one, 0 for never", 0, low=0, high=10**6)
     batch_size: int = _option("images per step and rank", 256, low=1, high=10**6)
     accumulate: int = _option("accumulate gradients over N batches per optimiser step", 1, low=1, high=10**6)
     seed: int = _option("seed of initial weights, order, augmentation and dropout", 0, low=0, high=2**62)
     hold_out: int = _option("hold out N training images for validation instead of the folder val", 0, low=0, high=10**9)
-    val_fraction: float = _option(
-        "share of each class held out for validation if DATA has no folder for it", 0.2, low=0, high=0.9
-    )
+    val_fraction: float = _option("share of each class held out if DATA has no folder val", 0.2, low=0, high=0.9)
     eval_every: int = _option("validate after every so many epochs", 1, low=1, high=10**6)
 
     size: int = _option("side of the training images, in pixels", 224, low=32, high=4096)
-    size_schedule: str = _option(
-        "train on smaller images first: SIZE@EPOCH,SIZE@EPOCH, epochs counted from 0, as in 40@0,52@10", ""
-    )
-    crop: str = _option(
-        "resized: RandomResizedCrop; pad: resize, pad and crop at random", "resized", choices=("resized", "pad")
-    )
+    size_schedule: str = _option("smaller images first: SIZE@EPOCH,SIZE@EPOCH from epoch 0, as in 40@0,52@10", "")
+    crop: str = _option("RandomResizedCrop, or resize, pad and crop at random", "resized", choices=("resized", "pad"))
     min_scale: float = _option("smallest crop of --crop resized, as a share of the area", 0.08, low=1e-6, high=1)
     pad: float = _option("margin of --crop pad on each side, as a share of the size", 0.1, low=0, high=1)
     flip: float = _option("probability of a horizontal flip", 0.5, low=0, high=1)
     erase: float = _option("probability of erasing a random rectangle", 0.0, low=0, high=1)
     erase_max: float = _option("largest erased rectangle, as a share of the area", 0.33, low=0.02, high=1)
     auto_augment: str = _option("RandAugment or TrivialAugment", "none", choices=("none", "rand", "trivial"))
-    mixup: float = _option(
-        "alpha of MixUp, 0 for none; with --cutmix each batch takes one of the two", 0.0, low=0, high=100
-    )
+    mixup: float = _option("alpha of MixUp, 0 for none; with --cutmix, either of the two", 0.0, low=0, high=100)
     cutmix: float = _option("alpha of CutMix, 0 for none", 0.0, low=0, high=100)
-    class_weights: str = _option(
-        "balanced: weigh the loss of each class by the inverse of its number of images", "none",
-        choices=("none", "balanced"),
-    )  # fmt: skip
+    class_weights: str = _option("weigh the loss by 1 / images of the class", "none", choices=("none", "balanced"))
     label_smoothing: float = _option("share of the target spread over all classes", 0.0, low=0, high=0.999)
-    teacher: str | None = _option(
-        "distil from a trained model: MODEL, MODEL:TAG, MODEL:FILE, or a run's model.pt; several, separated by commas, "
-        "are averaged",
-        None,
-    )
+    teacher: str | None = _option("distil from MODEL, MODEL:TAG, MODEL:FILE or a run's model.pt; A,B: the mean", None)
     teacher_share: float = _option("weight of the teacher's probabilities in the loss", 0.5, low=0, high=1)
     temperature: float = _option("softmax temperature of the distillation", 1.0, low=0.1, high=100)
-    mean: tuple[float, ...] | None = _option("mean of each colour in [0, 1]", None)
-    std: tuple[float, ...] | None = _option("standard deviation of each colour in [0, 1]", None)
-    crop_ratio: float = _option(
-        "side of the central crop of validation, as a share of the resized side", 0.875, low=0.01, high=1
-    )
+    mean: tuple[float, float, float] | None = _option("mean of each colour in [0, 1]", None)
+    std: tuple[float, float, float] | None = _option("standard deviation of each colour in [0, 1]", None)
+    crop_ratio: float = _option("side of validation's central crop over the resized side", 0.875, low=0.01, high=1)
 
     optimizer: str = _option("sgd has Nesterov momentum", "sgd", choices=("sgd", "adamw"))
-    lr: float = _option(
-        "learning rate for a global batch of --lr-batch images; scaled linearly with the global batch",
-        0.05,
-        low=0,
-        high=10**38,
-    )
+    lr: float = _option("learning rate for --lr-batch images; linear in the global batch", 0.05, low=0, high=10**38)
     lr_batch: int = _option("the global batch to which --lr refers", 256, low=1, high=10**9)
-    layer_decay: float = _option(
-        "factor of the learning rate from each stage to the previous one; 1 for equal rates", 1.0, low=0.01, high=1
-    )
+    layer_decay: float = _option("factor of the rate from each stage to the previous one", 1.0, low=0.01, high=1)
     min_lr: float = _option("final learning rate, as a share of the initial one", 0.0, low=0, high=1)
     warmup: float = _option("epochs of linear warm-up", 0.0, low=0, high=10**6)
     momentum: float = _option("momentum of sgd", 0.9, low=0, high=1)
     weight_decay: float = _option("L2 penalty (sgd), decoupled decay (adamw)", 6e-5, low=0, high=10**6)
     norm_decay: bool = _option("apply weight decay to normalisation and biases as well", True)
     clip: float = _option("maximum norm of the gradient, 0 for no clipping", 0.0, low=0, high=10**9)
-    ema: float = _option(
-        "decay per step of the averaged weights, less at the start of a run; 0 for none", 0.0, low=0, high=1
-    )
+    ema: float = _option("decay per step of the averaged weights, less at first; 0 for none", 0.0, low=0, high=1)
 
     amp: str = _option("mixed precision", "none", choices=("none", "bf16", "fp16"))
     compile: bool = _option("compile the model with torch.compile", False)
     device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
     cache_size: int = _option(
-        "shrink larger images once, to this shorter side in pixels, and keep them in OUTPUT/cache; 0: never",
-        0, low=0, high=10**4,
-    )  # fmt: skip
+        "shrink images once, to this shorter side, in OUTPUT/cache; 0: never", 0, low=0, high=10**4
+    )
     workers: int = _option("data-loading processes per rank, at most one per processor", 4, low=0, high=1024)
     skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
     resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
     save_every: int = _option("steps between checkpoints within an epoch, 0 for none", 0, low=0, high=10**9)
-    save_pretrained: bool = _option(
-        "at the end, write OUTPUT/pretrained: the weights with classes and preprocessing, for from_pretrained, timm "
-        "and the Hugging Face Hub",
-        False,
-    )
+    save_pretrained: bool = _option("at the end, write OUTPUT/pretrained for from_pretrained, timm and the Hub", False)
 
     def __post_init__(self) -> None:
         """Check types and ranges; lists become tuples, paths text: values come from JSON, Python and the shell."""
@@ -144,8 +110,6 @@ class TrainOptions:
             if value is None and type(None) in kinds:
                 continue
             fits = type(value) is kind or (kind is float and type(value) is int)
-            if kind is tuple and fits:
-                fits = all(type(number) in (int, float) and abs(number) < 10**38 for number in value)
             if not fits:
                 raise ValueError(f"{name} must be {_TYPE_NAMES[kind]}, got {value!r:.100}")
             choices, (low, high) = field.metadata["choices"], field.metadata["range"]
@@ -153,10 +117,7 @@ class TrainOptions:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
             if low > -math.inf and not low <= value <= high:
                 raise ValueError(f"{name} must lie between {low} and {high}, got {value!r}")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if value is not None and (len(value) != 3 or (name == "std" and min(value) <= 0)):
-                raise ValueError(f"{name} takes three numbers, one per colour (std: positive ones), got {value!r}")
+        self.preprocessing()
         if self.freeze and self.weights is None:
             raise ValueError("freeze keeps the backbone as it is: give the weights to start from as well")
         if self.warmup >= self.epochs:
@@ -169,6 +130,10 @@ class TrainOptions:
                 f"BatchNorm cannot normalise a single picture of {smallest} pixels, which the network reduces to one "
                 "value per channel: --batch-size 2 or more, or --size 64 or more"
             )
+
+    def preprocessing(self, mean: Colour = Preprocessing.mean, std: Colour = Preprocessing.std) -> Preprocessing:
+        """Return the preprocessing of validation; ``mean`` and ``std`` hold where the options have none."""
+        return Preprocessing(round(self.size / self.crop_ratio), self.size, self.mean or mean, self.std or std)
 
     def size_at(self, epoch: int) -> int:
         """Return the size of the training images in an epoch, counted from 0."""

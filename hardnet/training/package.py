@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..models.network import HarDNet
+from ..factory import create_model
 from ..utils.errors import TrainingError
 from ..utils.text import escape_bytes, reason
+from ..weights.catalog import WeightsRecord
 from ..weights.files import read_file, read_pickled
-from ..weights.folder import CARD, check_categories, save_pretrained
-from .checkpoint import BEST, FINAL, RunDescription
+from ..weights.folder import CARD, save_pretrained
+from .checkpoint import BEST, FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +19,11 @@ FOLDER = "pretrained"
 """Its name within the run's folder."""
 
 
-def write_pretrained(run: Path, trained: HarDNet, description: RunDescription, *, again: bool) -> None:
+def write_pretrained(run: Path, initial: WeightsRecord | None, *, again: bool) -> None:
     """Write the weights of a run's best epoch to its folder ``pretrained``, with a model card of what was measured.
 
-    Without validation these are the weights of the last epoch.
-
-    Args:
-        run: the run's folder with the weights.
-        trained: the run's model; its architecture and the record of its initial weights are used.
-        description: of the run: classes and preprocessing.
-        again: replace a complete folder, with its model card; False leaves it as it is.
+    Without validation these are the weights of the last epoch. ``initial`` is the record of those that it started from;
+    a complete folder is replaced only ``again``.
 
     Raises:
         TrainingError: the folder cannot be written.
@@ -40,29 +34,6 @@ def write_pretrained(run: Path, trained: HarDNet, description: RunDescription, *
         return
     path = next(path for path in (run / BEST, run / FINAL) if path.exists())
     content = read_pickled(read_file(path))
-    model = HarDNet(trained.config, num_classes=len(description.classes))
-    model.load_state_dict(content["model"])
-    model.weights_record = trained.weights_record
-    try:
-        (folder / CARD).unlink(missing_ok=True)
-        labels = saved_labels(description.classes)
-        save_pretrained(model, folder, labels=labels, preprocessing=description.preprocessing, notes=_notes(content))
-    except OSError as error:
-        raise TrainingError(f"{folder} could not be written: {reason(error)}; the weights are in {path}") from error
-    logger.info("the model with its classes and preprocessing: %s", folder)
-
-
-def saved_labels(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of classes as a saved model has them: bytes that are not UTF-8 are escaped.
-
-    Raises:
-        ValueError: a name is empty.
-    """
-    return check_categories([escape_bytes(name) for name in classes])
-
-
-def _notes(content: dict[str, Any]) -> list[str]:
-    """Return how the weights were trained, and the errors of their validation if there was one."""
     options, metrics, averaged = content["options"], content["metrics"], content["averaged"]
     kind = f"a running average of the weights (decay {options['ema']:g} per step)" if averaged else "the weights"
     notes = [f"Trained with `hardnet train`: {kind} at the end of epoch {metrics['epoch']}, seed {options['seed']}."]
@@ -71,4 +42,12 @@ def _notes(content: dict[str, Any]) -> list[str]:
     measured = [text.format(metrics[prefix + name]) for name, text in texts.items() if prefix + name in metrics]
     if measured:
         notes.append(f"Measured on the validation images of the run: {', '.join(measured)}.")
-    return notes
+    model = create_model(content["architecture"], weights=path)
+    model.weights_record = initial
+    labels = [escape_bytes(name) for name in content["classes"]]
+    try:
+        (folder / CARD).unlink(missing_ok=True)
+        save_pretrained(model, folder, labels=labels, notes=notes)
+    except OSError as error:
+        raise TrainingError(f"{folder} could not be written: {reason(error)}; the weights are in {path}") from error
+    logger.info("the model with its classes and preprocessing: %s", folder)

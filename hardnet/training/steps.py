@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import NamedTuple
@@ -44,15 +44,17 @@ class StepRunner:
         options: TrainOptions,
         ranks: Ranks,
         description: RunDescription,
-        labels: Sequence[int] = (),
+        labels: Sequence[int],
     ) -> None:
         self._state = state
         self._options = options
         self._ranks = ranks
         self._forward: nn.Module = state.model
+        self._without_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         if ranks.size > 1:  # averages the gradients over the ranks
             devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(state.model, device_ids=devices, gradient_as_bucket_view=True)
+            parallel = DistributedDataParallel(state.model, device_ids=devices, gradient_as_bucket_view=True)
+            self._forward, self._without_sync = parallel, parallel.no_sync
         weights = None
         if options.class_weights == "balanced":
             counts = torch.bincount(torch.tensor(labels), minlength=len(description.classes)).clamp(min=1)
@@ -98,25 +100,19 @@ class StepRunner:
         """Return the cross-entropy with the teachers' mean probabilities (Hinton et al. 2015), (N, classes) -> ()."""
         temperature = self._options.temperature
         with torch.no_grad():
-            each = [(teacher(images).float() / temperature).softmax(1) for teacher in self._teachers]
-            probabilities = torch.stack(each).mean(0)
+            outputs = [(teacher(images).float() / temperature).softmax(1) for teacher in self._teachers]
+            probabilities = torch.stack(outputs).mean(0)
         return functional.cross_entropy(logits.float() / temperature, probabilities) * temperature**2
 
     def _update(self) -> None:
         state = self._state
         if self._options.clip:
             state.scaler.unscale_(state.optimizer)
-            trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-            nn.utils.clip_grad_norm_(trained, self._options.clip)
+            nn.utils.clip_grad_norm_(state.model.parameters(), self._options.clip)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        with warnings.catch_warnings():
-            if state.scaler.is_enabled():  # it may pass over the first step; the learning rate follows the position
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        with warnings.catch_warnings():  # the scaler may pass over the first step; the rate follows the position
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             state.scheduler.step()
         if state.model_ema is not None:
             state.model_ema.update_parameters(state.model)
-
-    def _without_sync(self) -> AbstractContextManager[None]:
-        forward = self._forward
-        return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()

@@ -103,19 +103,9 @@ def _estimate(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
 
 
 def summarise_result(run: TrainOptions, data: Splits, ranks: Ranks) -> list[str]:
-    """Evaluate the weights that a finished run leaves on its validation images; write its mistakes to its folder.
+    """Evaluate the weights that a finished run leaves on its validation images, and write its mistakes to its folder.
 
-    Args:
-        run: the options of the run.
-        data: its data.
-        ranks: the processes that share the work; every one of them must call this function.
-
-    Returns:
-        Lines about the result, with the command that classifies a picture.
-
-    Raises:
-        OutputError: a file cannot be written.
-        WeightsError: the weights cannot be read.
+    Every rank must call this function. The lines about the result end with the command that classifies a picture.
     """
     folder, val, lines = Path(run.output).expanduser(), data.val, []
     if val is not None:
