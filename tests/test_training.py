@@ -20,8 +20,8 @@ from training_data import TINY, options, run_verb
 from hardnet import create_model
 from hardnet.cli import build_parser
 from hardnet.cli.train import add_train_arguments
+from hardnet.training.checkpoint import FINAL
 from hardnet.training.components import make_optimizer, make_scheduler, set_training_mode
-from hardnet.training.loop import FINAL
 from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
 from hardnet.training.options import TrainOptions, parse_size_schedule, read_recipe
 from hardnet.utils.errors import TrainingError

@@ -17,7 +17,8 @@ from training_data import idx_bytes, make_fashion_mnist, make_folder, options, p
 from hardnet.images.preprocess import Preprocessing
 from hardnet.images.read import load_image
 from hardnet.training import data, shrinking, train
-from hardnet.training.data import FolderSource, ImageSource, Splits, open_data, open_evaluation
+from hardnet.training.checkpoint import VALIDATION
+from hardnet.training.data import ImageSource, Splits, open_data, open_evaluation, open_folder
 from hardnet.training.fashion_mnist import read_idx
 from hardnet.training.loading import (
     LabelledBatch,
@@ -27,7 +28,6 @@ from hardnet.training.loading import (
     training_transform,
     worker_failures,
 )
-from hardnet.training.loop import VALIDATION
 from hardnet.training.seeds import derive_seed, seeded
 from hardnet.training.shrinking import keep_shrunk
 from hardnet.utils.errors import DataError, ImageError, TrainingError
@@ -135,7 +135,7 @@ def test_validation_may_lack_a_class_and_has_no_other(tmp_path: Path, caplog: py
     assert (len(val.classes), list(val.labels)) == (3, [0, 1])
     assert "no folders of the classes class_2" in caplog.text
     make_folder(tmp_path, classes=4, images=1, split="val")
-    with pytest.raises(DataError, match="not among the 3 classes: class_3"):
+    with pytest.raises(DataError, match="not among the 3 classes of the training images: class_3"):
         opened(tmp_path)
 
 
@@ -244,7 +244,7 @@ def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> ImageSource:
-    return FolderSource(make_folder(tmp_path / "data"))
+    return open_folder(make_folder(tmp_path / "data"))
 
 
 def steps(count: int, ranks: int, batch_size: int, accumulate: int = 1, epoch: int = 0) -> list[set[int]]:

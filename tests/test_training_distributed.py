@@ -18,8 +18,8 @@ from training_data import make_folder, options
 import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import TrainOptions, evaluate, train
-from hardnet.training.data import FolderSource
-from hardnet.training.loop import FINAL
+from hardnet.training.checkpoint import FINAL
+from hardnet.training.data import open_folder
 from hardnet.training.metrics import read_metrics
 from hardnet.utils.distributed import Ranks, connect
 
@@ -29,10 +29,10 @@ from pathlib import Path
 import hardnet, hardnet.training.loop
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import TrainOptions, evaluate, train
-from hardnet.training.data import FolderSource
+from hardnet.training.data import open_folder
 from hardnet.utils.distributed import connect
 from hardnet.training.loop import Trainer
-from hardnet.training.steps import StopRequest
+from hardnet.training.signals import StopRequest
 
 class StopSecondRank(StopRequest):
     steps = 0
@@ -62,7 +62,7 @@ with connect("cpu") as ranks:
         assert train(TrainOptions(**wanted)).finished
     if "evaluate" in task:
         model = hardnet.create_model("hardnet39ds", weights=task["weights"]).eval()
-        source = FolderSource(Path(task["evaluate"]))
+        source = open_folder(Path(task["evaluate"]))
         result = evaluate(model, source, Preprocessing(32, 32), ranks, batch_size=4, skip_bad_images=True)
         counted = [ranks.rank, ranks.size, result.images, result.top1, result.top5, result.bad]
         # Not printed: the lines of several ranks run into one another.
@@ -146,7 +146,7 @@ def test_ranks_stop_together_resume_exactly_and_count_every_image_once(root: Pat
     for mine, theirs in zip(*pair, strict=True):
         assert mine["train_loss"] == theirs["train_loss"]
     model, one_rank = hardnet.create_model("hardnet39ds", weights=final).eval(), Ranks(0, 1, torch.device("cpu"))
-    source = FolderSource(validation)
+    source = open_folder(validation)
     alone = evaluate(model, source, Preprocessing(32, 32), one_rank, batch_size=4, skip_bad_images=True)
     assert (alone.images, len(alone.bad)) == (31, 2)
     assert alone.top5 == 31  # there are three classes

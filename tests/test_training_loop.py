@@ -18,9 +18,9 @@ from training_data import ONE, assert_same, make_folder, options, read
 import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import Outcome, TrainOptions, train
-from hardnet.training.checkpoint import CHECKPOINT, find_checkpoint
-from hardnet.training.data import FolderSource, ImageSource, Splits
-from hardnet.training.loop import BEST, FINAL, VALIDATION, Trainer
+from hardnet.training.checkpoint import BEST, CHECKPOINT, FINAL, VALIDATION, find_checkpoint
+from hardnet.training.data import ImageSource, Splits, open_folder
+from hardnet.training.loop import Trainer
 from hardnet.training.metrics import read_metrics
 from hardnet.training.signals import StopRequest
 from hardnet.utils.errors import DataError, TrainingError
@@ -297,12 +297,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
 CRASH = """
 import sys
 from hardnet.cli import main
-from hardnet.training.steps import StepRunner
+from hardnet.training.loop import Trainer
 
 def fail(self, batch):
     raise RuntimeError("out of memory")
 
-StepRunner._loss = fail
+Trainer._loss = fail
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -331,7 +331,7 @@ def test_bad_images_are_skipped_counted_and_named_once(tmp_path: Path, caplog: p
     folder = make_folder(tmp_path / "data")
     for index in (1, 4):
         (folder / "class_1" / f"{index}.png").write_bytes(b"no image")
-    unchecked = Splits(FolderSource(folder), None)
+    unchecked = Splits(open_folder(folder), None)
     with pytest.raises(hardnet.ImageError, match=re.escape(str(folder / "class_1"))):
         train(options(tmp_path / "data", tmp_path / "run", epochs=1), data=unchecked)
     train(options(tmp_path / "data", tmp_path / "run", epochs=2, skip_bad_images=True), data=unchecked)

@@ -17,9 +17,9 @@ from training_data import assert_same, make_folder, picture
 
 from hardnet import create_model, from_pretrained
 from hardnet.cli import main
+from hardnet.training.checkpoint import BEST, FINAL, OPTIONS, VALIDATION
 from hardnet.training.data import open_data
 from hardnet.training.derived_options import derive_from_count, derive_from_data
-from hardnet.training.loop import BEST, FINAL, OPTIONS, VALIDATION
 from hardnet.training.metrics import METRICS, read_metrics
 from hardnet.training.options import TrainOptions, read_recipe
 from hardnet.training.summary import MISTAKES, MISTAKES_PICTURE

@@ -14,8 +14,9 @@ from training_data import ONE, assert_same, make_folder, options
 
 import hardnet
 from hardnet.training import TrainOptions, train
+from hardnet.training.checkpoint import FINAL
 from hardnet.training.components import set_training_mode
-from hardnet.training.loop import FINAL, Trainer
+from hardnet.training.loop import Trainer
 from hardnet.utils.errors import DataError
 
 
@@ -66,7 +67,7 @@ def test_rare_classes_weigh_more(tmp_path: Path) -> None:
     trainer.state.model.eval()
     losses = torch.nn.functional.cross_entropy(trainer.state.model(batch.images), batch.labels, reduction="none")
     expected = (losses[batch.labels == 0].mean() + losses[batch.labels == 1].mean()) / 2
-    torch.testing.assert_close(trainer._step_runner._loss(batch), expected)
+    torch.testing.assert_close(trainer._loss(batch), expected)
 
 
 def test_the_gradient_is_clipped(tmp_path: Path, small_data: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path,
     soft = torch.stack([(model(batch.images).detach() / 2).softmax(1) for model in models]).mean(0)
     hard_loss = torch.nn.functional.cross_entropy(logits, batch.labels)
     soft_loss = -(soft * (logits / 2).log_softmax(1)).sum(1).mean() * 4
-    torch.testing.assert_close(trainer._step_runner._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
+    torch.testing.assert_close(trainer._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
     assert train(dataclasses.replace(wanted, epochs=1)).finished
     make_folder(tmp_path / "two", classes=2, images=12)
     with pytest.raises(DataError, match="was trained on other classes"):

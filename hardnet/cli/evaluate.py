@@ -20,7 +20,7 @@ from ..training.comparison import (
     find_run,
     read_held_out,
 )
-from ..training.confusion import draw_confusion
+from ..training.metrics import draw_confusion
 from ..training.data import open_evaluation, open_listed
 from ..training.evaluation import TOP, Evaluation
 from ..training.options import FIELDS

@@ -1,8 +1,9 @@
-"""Training checkpoints: content, atomic writing, reading without running code, validation, and resuming from them."""
+"""The files of a run: checkpoints, written atomically and read without running code, and the result."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,19 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from ..factory import create_model
 from ..images.preprocess import Preprocessing
 from ..models.network import HarDNet
 from ..utils.errors import TrainingError, WeightsError
 from ..utils.files import write_atomically
-from ..utils.text import reason
+from ..utils.text import escape_bytes, reason
 from ..utils.version import __version__
+from ..weights.catalog import WeightsRecord
 from ..weights.files import read_file, read_pickled
+from ..weights.folder import CARD, save_pretrained
 from .options import TrainOptions
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 """Training state that ``--resume`` continues from."""
@@ -30,6 +36,8 @@ OPTIONS = "options.json"
 """Every option of the run; usable as a recipe."""
 VALIDATION = "validation_images.txt"
 """The images for validation as paths within the data set, a line each."""
+FOLDER = "pretrained"
+"""The result as a folder of ``save_pretrained``."""
 FORMAT = 2
 
 # Options that may change when a run is resumed. The parts of the batch are compared as the global batch.
@@ -191,3 +199,33 @@ def restore(path: Path, state: TrainingState, description: RunDescription) -> Ru
         return RunProgress(**content["progress"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a valid training checkpoint: {error!r}") from error
+
+
+def write_pretrained(run: Path, initial: WeightsRecord | None, *, again: bool) -> None:
+    """Write the weights of a run's best epoch to its folder ``pretrained``, with a model card of what was measured.
+
+    Without validation these are the weights of the last epoch. ``initial`` is the record of those that it started from;
+    a complete folder is replaced only ``again``.
+    """
+    folder = run / FOLDER
+    if (folder / CARD).exists() and not again:
+        return
+    path = next(path for path in (run / BEST, run / FINAL) if path.exists())
+    content = read_pickled(read_file(path))
+    options, metrics, averaged = content["options"], content["metrics"], content["averaged"]
+    kind = f"a running average of the weights (decay {options['ema']:g} per step)" if averaged else "the weights"
+    notes = [f"Trained with `hardnet train`: {kind} at the end of epoch {metrics['epoch']}, seed {options['seed']}."]
+    prefix = "ema_val_" if averaged else "val_"
+    texts = {"top1_error": "top-1 error {:.2f} %", "top5_error": "top-5 error {:.2f} %", "loss": "cross-entropy {:.4f}"}
+    measured = [text.format(metrics[prefix + name]) for name, text in texts.items() if prefix + name in metrics]
+    if measured:
+        notes.append(f"Measured on the validation images of the run: {', '.join(measured)}.")
+    model = create_model(content["architecture"], weights=path)
+    model.weights_record = initial
+    labels = [escape_bytes(name) for name in content["classes"]]
+    try:
+        (folder / CARD).unlink(missing_ok=True)
+        save_pretrained(model, folder, labels=labels, notes=notes)
+    except OSError as error:
+        raise TrainingError(f"{folder} could not be written: {reason(error)}; the weights are in {path}") from error
+    logger.info("the model with its classes and preprocessing: %s", folder)

@@ -24,7 +24,7 @@ from ..weights.catalog import IMAGENET, WeightsRecord
 from ..weights.files import read_file
 from ..weights.load import Loaded, Source
 from .checkpoint import OPTIONS, VALIDATION
-from .data import ImageSource, find_splits
+from .data import ImageSource, find_splits, renumber
 from .evaluation import Evaluation, evaluate
 from .options import read_recipe
 
@@ -81,23 +81,18 @@ class EvaluationRow:
         return max(map(abs, differences)) > tolerance + 1e-9
 
 
-def match_classes(loaded: Loaded, classes: Sequence[str]) -> list[str]:
-    """Return the classes of weights in the order of the logits; those of the data set if they cannot be compared.
+def class_names(loaded: Loaded, classes: Sequence[str]) -> Sequence[str]:
+    """Return the classes of weights in the order of the logits: those of a data set if the weights do not name them.
 
     Raises:
         WeightsError: the weights do not name their classes, and have another number of them.
-        DataError: the data set has other classes.
     """
-    present = list(map(printable, classes))
     is_imagenet = loaded.record is not None and loaded.record.evaluated_on == IMAGENET  # folders have codes for names
-    if loaded.categories is None or is_imagenet:
-        if loaded.num_classes != len(classes):
-            raise WeightsError(f"{loaded.name} has {loaded.num_classes} classes, the data set has {len(classes)}")
-        return present
-    trained = list(map(printable, loaded.categories))
-    if foreign := [name for name in present if name not in trained]:
-        raise DataError(f"{loaded.name} was trained on other classes: the data set has {', '.join(foreign[:5])}")
-    return trained
+    if loaded.categories is not None and not is_imagenet:
+        return loaded.categories
+    if loaded.num_classes != len(classes):
+        raise WeightsError(f"{loaded.name} has {loaded.num_classes} classes, the data set has {len(classes)}")
+    return classes
 
 
 def evaluate_weights(
@@ -115,16 +110,14 @@ def evaluate_weights(
         ImageError: an image cannot be read, and bad ones are not to be skipped.
         TrainingError: logits are not finite.
     """
-    classes = match_classes(loaded, source.classes)
-    numbers = {name: number for number, name in enumerate(classes)}
-    order = [numbers[printable(name)] for name in source.classes]
-    missing = [classes[number] for number in sorted(set(numbers.values()).difference(order))]
+    present = set(map(printable, source.classes))
+    source = renumber(source, class_names(loaded, source.classes), loaded.name)
+    missing = [name for name in map(printable, source.classes) if name not in present]
     if missing and not options.allow_missing_classes:
         raise DataError(
             f"the data set lacks {counted(len(missing), 'class')} of {loaded.name}: {', '.join(missing[:5])}; "
             "--allow-missing-classes evaluates on the others"
         )
-    source = ImageSource(classes, [order[label] for label in source.labels], source.names, source.files)
     model = create_model(loaded.config.name, weights=loaded)
     preprocessing = options.preprocessing(loaded.preprocessing or Preprocessing())
     model = model.eval().to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -21,7 +21,8 @@ from ..utils.text import printable
 from ..weights.catalog import DEFAULT
 from ..weights.load import Loaded, load_weights
 from .checkpoint import RunDescription
-from .comparison import match_classes
+from .comparison import class_names
+from .data import ImageSource
 from .options import TrainOptions
 from .seeds import seeded
 
@@ -65,7 +66,8 @@ def build_teachers(options: TrainOptions, description: RunDescription, ranks: Ra
         name, _, weights = source.partition(":")
         model = name if name in CONFIGS else None
         loaded = load_weights(weights or DEFAULT if model else source, model=model, progress=ranks.first)
-        if match_classes(loaded, description.classes) != list(map(printable, description.classes)):
+        names = class_names(loaded, description.classes)
+        if list(map(printable, names)) != list(map(printable, description.classes)):
             raise DataError(f"teacher {source} was trained on other classes, or numbers them in another order")
         theirs, ours = loaded.preprocessing, description.preprocessing
         if theirs is not None and (theirs.mean, theirs.std) != (ours.mean, ours.std):
@@ -77,6 +79,15 @@ def build_teachers(options: TrainOptions, description: RunDescription, ranks: Ra
 
 def _to_device(model: HarDNet, ranks: Ranks) -> HarDNet:
     return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
+
+
+def make_criterion(options: TrainOptions, source: ImageSource) -> nn.Module:
+    """Return the cross-entropy, with the classes weighed by the inverse of their numbers of images if asked for."""
+    weights = None
+    if options.class_weights == "balanced":
+        counts = torch.bincount(torch.tensor(source.labels), minlength=len(source.classes)).clamp(min=1)
+        weights = len(source) / len(source.classes) / counts
+    return nn.CrossEntropyLoss(weights, label_smoothing=options.label_smoothing)
 
 
 def make_mix(options: TrainOptions, num_classes: int) -> Mix | None:

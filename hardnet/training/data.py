@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import unicodedata
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -95,75 +94,70 @@ class Splits:
     """Error messages of the images that were left out since they cannot be read."""
 
 
-class FolderSource(ImageSource):
-    """The images of ``root/CLASS/...``; classes are numbered in the order of their names, which are in Unicode NFC.
+def open_folder(root: Path, base: Path | None = None, left_out: Counter[str] | None = None) -> ImageSource:
+    """Open the images of ``root/CLASS/...``; classes are numbered in the order of their names, in Unicode NFC.
 
-    Hidden files and folders are skipped, as are files that :func:`hardnet.images.list_images` skips.
-
-    Args:
-        root: the folder.
-        classes: the classes to number by, if they are known; ``root`` may lack some of them.
-        base: the folder of the data set; None takes ``root``.
+    What :func:`hardnet.images.list_images` skips is skipped, and counted in ``left_out``. The names of images are paths
+    within ``base``, or else within ``root``.
 
     Raises:
-        DataError: there are no class folders, one has no images or is not among ``classes``, or two names differ in
-            case only.
+        DataError: there are no class folders, one has no images, or two names differ in case only.
     """
+    left_out = Counter() if left_out is None else left_out
+    folders = _class_folders(root, left_out)
+    labels: list[int] = []
+    paths: list[Path] = []
+    empty = []
+    for number, name in enumerate(sorted(folders)):
+        for folder in folders[name]:
+            for path, error in find_images(folder, left_out=left_out):
+                if error is not None:
+                    raise DataError(str(error))
+                paths.append(path)
+        if len(paths) == len(labels):
+            empty.append(name)
+        labels += [number] * (len(paths) - len(labels))
+    if empty:
+        raise DataError(
+            f"{_text(root)}: no images in the folders {_text(*empty)}: remove them, or add images; left out: "
+            f"{describe_left_out(left_out) or 'nothing'}"
+        )
+    names = [path.relative_to(base or root).as_posix() for path in paths]
+    return ImageSource(tuple(sorted(folders)), labels, names, paths)
 
-    def __init__(self, root: Path, classes: Sequence[str] | None = None, base: Path | None = None) -> None:
-        self.root = root
-        self.left_out = Counter[str]()
-        folders = self._class_folders()
-        classes = tuple(sorted(folders) if classes is None else classes)
-        numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(classes)}
-        if foreign := sorted(folders.keys() - numbers.keys()):
-            raise DataError(f"{_text(root)}: not among the {len(numbers)} classes: {_text(*foreign)}")
-        self.missing = [name for name in numbers if name not in folders]
-        self.paths: list[Path] = []
-        labels: list[int] = []
-        empty = []
-        for name in sorted(folders):
-            images = [path for folder in folders[name] for path in self._images(folder)]
-            self.paths += images
-            labels += [numbers[name]] * len(images)
-            if not images:
-                empty.append(name)
-        if empty:
-            raise DataError(
-                f"{_text(root)}: no images in the folders {_text(*empty)}: remove them, or add images; left out: "
-                f"{describe_left_out(self.left_out) or 'nothing'}"
-            )
-        names = [path.relative_to(base or root).as_posix() for path in self.paths]
-        super().__init__(classes, labels, names, self.paths)
 
-    def _class_folders(self) -> dict[str, list[Path]]:
-        """Return the folders of each class; there are two where macOS and Linux wrote the same name."""
-        folders: dict[str, list[Path]] = {}
-        folded: dict[str, str] = {}
-        for entry in _list_folder(self.root):
-            name = unicodedata.normalize("NFC", entry.name)
-            if not entry.is_dir():
-                self.left_out["beside the class folders"] += not name.startswith(".")
-            elif name.startswith("."):
-                self.left_out["hidden folders"] += 1
-            else:
-                folders.setdefault(name, []).append(entry)
-                other = folded.setdefault(name.casefold(), name)
-                if other != name:
-                    names = f"{_text(other)} and {_text(name)}"
-                    raise DataError(
-                        f"{_text(self.root)}: the classes {names} differ in case only: rename or merge them"
-                    )
-        if not folders:
-            raise DataError(f"{_text(self.root)}: no class folders; expected one subfolder of images per class")
-        return folders
+def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[Path]]:
+    """Return the folders of each class; there are two where macOS and Linux wrote the same name."""
+    folders: dict[str, list[Path]] = {}
+    folded: dict[str, str] = {}
+    for entry in _list_folder(root):
+        name = unicodedata.normalize("NFC", entry.name)
+        if not entry.is_dir():
+            left_out["beside the class folders"] += not name.startswith(".")
+        elif name.startswith("."):
+            left_out["hidden folders"] += 1
+        else:
+            folders.setdefault(name, []).append(entry)
+            other = folded.setdefault(name.casefold(), name)
+            if other != name:
+                names = f"{_text(other)} and {_text(name)}"
+                raise DataError(f"{_text(root)}: the classes {names} differ in case only: rename or merge them")
+    if not folders:
+        raise DataError(f"{_text(root)}: no class folders; expected one subfolder of images per class")
+    return folders
 
-    def _images(self, folder: Path) -> list[Path]:
-        found = list(find_images(folder, left_out=self.left_out))
-        for _, error in found:
-            if error is not None:
-                raise DataError(str(error))
-        return [path for path, _ in found]
+
+def renumber(source: ImageSource, classes: Sequence[str], owner: str) -> ImageSource:
+    """Number the classes of a source by a longer list of names, those of ``owner``.
+
+    Raises:
+        DataError: a class is not among them.
+    """
+    numbers = {printable(name): number for number, name in enumerate(classes)}
+    if foreign := [name for name in source.classes if printable(name) not in numbers]:
+        raise DataError(f"not among the {len(classes)} classes of {owner}: {_text(*foreign)}")
+    labels = [numbers[printable(source.classes[label])] for label in source.labels]
+    return ImageSource(classes, labels, source.names, source.files)
 
 
 def find_splits(root: Path) -> dict[str, Path]:
@@ -216,44 +210,48 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
     splits = find_splits(root)
     if splits and "train" not in splits:
         raise DataError(f"{options.data} holds {_text(*splits)}, but no folder train")
-    folders = [FolderSource(splits.get("train", root), base=root)]
+    roots = [splits.get("train", root)]
     if "val" in splits and not options.hold_out:
-        folders.append(FolderSource(splits["val"], folders[0].classes, root))
-        if folders[1].missing:
-            logger.warning("%s: no folders of the classes %s", splits["val"], _text(*folders[1].missing))
-    parts: list[ImageSource] = []
+        roots.append(splits["val"])
+    left_out, parts = Counter[str](), []
     bad: list[str] = []
-    for folder in folders:
-        if Path(options.output).expanduser().resolve().is_relative_to(folder.root.resolve()):
-            raise DataError(f"the output folder {options.output} lies in {_text(folder.root)}, among the classes")
-        defects = find_defects(folder, ranks or Ranks(0, 1, torch.device("cpu")))
+    for folder in roots:
+        source = open_folder(folder, root, left_out)
+        if Path(options.output).expanduser().resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"the output folder {options.output} lies in {_text(folder)}, among the classes")
+        defects = find_defects(source, ranks or Ranks(0, 1, torch.device("cpu")))
         bad += defects.values()
-        if len(defects) == len(folder):
-            raise DataError(f"{_text(folder.root)}: none of the images can be read; the first: {defects[0]}")
-        parts.append(folder.select([index for index in range(len(folder)) if index not in defects]))
+        if len(defects) == len(source):
+            raise DataError(f"{_text(folder)}: none of the images can be read; the first: {defects[0]}")
+        parts.append(source.select([index for index in range(len(source)) if index not in defects]))
     if bad and not options.skip_bad_images:
         first = "; ".join(bad[:_NAMED]) + (f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else "")
         raise ImageError(f"{first} (--skip-bad-images leaves such files out)")
     for message in bad:
         logger.warning("skipped %s", message)
-    train, val = parts if len(parts) == 2 else _hold_out(parts[0], options)
-    left_out = sum((folder.left_out for folder in folders), Counter[str]())
+    if len(parts) == 1:
+        train, val = _hold_out(parts[0], options)
+    else:
+        train = parts[0]
+        val = renumber(parts[1], train.classes, "the training images")
+        if missing := [name for name in train.classes if name not in parts[1].classes]:
+            logger.warning("%s: no folders of the classes %s", roots[1], _text(*missing))
     return Splits(train, val, left_out=describe_left_out(left_out), bad=bad)
 
 
-def find_defects(source: FolderSource, ranks: Ranks) -> dict[int, str]:
-    """Return the error messages of images that cannot be read, by index; the ranks share the work."""
-    check = functools.partial(load_image, least_side=32) if len(source) <= _DECODED else read_size
-    indices = range(ranks.rank, len(source), ranks.size)
-    defects = {}
+def find_defects(source: ImageSource, ranks: Ranks) -> dict[int, str]:
+    """Return the error messages of files that cannot be read as images, by index; the ranks share the work."""
 
     def defect(index: int) -> str:
+        file: Any = source.files[index]
         try:
-            check(source.paths[index])
+            load_image(file, least_side=32) if len(source) <= _DECODED else read_size(file)
         except ImageError as error:
             return str(error)
         return ""
 
+    indices = range(ranks.rank, len(source), ranks.size)
+    defects = {}
     bar = progress_bar(len(indices), "checking", unit="images", enabled=ranks.first, leave=False)
     with ThreadPoolExecutor(_READERS) as pool, bar:
         for index, message in zip(indices, pool.map(defect, indices), strict=True):
@@ -263,13 +261,12 @@ def find_defects(source: FolderSource, ranks: Ranks) -> dict[int, str]:
     return dict(sorted(item for part in ranks.gather(defects) for item in part.items()))
 
 
-def open_evaluation(data: str, split: str = "", classes: Sequence[str] | None = None) -> ImageSource:
+def open_evaluation(data: str, split: str = "") -> ImageSource:
     """Open what is evaluated: the test images of Fashion-MNIST, or a folder's validation or else test images.
 
     Args:
         data: a folder, or "fashion-mnist".
         split: "train", "val" or "test", or the name of a subfolder.
-        classes: those of the model, of which a folder may lack some; None takes those of the data set.
 
     Raises:
         DataError: something is missing or malformed.
@@ -286,14 +283,14 @@ def open_evaluation(data: str, split: str = "", classes: Sequence[str] | None = 
         folder = splits.get("val") or splits.get("test") or root / "val"
     if not folder.is_dir():
         raise DataError(f"{_text(folder)}: no such folder; choose a subfolder of {_text(data)} with --split")
-    return FolderSource(folder, classes, root)
+    return open_folder(folder, root)
 
 
 def open_listed(data: str, names: Collection[str]) -> ImageSource:
     """Open the images of a folder whose paths within it are listed, as in a run's list of validation images."""
     root = _existing_folder(data)
     for folder in find_splits(root).values() or [root]:
-        source = FolderSource(folder, base=root)
+        source = open_folder(folder, root)
         indices = [index for index, name in enumerate(source.names) if name in names]
         if indices:
             return source.select(indices)

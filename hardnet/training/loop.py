@@ -7,15 +7,18 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
@@ -23,36 +26,21 @@ from ..utils.files import writing
 from ..utils.progress import progress_bar
 from ..weights.folder import check_categories
 from ..weights.load import Loaded
-from . import components
-from .checkpoint import (
-    BEST,
-    CHECKPOINT,
-    FINAL,
-    OPTIONS,
-    VALIDATION,
-    RunDescription,
-    RunProgress,
-    TrainingState,
-    final_content,
-    find_checkpoint,
-    restore,
-    save_atomically,
-    save_checkpoint,
-)
+from . import checkpoint, components
+from .checkpoint import RunDescription, RunProgress, TrainingState
 from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
 from .metrics import Recorder, draw_curves
 from .options import TrainOptions
-from .package import write_pretrained
 from .seeds import derive_seed
 from .shrinking import keep_shrunk
 from .signals import StopRequest
-from .steps import StepRunner
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
+_AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -131,24 +119,33 @@ class Trainer:
             )
         preprocessing = options.preprocessing(self._data.mean, self._data.std)
         self._description = RunDescription(options.asdict(), classes, preprocessing, images, global_batch)
+
         model, ema = components.build_model(options, len(classes), ranks, loaded)
         optimizer = components.make_optimizer(model, options, global_batch)
         scheduler = components.make_scheduler(optimizer, options, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
         self.state = TrainingState(model, ema, optimizer, scheduler, scaler)
+        self._criterion = components.make_criterion(options, self._data.train).to(ranks.device)
+        self._mix = components.make_mix(options, len(classes))
+        self._teachers = components.build_teachers(options, self._description, ranks)
+
         self.progress = RunProgress()
         self._skipped: set[str] = set()
-        path = find_checkpoint(options, ranks.gather((self._folder / CHECKPOINT).exists()))
+        path = checkpoint.find_checkpoint(options, ranks.gather((self._folder / checkpoint.CHECKPOINT).exists()))
         if path is not None:
-            self.progress = restore(path, self.state, self._description)
+            self.progress = checkpoint.restore(path, self.state, self._description)
             logger.info("going on from %s: epoch %d, step %d", path, self.progress.epoch + 1, self.progress.step)
-        self._step_runner = StepRunner(self.state, options, ranks, self._description, self._data.train.labels)
+        self._forward: nn.Module = model
+        self._without_sync: Callable[[], AbstractContextManager[None]] = nullcontext
+        if ranks.size > 1:  # averages the gradients over the ranks
+            devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+            parallel = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+            self._forward, self._without_sync = parallel, parallel.no_sync
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal stops the run."""
-        recorder, metrics = None, None
-        if self.ranks.first:
-            recorder = self._start()
+        recorder = self._start() if self.ranks.first else None
+        metrics = None
         while self.progress.epoch < self.options.epochs and not self._stagnates(self.progress.epoch):
             if not self._train_epoch():
                 return Outcome(self._folder, self.progress.epoch, False, metrics)
@@ -156,7 +153,8 @@ class Trainer:
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
-                write_pretrained(self._folder, self.state.model.weights_record, again=metrics is not None)
+                record = self.state.model.weights_record
+                checkpoint.write_pretrained(self._folder, record, again=metrics is not None)
         return Outcome(self._folder, self.progress.epoch, True, metrics)
 
     def _start(self) -> Recorder:
@@ -164,15 +162,17 @@ class Trainer:
         val = self._data.val
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / OPTIONS).write_text(json.dumps(self._description.options, indent=1) + "\n", "utf-8")
+            text = json.dumps(self._description.options, indent=1) + "\n"
+            (self._folder / checkpoint.OPTIONS).write_text(text, "utf-8")
             if val is not None:
-                (self._folder / VALIDATION).write_bytes(os.fsencode("".join(f"{name}\n" for name in val.names)))
+                names = os.fsencode("".join(f"{name}\n" for name in val.names))
+                (self._folder / checkpoint.VALIDATION).write_bytes(names)
         if self._ready is not None:
             self._ready()
         return Recorder(self._folder, self.progress.epoch)
 
     def _train_epoch(self) -> bool:
-        """Do the steps that are left in this epoch; return False where a signal ended the run."""
+        """Do the steps that are left in this epoch; return False if a signal ended the run."""
         components.set_training_mode(self.state.model, self.options)
         progress, save_every = self.progress, self.options.save_every
         label = f"epoch {progress.epoch + 1}/{self.options.epochs}"
@@ -205,27 +205,79 @@ class Trainer:
             pin_memory=ranks.device.type == "cuda",
         )
 
-    def _train_step(self, batches: list[LabelledBatch]) -> bool:
-        """Do one step of the optimiser; return whether a signal has asked to stop."""
+    def _train_step(self, batches: Sequence[LabelledBatch]) -> bool:
+        """Do one step with the average gradient over the batches; return whether some rank was asked to stop."""
         progress = self.progress
         torch.manual_seed(derive_seed(self.options.seed, "step", progress.epoch, progress.step, self.ranks.rank))
-        result = self._step_runner.take(batches, self._stop)
-        if not math.isfinite(result.loss):
-            path = self._folder / CHECKPOINT
-            left = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
-            raise TrainingError(
-                f"the loss is {result.loss} in epoch {progress.epoch + 1}, step {progress.step + 1} of "
-                f"{self.steps_per_epoch}, at a learning rate of {self._lr():.6g}; the step was not taken, {left}. "
-                "A lower --lr, a --warmup or a --clip may help"
-            )
-        progress.loss_sum += result.loss
-        progress.skipped += len(result.bad)
-        for message in result.bad:
+        self.state.optimizer.zero_grad(set_to_none=True)
+        loss_sum, bad = 0.0, [message for batch in batches for message in batch.bad]
+        for number, batch in enumerate(batches, 1):
+            last = number == len(batches)
+            with nullcontext() if last else self._without_sync():
+                loss = self._loss(batch)
+                loss_sum += float(loss.detach())
+                if last:  # the ranks agree before the step that would spoil the weights or leave a rank waiting
+                    losses, messages, stops = zip(
+                        *self.ranks.gather((loss_sum, bad, self._stop.requested)), strict=True
+                    )
+                    mean_loss = sum(losses) / len(losses) / len(batches)
+                    self._check_loss(mean_loss)
+                scaled = self.state.scaler.scale(loss / len(batches))
+                scaled.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        self._update()
+        for message in chain.from_iterable(messages):
+            progress.skipped += 1
             if message not in self._skipped:
                 logger.warning("skipped %s", message)
-        self._skipped.update(result.bad)
+            self._skipped.add(message)
+        progress.loss_sum += mean_loss
         progress.step += 1
-        return result.stop
+        return any(stops)
+
+    def _check_loss(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        path = self._folder / checkpoint.CHECKPOINT
+        rest = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
+        raise TrainingError(
+            f"the loss is {loss} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} of "
+            f"{self.steps_per_epoch}, at a learning rate of {self._lr():.6g}; the step was not taken, {rest}. A lower "
+            "--lr, a --warmup or a --clip may help"
+        )
+
+    def _loss(self, batch: LabelledBatch) -> Tensor:
+        device, options = self.ranks.device, self.options
+        images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        if self._mix is not None:
+            images, labels = self._mix(images, labels)
+        with torch.autocast(device.type, _AMP_TYPES.get(options.amp), enabled=options.amp in _AMP_TYPES):
+            logits = self._forward(images)
+            loss: Tensor = self._criterion(logits, labels)
+            if self._teachers:
+                loss = torch.lerp(loss, self._distillation(logits, images), options.teacher_share)
+        return loss
+
+    def _distillation(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return the cross-entropy with the teachers' mean probabilities (Hinton et al. 2015), (N, classes) -> ()."""
+        temperature = self.options.temperature
+        with torch.no_grad():
+            outputs = [(teacher(images).float() / temperature).softmax(1) for teacher in self._teachers]
+            probabilities = torch.stack(outputs).mean(0)
+        return functional.cross_entropy(logits.float() / temperature, probabilities) * temperature**2
+
+    def _update(self) -> None:
+        state = self.state
+        if self.options.clip:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), self.options.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        with warnings.catch_warnings():  # the scaler may pass over the first step; the rate follows the position
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            state.scheduler.step()
+        if state.model_ema is not None:
+            state.model_ema.update_parameters(state.model)
 
     def _lr(self) -> float:
         return max(float(group["lr"]) for group in self.state.optimizer.param_groups)
@@ -255,11 +307,11 @@ class Trainer:
             recorder.write(numbers)
             if self._report is not None:
                 self._report(numbers)
-            content = final_content(self.state, self._description, numbers)
+            content = checkpoint.final_content(self.state, self._description, numbers)
             if last or self._stagnates(number):
-                save_atomically(content, self._folder / FINAL)
+                checkpoint.save_atomically(content, self._folder / checkpoint.FINAL)
             if best:
-                save_atomically(content, self._folder / BEST)
+                checkpoint.save_atomically(content, self._folder / checkpoint.BEST)
         self.progress = RunProgress(epoch=number, best=progress.best, best_epoch=progress.best_epoch)
         self._save()
         return numbers
@@ -293,4 +345,4 @@ class Trainer:
 
     def _save(self) -> None:
         if self.ranks.first:
-            save_checkpoint(self._folder, self.state, self.progress, self._description)
+            checkpoint.save_checkpoint(self._folder, self.state, self.progress, self._description)

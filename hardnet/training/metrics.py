@@ -1,19 +1,25 @@
-"""Record a run: metrics.jsonl, a plot of the curves."""
+"""Record a run in metrics.jsonl; draw its curves and a confusion matrix."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import TrainingError
 from ..utils.files import write_atomically, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
+FEW_CLASSES = 30
+"""Classes whose counts and names fit into the cells of a confusion matrix."""
 
 
 class Recorder:
@@ -71,3 +77,26 @@ def draw_curves(folder: Path) -> Path | None:
     path = folder / CURVES
     figure.savefig(path, dpi=120)
     return path
+
+
+def draw_confusion(title: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:
+    """Draw counts, one row per true class; colours are shares of a row's images."""
+    from matplotlib.figure import Figure
+
+    side = min(3 + 0.4 * len(classes), 12)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow([[(count / max(sum(row), 1)) ** 0.4 for count in row] for row in counts], cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= FEW_CLASSES:
+        for row, line in enumerate(counts):
+            for column, count in enumerate(line):
+                if count:
+                    colour = "white" if count > 0.3 * sum(line) else "black"
+                    axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    right = sum(row[number] for number, row in enumerate(counts))
+    axes.set_title(f"{title}: {right:,} of {sum(map(sum, counts)):,} correct", fontsize=11)
+    return figure

@@ -20,14 +20,12 @@ from ..utils.devices import usable_processors
 from ..utils.distributed import Ranks
 from ..utils.files import write_atomically, writing
 from ..utils.text import counted, csv_row, printable
-from .checkpoint import BEST, FINAL
-from .confusion import draw_confusion
+from .checkpoint import BEST, FINAL, FOLDER
 from .data import ImageSource, Splits
 from .evaluation import Evaluation, evaluate
 from .loading import training_transform
-from .metrics import METRICS, read_metrics
+from .metrics import FEW_CLASSES, METRICS, draw_confusion, read_metrics
 from .options import TrainOptions
-from .package import FOLDER
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +37,6 @@ MISTAKES, MISTAKES_PICTURE, CONFUSION = "mistakes.csv", "mistakes.png", "confusi
 
 _LISTED = 10
 """Classes and mistakes in the text."""
-_FEW_CLASSES = 30
 _SIDE, _COLUMNS, _ROWS = 180, 6, 4
 """Thumbnails of the picture of mistakes: longest side in pixels, and their number."""
 
@@ -157,7 +154,7 @@ def _write_files(folder: Path, val: ImageSource, measured: Evaluation) -> list[P
         files.append(folder / MISTAKES_PICTURE)
         with writing(files[-1]), write_atomically(files[-1]) as file:
             draw_mistakes(val, measured).save(file, "PNG")
-    if len(val.classes) <= _FEW_CLASSES:
+    if len(val.classes) <= FEW_CLASSES:
         try:
             figure = draw_confusion("validation images", list(map(printable, val.classes)), measured.confusion)
         except ImportError:
