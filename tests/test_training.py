@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.axes import Axes
 from PIL import Image
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -23,7 +22,7 @@ from hardnet.cli.train import add_train_arguments
 from hardnet.training.checkpoint import FINAL
 from hardnet.training.components import make_optimizer, make_scheduler, set_training_mode
 from hardnet.training.metrics import CURVES, METRICS, Recorder, draw_curves, read_metrics
-from hardnet.training.options import TrainOptions, parse_size_schedule, read_recipe
+from hardnet.training.options import TrainOptions, read_recipe
 from hardnet.utils.errors import TrainingError
 
 
@@ -64,23 +63,11 @@ def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: p
     recorder = Recorder(tmp_path, 0)
     for epoch in (1, 2):
         recorder.write({"epoch": epoch, "train_loss": 3.0 - epoch, "lr": 0.1, "size": 32})
-    plotted = []
-    plot = Axes.plot
-
-    def record(self: Axes, *values: Any, **style: Any) -> Any:
-        plotted.append(values)
-        return plot(self, *values, **style)
-
-    monkeypatch.setattr(Axes, "plot", record)
     assert draw_curves(tmp_path) == tmp_path / CURVES
-    assert plotted == [((1, 2), (2.0, 1.0)), ((1, 2), (0.1, 0.1)), ((1, 2), (32, 32))]
     with Image.open(tmp_path / CURVES) as picture:
-        assert picture.size == (1080, 720)
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    (tmp_path / CURVES).unlink()
     assert draw_curves(tmp_path) is None
-    assert not (tmp_path / CURVES).exists()
 
 
 def test_every_option_is_a_flag() -> None:
@@ -120,16 +107,12 @@ def test_the_help_of_finetune_has_its_own_defaults(capsys: pytest.CaptureFixture
     ("changes", "complaint"),
     [
         ({"epochs": 1.5}, "epochs must be an integer, got 1.5"),
-        ({"epochs": True}, "epochs must be an integer"),
         ({"epochs": None}, "epochs must be an integer"),
         ({"flip": "0.5"}, "flip must be a number, got '0.5'"),
-        ({"size_schedule": 5}, "size_schedule must be text"),
         ({"weights": ["x"]}, "weights must be text"),
         ({"save_pretrained": "no"}, "save_pretrained must be true or false"),
         ({"mean": 5}, "mean must be a list of numbers"),
         ({"mean": (0.1, math.nan, 0.1)}, "mean must be three finite numbers"),
-        ({"lr": 10**400}, "lr must lie between"),
-        ({"epochs": 0}, "epochs must lie between 1"),
         ({"lr": math.nan}, "lr must lie between"),
         ({"size": 31}, "size must lie between 32"),
         ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw, got 'adam'"),
@@ -138,7 +121,6 @@ def test_the_help_of_finetune_has_its_own_defaults(capsys: pytest.CaptureFixture
         ({"epochs": 2, "warmup": 2.0}, "leaves nothing"),
         ({"cache_size": 36, "crop_ratio": 0.8}, "less than validation takes"),
         ({"size_schedule": "40"}, "SIZE@EPOCH"),
-        ({"size_schedule": "16@0"}, "SIZE@EPOCH"),
         ({"size_schedule": "40@2,48@2"}, "must rise"),
         ({"freeze": True}, "give the weights to start from"),
         ({"batch_size": 1, "size": 64, "size_schedule": "32@0"}, "--batch-size 2 or more, or --size 64 or more"),
@@ -150,9 +132,7 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], complaint: str
 
 
 def test_the_size_follows_the_schedule() -> None:
-    assert parse_size_schedule("") == []
-    assert parse_size_schedule("40@0, 52@10") == [(40, 0), (52, 10)]
-    wanted = options(Path("d"), Path("o"), size=64, size_schedule="40@1,52@3")
+    wanted = options(Path("d"), Path("o"), size=64, size_schedule="40@1, 52@3")
     assert [wanted.size_at(epoch) for epoch in range(5)] == [64, 40, 40, 52, 52]
     assert options(Path("d"), Path("o"), size=64).size_at(9) == 64
 
@@ -172,25 +152,8 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
         assert rate == pytest.approx(2.0 * share, abs=1e-9)
 
 
-def test_weight_decay_can_be_kept_off_norms_and_biases() -> None:
-    model = create_model("hardnet39ds", num_classes=3)
-    wanted = options(Path("d"), Path("o"), weight_decay=0.1, norm_decay=False)
-    decays = {
-        id(parameter): group["weight_decay"]
-        for group in make_optimizer(model, wanted, global_batch=4).param_groups
-        for parameter in group["params"]
-    }
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            plain = isinstance(module, nn.BatchNorm2d) or name == "bias"
-            assert decays.pop(id(parameter)) == (0.0 if plain else 0.1)
-    assert not decays
-    everywhere = make_optimizer(model, options(Path("d"), Path("o"), weight_decay=0.1), global_batch=4)
-    assert [group["weight_decay"] for group in everywhere.param_groups] == [0.1]
-
-
 @pytest.mark.parametrize("norm_decay", [True, False])
-def test_the_learning_rate_falls_from_stage_to_stage_as_in_timm(norm_decay: bool) -> None:
+def test_rates_fall_from_stage_to_stage_and_norms_need_not_decay_as_in_timm(norm_decay: bool) -> None:
     model = create_model("hardnet85", num_classes=3)
     changes: dict[str, Any] = {"weight_decay": 0.1, "norm_decay": norm_decay, "lr": 2.0, "min_lr": 0.5, "epochs": 4}
     wanted = options(Path("d"), Path("o"), layer_decay=0.7, **changes)
@@ -198,8 +161,11 @@ def test_the_learning_rate_falls_from_stage_to_stage_as_in_timm(norm_decay: bool
     scheduler = make_scheduler(optimizer, wanted, steps_per_epoch=1)
     theirs = param_groups_layer_decay(model, weight_decay=0.1, layer_decay=0.7)
     scales = {id(parameter): group["lr_scale"] for group in theirs for parameter in group["params"]}
+    decays = {id(p): 0.1 if norm_decay else group["weight_decay"] for group in theirs for p in group["params"]}
+    groups = optimizer.param_groups
+    assert {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]} == decays
     for share in (1.0, 0.5 + (1 + math.cos(math.pi / 4)) / 4):
-        ours = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        ours = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
         assert ours == pytest.approx({key: 2.0 * share * scale for key, scale in scales.items()})
         optimizer.step()
         scheduler.step()

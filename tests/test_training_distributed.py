@@ -158,15 +158,6 @@ def test_ranks_stop_together_resume_exactly_and_count_every_image_once(root: Pat
             assert sorted(bad) == sorted(alone.bad)
 
 
-def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    with connect("cpu") as ranks:
-        assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
-        assert ranks.gather("a") == ["a"]
-        assert not torch.distributed.is_initialized()
-
-
 @pytest.mark.parametrize(
     ("device", "complaint"), [("tpu:0", "device"), ("meta", "must be cpu or cuda"), ("cuda:99", "cannot be used")]
 )

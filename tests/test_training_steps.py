@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from training_data import ONE, assert_same, make_folder, options
+from training_data import ONE, make_folder, options
 
 import hardnet
 from hardnet.training import TrainOptions, train
@@ -83,10 +82,10 @@ def test_the_gradient_is_clipped(tmp_path: Path, small_data: Path) -> None:
 def test_bfloat16_takes_nearly_the_same_step(tmp_path: Path, small_data: Path) -> None:
     changes: dict[str, Any] = {"freeze_bn": True, "lr": 0.01, "drop_rate": 0.0}
     start = parameters(Trainer(options(small_data, tmp_path, **changes), ONE))
-    plain = parameters(one_step(options(small_data, tmp_path, **changes))) - start
-    mixed = parameters(one_step(options(small_data, tmp_path, amp="bf16", **changes))) - start
-    assert not torch.equal(plain, mixed)
-    assert float((plain - mixed).norm() / plain.norm()) < 0.1
+    plain, mixed = (
+        parameters(one_step(options(small_data, tmp_path, amp=amp, **changes))) - start for amp in ("none", "bf16")
+    )
+    assert 0 < float((plain - mixed).norm() / plain.norm()) < 0.1
 
 
 def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_data: Path) -> None:
@@ -110,21 +109,10 @@ def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_d
 
 
 def test_the_step_runs_the_compiled_model(tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def without_code_generation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*arguments: Tensor) -> Tensor:
-            calls.append(arguments)
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", without_code_generation)
-    plain = one_step(options(small_data, tmp_path))
-    assert not calls
-    compiled = one_step(options(small_data, tmp_path, compile=True))
-    assert len(calls) == 1
-    assert_same(dict(compiled.state.model.state_dict()), dict(plain.state.model.state_dict()))
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    one_step(options(small_data, tmp_path, compile=True))
+    assert len(compiled) == 1
 
 
 def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path, small_data: Path) -> None:

@@ -101,7 +101,8 @@ class RunDescription:
 
     def counts(self) -> dict[str, int]:
         """Return the numbers that must be the same when a run is resumed, under their names in messages."""
-        return {"classes": len(self.classes), "images": self.images, "global batch": self.global_batch}
+        counts = {"classes": len(self.classes), "training images": self.images}
+        return counts | {"images per global batch": self.global_batch}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written with the weights, so that they can be used without the run."""

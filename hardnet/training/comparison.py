@@ -74,19 +74,12 @@ class EvaluationRow:
         """Return whether an error differs from the reported one by more than ``tolerance`` percentage points."""
         if self.reported is None:
             return False
-        differences = (
-            self.measured.top1_error - self.reported.top1_error,
-            self.measured.top5_error - self.reported.top5_error,
-        )
-        return max(map(abs, differences)) > tolerance + 1e-9
+        pairs = ((record.top1_error, record.top5_error) for record in (self.measured, self.reported))
+        return any(abs(measured - reported) > tolerance + 1e-9 for measured, reported in zip(*pairs, strict=True))
 
 
 def class_names(loaded: Loaded, classes: Sequence[str]) -> Sequence[str]:
-    """Return the classes of weights in the order of the logits: those of a data set if the weights do not name them.
-
-    Raises:
-        WeightsError: the weights do not name their classes, and have another number of them.
-    """
+    """Return the classes of weights in the order of the logits; as many of the data set if they do not name them."""
     is_imagenet = loaded.record is not None and loaded.record.evaluated_on == IMAGENET  # folders have codes for names
     if loaded.categories is not None and not is_imagenet:
         return loaded.categories
@@ -102,14 +95,7 @@ def evaluate_weights(
     options: EvaluateOptions,
     calibration: ImageSource | None = None,
 ) -> EvaluationRow:
-    """Evaluate weights on a data set; ``calibration`` has images for int8 engines.
-
-    Raises:
-        WeightsError: the weights have another number of classes than the data set.
-        DataError: the data set has other classes.
-        ImageError: an image cannot be read, and bad ones are not to be skipped.
-        TrainingError: logits are not finite.
-    """
+    """Evaluate weights on a data set; ``calibration`` has images for int8 engines."""
     present = set(map(printable, source.classes))
     source = renumber(source, class_names(loaded, source.classes), loaded.name)
     missing = [name for name in map(printable, source.classes) if name not in present]

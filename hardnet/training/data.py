@@ -99,9 +99,6 @@ def open_folder(root: Path, base: Path | None = None, left_out: Counter[str] | N
 
     What :func:`hardnet.images.list_images` skips is skipped, and counted in ``left_out``. The names of images are paths
     within ``base``, or else within ``root``.
-
-    Raises:
-        DataError: there are no class folders, one has no images, or two names differ in case only.
     """
     left_out = Counter() if left_out is None else left_out
     folders = _class_folders(root, left_out)
@@ -148,11 +145,7 @@ def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[Path]]:
 
 
 def renumber(source: ImageSource, classes: Sequence[str], owner: str) -> ImageSource:
-    """Number the classes of a source by a longer list of names, those of ``owner``.
-
-    Raises:
-        DataError: a class is not among them.
-    """
+    """Number the classes of a source by a longer list of names, those of ``owner``."""
     numbers = {printable(name): number for number, name in enumerate(classes)}
     if foreign := [name for name in source.classes if printable(name) not in numbers]:
         raise DataError(f"not among the {len(classes)} classes of {owner}: {_text(*foreign)}")

@@ -29,11 +29,7 @@ def find_idx(folder: Path, stem: str) -> Path | None:
 
 
 def read_garments(folder: Path, split: str) -> tuple[list[Image.Image], list[int]]:
-    """Return the grey pictures of garments of a split, "train" or "test", and their classes.
-
-    Raises:
-        DataError: a file is missing or damaged, or the two do not belong together.
-    """
+    """Return the grey pictures of garments of a split, "train" or "test", and their classes."""
     from PIL import Image
 
     contents = []
@@ -59,13 +55,7 @@ def read_garments(folder: Path, split: str) -> tuple[list[Image.Image], list[int
 
 
 def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
-    """Return the dimensions of an IDX file of unsigned bytes, and its values in row-major order.
-
-    Format: http://yann.lecun.com/exdb/mnist.
-
-    Raises:
-        DataError: the file cannot be read, or is no complete IDX file of unsigned bytes.
-    """
+    """Return the dimensions of an IDX file (http://yann.lecun.com/exdb/mnist), and its values in row-major order."""
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":

@@ -156,20 +156,8 @@ def load_batches(
 ) -> Generator[LabelledBatch, None, None]:
     """Yield images by their indices. Close the generator (``contextlib.closing``) to end its worker processes.
 
-    Args:
-        source: the images.
-        transform: Pillow image -> tensor (3, H, W).
-        batches: the indices of each batch.
-        seed: in training, of the transform's random numbers: the run's seed and the epoch.
-        workers: processes that read images; 0 reads them in this one.
-        skip_bad_images: in training, the next readable image takes the place of an unreadable one; in evaluation it is
-            left out.
-        pin_memory: for faster copies to a GPU.
-        decode: "fast" requires a :class:`hardnet.images.preprocess.Preprocessing`.
-
-    Raises:
-        ImageError: an image cannot be read, and ``skip_bad_images`` is false.
-        DataError: in training, not one of the images can be read.
+    In training, ``seed`` is the run's seed and the epoch. With ``skip_bad_images``, the next readable image takes the
+    place of an unreadable one in training; in evaluation it is left out.
     """
     loader = DataLoader(
         _Batches(source, transform, seed, skip_bad_images and seed is not None, decode),

@@ -156,11 +156,7 @@ of such objects for runs that follow each other."""
 
 
 def read_recipe(recipe: str) -> list[dict[str, Any]]:
-    """Return the options of each stage of a recipe, given by its name in the library or by the path of a JSON file.
-
-    Raises:
-        ValueError: there is no such recipe, it is neither an object nor a list of them, or it has an unknown option.
-    """
+    """Return the options of each stage of a recipe, given by its name in the library or by the path of a JSON file."""
     path = next((path for path in (RECIPES / f"{recipe}.json", Path(recipe).expanduser()) if path.is_file()), None)
     if path is None:
         names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.json")))
@@ -179,11 +175,7 @@ def read_recipe(recipe: str) -> list[dict[str, Any]]:
 
 
 def parse_size_schedule(text: str) -> list[tuple[int, int]]:
-    """Turn "40@0,52@10" into [(40, 0), (52, 10)]: pairs of a size and the epoch from which it holds.
-
-    Raises:
-        ValueError: the text has another form, a size is below 32, or the epochs do not rise.
-    """
+    """Turn "40@0,52@10" into [(40, 0), (52, 10)]: pairs of a size and the epoch from which it holds."""
     pairs: list[tuple[int, int]] = []
     for part in filter(None, text.split(",")):
         size, _, first = part.strip().partition("@")

@@ -22,14 +22,9 @@ CACHE = "cache"
 
 
 class ShrunkSource(ImageSource):
-    """Images of which the shorter side is at most ``size`` pixels: larger files are shrunk once, to uncompressed files.
+    """Images whose shorter side is at most ``size`` pixels: larger files are shrunk to uncompressed files in a folder.
 
-    A file that has changed since is shrunk again.
-
-    Args:
-        source: the images.
-        folder: where to keep the shrunk ones.
-        size: their shorter side, in pixels.
+    This is done once; a file that has changed since is shrunk again.
     """
 
     def __init__(self, source: ImageSource, folder: Path, size: int) -> None:
@@ -64,10 +59,7 @@ class ShrunkSource(ImageSource):
 
 
 def keep_shrunk(data: Splits, folder: Path, size: int) -> Splits:
-    """Return a data set with its images shrunk to a shorter side of ``size`` pixels, kept in the run's folder.
-
-    A size of 0 returns the data set unchanged.
-    """
+    """Return a data set with its images shrunk to ``size`` pixels in the run's folder; 0 returns it unchanged."""
     if not size:
         return data
     train = ShrunkSource(data.train, folder / CACHE, size)
