@@ -124,13 +124,8 @@ def save_checkpoint(folder: Path, state: TrainingState, progress: RunProgress, d
 def final_content(state: TrainingState, description: RunDescription, numbers: dict[str, Any]) -> dict[str, Any]:
     """Return what the trained model needs to be used: its weights, the averaged ones if there are, and its record."""
     model = state.model if state.model_ema is None else state.model_ema.module
-    return {
-        "model": model.state_dict(),
-        "averaged": state.model_ema is not None,
-        "block_activation": state.model.config.block_activation,
-        "metrics": numbers,
-        **description.to_dict(),
-    }
+    facts = {"averaged": state.model_ema is not None, "block_activation": state.model.config.block_activation}
+    return {"model": model.state_dict(), **facts, "metrics": numbers, **description.to_dict()}
 
 
 def save_atomically(content: Mapping[str, Any], path: Path) -> None:

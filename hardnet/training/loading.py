@@ -121,10 +121,9 @@ def worker_failures() -> Iterator[None]:
 def training_batches(
     count: int, options: TrainOptions, epoch: int, rank: int = 0, ranks: int = 1, first_step: int = 0
 ) -> list[list[int]]:
-    """Return the indices of each batch of a rank in an epoch, from step ``first_step`` on.
+    """Return the indices of each batch of a rank in an epoch, ``accumulate`` per step, from step ``first_step`` on.
 
-    A step of the optimiser takes ``accumulate`` of them. All ranks together cut the same random order into global
-    batches, so that their number does not change which images a step sees. The incomplete last one is left out.
+    All ranks cut the same random order into global batches, so that their number does not change what a step sees.
     """
     order = permutation(count, options.seed, "order", epoch)
     size = options.batch_size
@@ -134,11 +133,7 @@ def training_batches(
 
 
 def evaluation_batches(source: ImageSource, batch_size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
-    """Return the indices of each batch of a rank; all ranks together go once over every image.
-
-    Whole batches are dealt out to the ranks, so that a batch holds the same images whatever their number, and a
-    result does not depend on it even in the last bit.
-    """
+    """Return the indices of each batch of a rank: a batch holds the same images whatever the number of ranks."""
     starts = range(rank * batch_size, len(source), ranks * batch_size)
     return [list(range(start, min(start + batch_size, len(source)))) for start in starts]
 
