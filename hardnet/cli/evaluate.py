@@ -20,9 +20,9 @@ from ..training.comparison import (
     find_run,
     read_held_out,
 )
-from ..training.metrics import draw_confusion
 from ..training.data import open_evaluation, open_listed
 from ..training.evaluation import TOP, Evaluation
+from ..training.metrics import draw_confusion
 from ..training.options import FIELDS
 from ..utils.distributed import connect
 from ..utils.errors import DataError, TrainingError, WeightsError

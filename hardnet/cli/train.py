@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..models.config import CONFIGS
-from ..training.checkpoint import find_checkpoint
+from ..training.checkpoint import FOLDER, find_checkpoint
 from ..training.data import Splits, open_data
 from ..training.derived_options import as_flags, chain, derive_from_data, derive_from_weights, finetune_stages
 from ..training.loop import train
 from ..training.options import FIELDS, TrainOptions, read_recipe
-from ..training.checkpoint import FOLDER
 from ..training.shrinking import CACHE, keep_shrunk
 from ..training.summary import describe_data, describe_run, estimate_seconds, summarise_result
 from ..utils.distributed import Ranks, connect

@@ -31,7 +31,7 @@ from .checkpoint import RunDescription, RunProgress, TrainingState
 from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
-from .metrics import Recorder, draw_curves
+from .metrics import METRICS, draw_curves, read_metrics, write_metrics
 from .options import TrainOptions
 from .seeds import derive_seed
 from .shrinking import keep_shrunk
@@ -144,12 +144,13 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal stops the run."""
-        recorder = self._start() if self.ranks.first else None
         metrics = None
+        if self.ranks.first:
+            self._start()
         while self.progress.epoch < self.options.epochs and not self._stagnates(self.progress.epoch):
             if not self._train_epoch():
                 return Outcome(self._folder, self.progress.epoch, False, metrics)
-            metrics = self._finish_epoch(recorder)
+            metrics = self._finish_epoch()
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
@@ -157,9 +158,10 @@ class Trainer:
                 checkpoint.write_pretrained(self._folder, record, again=metrics is not None)
         return Outcome(self._folder, self.progress.epoch, True, metrics)
 
-    def _start(self) -> Recorder:
+    def _start(self) -> None:
         """Write the options and the list of validation images."""
         val = self._data.val
+        read_metrics(self._folder / METRICS)  # refuses those of another program
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(self._description.options, indent=1) + "\n"
@@ -169,7 +171,6 @@ class Trainer:
                 (self._folder / checkpoint.VALIDATION).write_bytes(names)
         if self._ready is not None:
             self._ready()
-        return Recorder(self._folder, self.progress.epoch)
 
     def _train_epoch(self) -> bool:
         """Do the steps that are left in this epoch; return False if a signal ended the run."""
@@ -282,7 +283,7 @@ class Trainer:
     def _lr(self) -> float:
         return max(float(group["lr"]) for group in self.state.optimizer.param_groups)
 
-    def _finish_epoch(self, recorder: Recorder | None) -> dict[str, Any]:
+    def _finish_epoch(self) -> dict[str, Any]:
         """Validate, record and save; return the epoch's numbers."""
         progress, options, number = self.progress, self.options, self.progress.epoch + 1
         images = self.steps_per_epoch * self._description.global_batch
@@ -303,8 +304,8 @@ class Trainer:
         best = error is not None and (progress.best is None or error <= progress.best)
         if best:
             progress.best, progress.best_epoch = error, number
-        if recorder is not None:
-            recorder.write(numbers)
+        if self.ranks.first:
+            write_metrics(self._folder, numbers)
             if self._report is not None:
                 self._report(numbers)
             content = checkpoint.final_content(self.state, self._description, numbers)

@@ -22,18 +22,12 @@ FEW_CLASSES = 30
 """Classes whose counts and names fit into the cells of a confusion matrix."""
 
 
-class Recorder:
-    """Write one JSON line per epoch; resume after ``epochs`` epochs."""
-
-    def __init__(self, folder: Path, epochs: int) -> None:
-        self._path = folder / METRICS
-        self._epochs = [numbers for numbers in read_metrics(self._path) if numbers["epoch"] <= epochs]
-
-    def write(self, numbers: dict[str, Any]) -> None:
-        """Add one epoch."""
-        self._epochs.append(numbers)
-        with writing(self._path), write_atomically(self._path) as file:
-            file.write("".join(json.dumps(epoch) + "\n" for epoch in self._epochs).encode())
+def write_metrics(folder: Path, numbers: dict[str, Any]) -> None:
+    """Add an epoch to metrics.jsonl, in place of itself and later ones, which a resumed run repeats."""
+    path = folder / METRICS
+    epochs = [earlier for earlier in read_metrics(path) if earlier["epoch"] < numbers["epoch"]]
+    with writing(path), write_atomically(path) as file:
+        file.write("".join(json.dumps(epoch) + "\n" for epoch in [*epochs, numbers]).encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
