@@ -21,8 +21,6 @@ _CACHE_BYTES = 2 << 30
 
 # Below so many training images: global batch, learning rate for 256 images, epochs, epochs from weights.
 _SMALL = {1_000: (16, 0.4, 150, 40), 10_000: (64, 0.2, 150, 20), 50_000: (128, 0.1, 100, 10)}
-_HEAD_SHARE = 4
-"""In fine-tuning the head is trained alone for the epochs of the second stage divided by this number."""
 
 
 def derive_from_data(data: Splits, size: int, ranks: int, *, pretrained: bool) -> dict[str, Any]:
@@ -55,8 +53,8 @@ def derive_from_weights(loaded: Loaded) -> dict[str, Any]:
 
 
 def finetune_stages(epochs: int) -> list[dict[str, Any]]:
-    """Return the options of the two stages of fine-tuning: the head alone, then all with layer-wise rates."""
-    head = {"freeze": True, "epochs": max(epochs // _HEAD_SHARE, 1)}
+    """Return the options of the stages of fine-tuning: the head alone for a quarter, then all with layer-wise rates."""
+    head = {"freeze": True, "epochs": max(epochs // 4, 1)}
     return [head, {"epochs": epochs, "layer_decay": 0.75, "save_pretrained": True}]
 
 

@@ -100,10 +100,6 @@ class _Batches(Dataset[Any]):
             return self.transform(image)
 
 
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
 @contextmanager
 def worker_failures() -> Iterator[None]:
     """Turn torch's error about a killed data worker, which may arise anywhere in the main thread, into one line."""
@@ -158,7 +154,7 @@ def load_batches(
         _Batches(source, transform, seed, skip_bad_images and seed is not None, decode),
         batch_size=None,
         sampler=batches,
-        collate_fn=_unchanged,
+        collate_fn=list,
         num_workers=min(workers, len(batches), usable_processors()),
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,

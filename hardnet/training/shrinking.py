@@ -62,6 +62,5 @@ def keep_shrunk(data: Splits, folder: Path, size: int) -> Splits:
     """Return a data set with its images shrunk to ``size`` pixels in the run's folder; 0 returns it unchanged."""
     if not size:
         return data
-    train = ShrunkSource(data.train, folder / CACHE, size)
-    val = None if data.val is None else ShrunkSource(data.val, folder / CACHE, size)
-    return dataclasses.replace(data, train=train, val=val)
+    val = data.val and ShrunkSource(data.val, folder / CACHE, size)
+    return dataclasses.replace(data, train=ShrunkSource(data.train, folder / CACHE, size), val=val)

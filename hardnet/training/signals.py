@@ -13,8 +13,7 @@ class StopRequest:
     """Stop gracefully: within this context SIGTERM and SIGINT set ``requested``, which is read between two steps.
 
     A second SIGINT raises KeyboardInterrupt, later ones are ignored. Under torchrun, which forwards a Ctrl-C that the
-    ranks have received already, no SIGINT interrupts: torchrun itself ends ranks that do not stop.
-    Outside the main thread, where Python allows no handlers, nothing is caught.
+    ranks have received already, no SIGINT interrupts. Outside the main thread, Python allows no handlers.
     """
 
     def __init__(self) -> None:

@@ -122,9 +122,9 @@ def summarise_result(run: TrainOptions, data: Splits, ranks: Ranks) -> list[str]
         wrong = f"{len(measured.mistakes)} of {counted(measured.images, 'validation image')} wrong"
         errors = f"{wrong} ({measured.top1_error:.2f} %); last epoch: {epochs[-1][key]:.2f} % wrong"
         lines = [f"best epoch, {-best[1]} of {len(epochs)}: {errors}", _class_line(measured, val.classes)]
-        for mistake in measured.mistakes[:_LISTED]:
-            answer = printable(val.classes[mistake.answer])
-            lines.append(f"  {printable(val.names[mistake.image])}: taken for {answer} ({mistake.probability:.0%})")
+        for image, _, answer, probability in measured.mistakes[:_LISTED]:
+            name = printable(val.names[image])
+            lines.append(f"  {name}: taken for {printable(val.classes[answer])} ({probability:.0%})")
         if len(measured.mistakes) > _LISTED:
             lines.append(f"  and {len(measured.mistakes) - _LISTED} more")
         if ranks.first and (files := _write_files(folder, val, measured)):
