@@ -23,7 +23,7 @@ from ..models.network import MIN_INPUT_SIZE, HarDNet, ImageModule, warn_if_untra
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import Run, difference, levels_of, map_levels, random_images, undisturbed
+from .base import Output, Run, difference, levels_of, map_levels, random_images, undisturbed
 from .calibration import check_agreement, check_batches
 from .folding import evaluation_copy, fold
 from .onnx import load_onnx, quantize_onnx, write_onnx
@@ -157,8 +157,10 @@ class ExportedModel(nn.Module):
         self.mean: Tensor | None
         self.std: Tensor | None
         for name in ("mean", "std"):
-            values = None if preprocessing is None else torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1)
-            self.register_buffer(name, values)
+            if preprocessing is None:
+                setattr(self, name, None)  # torch.export of torch 2.6 fails on a buffer that is None
+            else:
+                self.register_buffer(name, torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1))
         self.train(False)
 
     def forward(self, images: Tensor):  # type: ignore[no-untyped-def]
@@ -167,6 +169,19 @@ class ExportedModel(nn.Module):
         if mean is not None and std is not None:
             images = (images.float() / 255 - mean) / std
         return self.model(images)
+
+
+class Half(nn.Module):
+    """A model that computes in float16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.half()
+        self.train(False)
+
+    def forward(self, x: Tensor) -> Output:
+        """Float32 (N, C, H, W) -> float32 output of the model."""
+        return map_levels(Tensor.float, self.model(x.half()))
 
 
 def _as_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -200,9 +215,7 @@ class Format(NamedTuple):
 
 def _write_onnx(job: ExportJob, path: Path) -> None:
     if job.precision == "fp16":
-        network = job.model.model.half()
-        network.register_forward_pre_hook(lambda _, images: (images[0].half(),))
-        network.register_forward_hook(lambda _, images, output: map_levels(Tensor.float, output))
+        job.model.model = Half(job.model.model)
     write_onnx(job.model, path, job.example, job.texts, job.outputs)
     if job.calibration:
         quantize_onnx(path, job.calibration, seven_bits=True)
