@@ -33,8 +33,6 @@ class Preprocessing:
     A picture more than 32 times as long as wide is cropped first; see
     :func:`hardnet.images.preprocess.limit_aspect_ratio`.
 
-    Needs pillow.
-
     Raises:
         ValueError: sizes that are neither integers with 1 <= crop <= resize <= 16384 nor both 0, or statistics that are
             not three finite numbers, positive ones for ``std``.
@@ -69,9 +67,7 @@ class Preprocessing:
         if self.channels not in ("RGB", "BGR"):
             raise ValueError(f"channels must be RGB or BGR, got {self.channels!r:.100}")
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r:.100}"
-            )
+            raise ValueError(f"interpolation must be one of {INTERPOLATIONS}, got {self.interpolation!r:.100}")
 
     @classmethod
     def from_dict(cls, values: Any) -> Preprocessing:
