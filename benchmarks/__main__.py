@@ -14,7 +14,7 @@ from benchmarks import tables
 from benchmarks.end_to_end import measure_folder
 from benchmarks.networks import TRAINING, Case, compared_groups
 from benchmarks.photographs import write_jpegs
-from benchmarks.protocol import measure, merged, read_json, surroundings_of, write_json
+from benchmarks.protocol import check_surroundings, measure, merged, read_json, surroundings_of, write_json
 from hardnet.engines import ENGINES, PRECISIONS
 from hardnet.models.config import CONFIGS, NETWORKS
 from hardnet.models.network import MIN_INPUT_SIZE
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--engines", nargs="+", choices=(*ENGINES, *TRAINING), default=engines, metavar="E", help="engines")
         add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], metavar="P", help="of the engines")
         add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-        add("--json", type=Path, metavar="FILE", help="write the figures here; rows of an earlier run are kept")
+        add("--json", type=Path, metavar="FILE", help="write the figures here; rows of other cases are kept")
         return add
 
     add = add_measurement("speed", _speed, "time models, engines and other networks in rounds", ENGINES)
@@ -100,7 +100,10 @@ def _speed(arguments: argparse.Namespace) -> int:
 
 
 def _end_to_end(arguments: argparse.Namespace) -> int:
-    results: dict[str, Any] = {"kind": "end to end", **_surroundings(arguments, "images", "pixels"), "rows": []}
+    surroundings, earlier, pixels = _surroundings(arguments), read_json(arguments.json), arguments.pixels or (500, 375)
+    check_surroundings(earlier, surroundings)
+    rows = [row for row in earlier.get("rows", []) if row["pixels"] != list(pixels)]
+    results: dict[str, Any] = {"kind": "end to end", **surroundings, "rows": rows}
     shapes = [(batch, 224, 224) for batch in arguments.batch_sizes]
     groups = compared_groups(arguments.models, arguments.engines, arguments.precisions, shapes, peers=False)
     with tempfile.TemporaryDirectory(prefix="hardnet-benchmark-") as folder:
@@ -108,7 +111,8 @@ def _end_to_end(arguments: argparse.Namespace) -> int:
         for case, decoding in product(chain(*groups), arguments.decode):
             _say(f"{case} {decoding}")
             try:
-                results["rows"].append(measure_folder(case, paths, arguments.device, decoding))
+                row = measure_folder(case, paths, arguments.device, decoding)
+                results["rows"].append(row | {"pixels": list(pixels)})
             except (ImportError, NotImplementedError) as error:
                 _say(f"left_out: {case}: {error}")
             if arguments.json is not None:

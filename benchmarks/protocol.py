@@ -155,16 +155,23 @@ def case_of(row: dict[str, Any]) -> Case:
 
 def merged(earlier: dict[str, Any], measured: dict[str, Any], surroundings: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a file of results: the earlier rows, except those that were measured again, and the new."""
-    earlier = earlier or {"networks": {}, "rows": [], "left_out": [], "failed": [], **surroundings}
-    machines = [[content["machine"].get(key) for key in ("processor", "gpu")] for content in (earlier, surroundings)]
-    if earlier["versions"] != surroundings["versions"] or machines[0] != machines[1]:
-        raise ValueError("the file has results of another processor or of other versions: write to a new file")
+    check_surroundings(earlier, surroundings)
+    earlier = earlier or {"networks": {}, "rows": [], "left_out": [], "failed": []}
     kinds = ("rows", "left_out", "failed")
     new = {_name(entry) for kind in kinds for entry in measured[kind]}
     content = {kind: [row for row in earlier[kind] if _name(row) not in new] + measured[kind] for kind in kinds}
     networks = dict.fromkeys((row["source"], row["model"]) for row in content["rows"])
     costs = {model: earlier["networks"].get(model) or cost(source, model) for source, model in networks}
     return {"kind": "speed", **surroundings, "networks": costs, **content}
+
+
+def check_surroundings(earlier: dict[str, Any], surroundings: dict[str, Any]) -> None:
+    """Raise ValueError if earlier results, if any, are of another processor or of other versions."""
+    sides = [
+        (part["versions"], *map(part["machine"].get, ("processor", "gpu"))) for part in (earlier, surroundings) if part
+    ]
+    if sides[0] != sides[-1]:
+        raise ValueError("the file has results of another processor or of other versions: write to a new file")
 
 
 def _name(entry: dict[str, Any]) -> str:

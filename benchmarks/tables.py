@@ -44,30 +44,31 @@ def engine_name(engine: str, precision: str = "fp32") -> str:
 
 
 def speed_table(results: dict[str, Any], batch: str, size: str, *engines: str) -> str:
-    """Return one line per model, one column per engine such as "torch" or "openvino-int8"; by default all measured."""
+    """Return one line per model, one column per engine such as "torch" or "openvino-int8"; by default all measured.
+
+    Where pytorchcv has no such network, the peak memory in MB stands in place of the speed-up.
+    """
     rows = [row for row in results["rows"] if (str(row["batch_size"]), case_of(row).size) == (batch, size)]
-    cells = {case_of(row).network: _cell(row) for row in rows}
+    compared = any(row["source"] == BASELINE for row in rows)
+    cells = {case_of(row).network: _cell(row, compared) for row in rows}
     columns = [tuple(name.partition("-")[::2]) for name in engines if name != "ours"]
     columns = columns or [(row["engine"], row["precision"]) for row in rows if row["source"] == OURS]
     columns = list(dict.fromkeys((engine, precision or "fp32") for engine, precision in columns))
-    sources = [OURS] if "ours" in engines else ["torchvision", "timm", OURS]
+    sources = {OURS} if "ours" in engines else {row["source"] for row in rows} - {BASELINE}
     networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] in sources)
-    header = [
-        f"ms, batch {batch}, {size if 'x' in size else f'{size}x{size}'}",
-        "pytorchcv, eager",
-        *(engine_name(*column) for column in columns),
-    ]
+    unit = "ms" if compared else "ms (MB)"
+    header = [f"{unit}, batch {batch}, {size if 'x' in size else f'{size}x{size}'}"] + compared * ["pytorchcv, eager"]
     lines = []
     for source, model in sorted(networks, key=lambda network: network[0] != OURS):
-        keys = [(BASELINE, model, "eager", "fp32"), *((source, model, *column) for column in columns)]
+        keys = compared * [(BASELINE, model, "eager", "fp32")] + [(source, model, *column) for column in columns]
         lines.append([f"`{model}`", *(cells.get(key, "-") for key in keys)])
-    return markdown(header, lines)
+    return markdown(header + [engine_name(*column) for column in columns], lines)
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: dict[str, Any], compared: bool) -> str:
     ratio = row["times_baseline"]
     faster = "" if ratio is None or row["source"] == BASELINE else f" ({ratio:.2f}x)"
-    return milliseconds(row["milliseconds"]["median"]) + faster
+    return milliseconds(row["milliseconds"]["median"]) + (faster if compared else f" ({row['running_memory_mb']})")
 
 
 def models_table(results: dict[str, Any]) -> str:
@@ -93,9 +94,10 @@ def end_to_end_table(results: dict[str, Any]) -> str:
         whole, decode, prepare = (row[part]["processor_ms"] for part in ("whole", "decode", "preprocess"))
         figures = [row["images_per_second"], decode, prepare, whole - decode - prepare]
         figures.append(1000 / row["model_alone"]["wall_ms"])
-        names = [f"`{row['model']}`", engine_name(row["engine"], row["precision"]), row.get("decoding", "exact")]
+        names = [f"`{row['model']}`", engine_name(row["engine"], row["precision"])]
+        names += ["{} x {}".format(*row["pixels"]), row["decoding"]]
         lines.append([*names, *(f"{figure:.1f}" for figure in figures)])
-    return markdown(["model", "engine", "decoding", *parts], lines)
+    return markdown(["model", "engine", "files", "decoding", *parts], lines)
 
 
 TABLES = {"speed": speed_table, "models": models_table, "end-to-end": end_to_end_table}

@@ -199,7 +199,7 @@ def test_the_pages_show_the_committed_results() -> None:
 def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = "end-to-end hardnet39ds --images 4 --pixels 640x480 --batch-sizes 2 --engines eager --decode exact fast"
     assert benchmarks_main([*command.split(), "--json", str(tmp_path / "end.json")]) == 0
-    assert "| `hardnet39ds` | eager | fast |" in capsys.readouterr().out
+    assert "| `hardnet39ds` | eager | 640 x 480 | fast |" in capsys.readouterr().out
     row, _ = json.loads((tmp_path / "end.json").read_text())["rows"]
     assert row["images_per_second"] == pytest.approx(1000 / row["whole"]["wall_ms"], rel=0.02, abs=0.01)
     assert all(row[part]["processor_ms"] > 0.1 for part in ("decode", "preprocess", "model_alone"))
