@@ -41,7 +41,7 @@ _GROUPS = {
         "warmup", "momentum", "weight_decay", "norm_decay", "clip", "accumulate", "ema", "drop_rate", "freeze",
         "freeze_bn",
     ),
-    "run": ("seed", "amp", "compile", "save_every", "save_pretrained"),
+    "run": ("seed", "amp", "compile", "save_every", "save_pretrained", "tensorboard"),
 }  # fmt: skip
 _DATA_OPTIONS = ("data", "hold_out", "val_fraction", "seed", "skip_bad_images", "cache_size")
 _FROM_DATA = ("batch_size", "lr", "epochs", "min_scale", "cache_size")

@@ -43,7 +43,7 @@ FORMAT = 2
 # Options that may change when a run is resumed. The parts of the batch are compared as the global batch.
 _FREE = {
     "data", "output", "workers", "resume", "save_every", "device", "batch_size", "accumulate", "eval_every",
-    "compile", "save_pretrained", "patience",
+    "compile", "save_pretrained", "tensorboard", "patience",
 }  # fmt: skip
 
 

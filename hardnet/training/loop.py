@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
 from ..utils.files import writing
+from ..utils.optional import require
 from ..utils.progress import progress_bar
 from ..weights.folder import check_categories
 from ..weights.load import Loaded
@@ -31,7 +32,7 @@ from .checkpoint import RunDescription, RunProgress, TrainingState
 from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
-from .metrics import METRICS, draw_curves, read_metrics, write_metrics
+from .metrics import METRICS, draw_curves, open_board, read_metrics, write_metrics
 from .options import TrainOptions
 from .seeds import derive_seed
 from .shrinking import keep_shrunk
@@ -105,6 +106,8 @@ class Trainer:
         self._report = report
         self._ready = ready
         self._folder = Path(options.output).expanduser()
+        if options.tensorboard:
+            require("tensorboard", "2")
         self._data = data or keep_shrunk(open_data(options, ranks), self._folder, options.cache_size)
         classes, images = self._data.train.classes, len(self._data.train)
         check_categories(classes)  # not at the end of a long run
@@ -306,6 +309,10 @@ class Trainer:
             progress.best, progress.best_epoch = error, number
         if self.ranks.first:
             write_metrics(self._folder, numbers)
+            if self.options.tensorboard:
+                with open_board(self._folder) as board:
+                    for name in numbers.keys() - {"epoch"}:
+                        board.add_scalar(name, numbers[name], number)
             if self._report is not None:
                 self._report(numbers)
             content = checkpoint.final_content(self.state, self._description, numbers)

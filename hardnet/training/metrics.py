@@ -30,6 +30,13 @@ def write_metrics(folder: Path, numbers: dict[str, Any]) -> None:
         file.write("".join(json.dumps(epoch) + "\n" for epoch in [*epochs, numbers]).encode())
 
 
+def open_board(folder: Path) -> Any:
+    """Return a context manager with the method ``add_scalar``, which writes to a run's files for TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call,unused-ignore]
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the epochs of a metrics.jsonl, [] if there is none."""
     if not path.exists():

@@ -95,6 +95,7 @@ class TrainOptions:
     resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
     save_every: int = _option("steps between checkpoints within an epoch, 0 for none", 0, low=0, high=10**9)
     save_pretrained: bool = _option("at the end, write OUTPUT/pretrained for from_pretrained, timm and the Hub", False)
+    tensorboard: bool = _option("also write the metrics for TensorBoard, to OUTPUT/tensorboard", False)
 
     def __post_init__(self) -> None:
         """Check types and ranges; lists become tuples, paths text: values come from JSON, Python and the shell."""
