@@ -88,12 +88,11 @@ def models_table(results: dict[str, Any]) -> str:
 
 def end_to_end_table(results: dict[str, Any]) -> str:
     """Return every row of ``python -m benchmarks end-to-end``."""
-    parts = ("images/s", "decode", "preprocess", "model and rest", "model alone, images/s")
+    parts = ("images/s", "decode, ms", "preprocess, ms", "model alone, images/s")
     lines = []
     for row in results["rows"]:
-        whole, decode, prepare = (row[part]["processor_ms"] for part in ("whole", "decode", "preprocess"))
-        figures = [row["images_per_second"], decode, prepare, whole - decode - prepare]
-        figures.append(1000 / row["model_alone"]["wall_ms"])
+        times = [row[part]["wall_ms"] for part in ("decode", "preprocess", "model_alone")]
+        figures = [row["images_per_second"], *times[:2], 1000 / times[2]]
         names = [f"`{row['model']}`", engine_name(row["engine"], row["precision"])]
         names += ["{} x {}".format(*row["pixels"]), row["decoding"]]
         lines.append([*names, *(f"{figure:.1f}" for figure in figures)])
