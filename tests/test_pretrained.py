@@ -78,10 +78,12 @@ def test_what_a_model_has_of_its_own_is_kept(tmp_path: Path, saved: Path) -> Non
 
     torch.manual_seed(0)
     grey = HarDNet(replace(CONFIGS[NAME], block_activation="relu"), num_classes=3, in_chans=1).eval()
+    grey.preprocessing = Preprocessing(0, 0)  # the whole picture
     grey.save_pretrained(tmp_path / "grey")
     loaded = hardnet.from_pretrained(tmp_path / "grey").eval()
     x = 9 * torch.rand(1, 1, 64, 64)
     assert (loaded.in_chans, loaded.config.block_activation) == (1, "relu")
+    assert loaded.preprocessing == grey.preprocessing
     assert torch.equal(loaded(x), grey(x))
     assert Classifier(loaded, device="cpu").labels == ("class 0", "class 1", "class 2")
     hardnet.from_pretrained(saved).save_pretrained(tmp_path / "again")  # labels travel on

@@ -292,8 +292,9 @@ def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preproc
     cfg = {"num_classes": model.num_classes, "first_conv": "base.0.conv", "classifier": model.config.head}
     if preprocessing is not None:
         section["preprocessing"] = values = preprocessing.to_dict()
-        cfg |= {"input_size": [model.in_chans, values["crop"], values["crop"]]}
-        cfg |= {"crop_pct": values["crop"] / values["resize"]}
+        if preprocessing.resize:  # else the whole picture, at its size
+            cfg |= {"input_size": [model.in_chans, values["crop"], values["crop"]]}
+            cfg |= {"crop_pct": values["crop"] / values["resize"]}
         cfg |= {name: values[name] for name in ("interpolation", "mean", "std")}
     content = {"architecture": model.config.name, "num_classes": model.num_classes, "num_features": model.num_features}
     if labels is not None:
