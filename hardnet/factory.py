@@ -85,16 +85,16 @@ def create_model(
         network, keywords = HarDNetFeatures, ["in_chans", "out_indices", "output_stride"]
     options: dict[str, Any] = {"in_chans": in_chans, "num_classes": num_classes, "drop_rate": drop_rate}
     options |= {"out_indices": out_indices, "output_stride": output_stride}
-    given = {key: value for key, value in options.items() if value is not None}
-    if foreign := ", ".join(key for key in given if key not in keywords):
+    arguments = {key: value for key, value in options.items() if value is not None}
+    if foreign := ", ".join(key for key in arguments if key not in keywords):
         takes = f"{network.__name__} takes {', '.join(keywords)}"
         raise ValueError(f"{takes}, not {foreign}; features_only=True builds HarDNetFeatures")
     if weights is None:
-        return network(config, **given)
+        return network(config, **arguments)
     loaded = load_weights(weights, model=name, progress=progress, use_ema=use_ema)
     if loaded.num_classes is not None and not features_only:
-        given.setdefault("num_classes", loaded.num_classes)
-    model = network(loaded.config, **{"in_chans": loaded.in_chans} | given)
+        arguments.setdefault("num_classes", loaded.num_classes)
+    model = network(loaded.config, **{"in_chans": loaded.in_chans} | arguments)
     fill(model, loaded)
     model.categories = loaded.categories if num_classes is None and not features_only else None
     return model
@@ -130,8 +130,8 @@ def hardnet85(pretrained: bool = False, **options: Unpack[BuilderOptions]) -> Ha
 def _build(name: str, pretrained: bool, options: BuilderOptions) -> HarDNet:
     keywords = list(inspect.signature(create_model).parameters)[1:]
     for key in options.keys() - set(keywords):
-        known = known_names(key, ["pretrained", *keywords])
-        raise TypeError(f"{name}() got an unexpected keyword argument {key!r}; known: {known}")
+        names = known_names(key, ["pretrained", *keywords])
+        raise TypeError(f"{name}() got an unexpected keyword argument {key!r}; known: {names}")
     if pretrained and options.get("weights") is not None:
         raise ValueError('pretrained=True means weights="DEFAULT": give one of the two, not both')
     if pretrained:

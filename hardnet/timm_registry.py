@@ -210,10 +210,10 @@ def _register() -> None:
     Raises:
         ImportError: timm has another model under one of the names.
     """
-    taken = {name: timm.model_entrypoint(name).__module__ for name in CONFIGS if timm.is_model(name)}
-    refuse_foreign(f"timm {timm.__version__}", taken, __name__)
+    modules = {name: timm.model_entrypoint(name).__module__ for name in CONFIGS if timm.is_model(name)}
+    refuse_foreign(f"timm {timm.__version__}", modules, __name__)
     for name in CONFIGS:
-        if name not in taken:
+        if name not in modules:
             globals()[name] = timm.models.register_model(_entry_point(name))
 
 

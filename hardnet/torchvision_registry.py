@@ -104,8 +104,8 @@ def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
         if isinstance(weights, str):
             tag = weights.removeprefix(f"{weights_enum.__name__}.")
             if tag not in weights_enum.__members__:
-                known = known_names(tag, weights_enum.__members__)
-                raise ValueError(f"{name} has no weights {weights!r}; known: {known}")
+                names = known_names(tag, weights_enum.__members__)
+                raise ValueError(f"{name} has no weights {weights!r}; known: {names}")
             weights = weights_enum[tag]
         if not isinstance(weights, (weights_enum, type(None))):
             raise TypeError(f"weights must be a member of {weights_enum.__name__} or its name, got {weights!r}")
@@ -128,10 +128,10 @@ def _register() -> None:
     Raises:
         ImportError: torchvision has another model under one of the names.
     """
-    taken = {name: _api.get_model_builder(name).__module__ for name in _api.list_models() if name in CONFIGS}
-    refuse_foreign("torchvision", taken, __name__)
+    modules = {name: _api.get_model_builder(name).__module__ for name in _api.list_models() if name in CONFIGS}
+    refuse_foreign("torchvision", modules, __name__)
     for name in CONFIGS:
-        if name not in taken:
+        if name not in modules:
             weights_enum = _weights_enum(name)
             globals()[weights_enum.__name__] = weights_enum
             globals()[name] = _api.register_model()(_builder(name, weights_enum))

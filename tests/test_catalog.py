@@ -56,6 +56,15 @@ def test_records_are_complete(record: WeightsRecord) -> None:
     assert str(record.preprocessing.crop) in repr(record.transforms())
 
 
+def test_sources_are_the_published_ones() -> None:
+    lines = [
+        f"{record} {source.digest.scheme}:{source.digest.value} {source.url}"
+        for record in CATALOG.values()
+        for source in record.sources
+    ]
+    assert lines == (Path(__file__).parent / "golden" / "sources.txt").read_text().splitlines()
+
+
 def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
     assert record.sources
     for source in record.sources:

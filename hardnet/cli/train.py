@@ -123,15 +123,15 @@ def _default(name: str, finetuning: bool) -> str:
 
 def _train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int:
     """Train as the arguments say, and print what it starts from, a line per epoch and the result."""
-    given = {name: value for name, value in vars(arguments).items() if name in FIELDS}
-    if finetuning and "weights" not in given:
-        given["weights"] = DEFAULT_TAG if "model" in given else PACKAGED_TAG
-        if "model" not in given:
+    flags = {name: value for name, value in vars(arguments).items() if name in FIELDS}
+    if finetuning and "weights" not in flags:
+        flags["weights"] = DEFAULT_TAG if "model" in flags else PACKAGED_TAG
+        if "model" not in flags:
             note = "weights for garments, which need no download; for photographs, --model hardnet39ds is better"
             say(f"starting from {DEFAULT_MODEL} {PACKAGED_TAG}: {note} (a download)")
     prepare_process(arguments)
-    with connect(given.get("device", TrainOptions.device)) as ranks:
-        runs, data, loaded, derived = _prepare(given, arguments.recipe, finetuning, ranks)
+    with connect(flags.get("device", TrainOptions.device)) as ranks:
+        runs, data, loaded, derived = _prepare(flags, arguments.recipe, finetuning, ranks)
         for number, run in enumerate(runs, 1):
             if ranks.first and number > 1:
                 _print_stage(runs, number)
@@ -159,7 +159,7 @@ def _train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int:
 
 
 def _prepare(
-    given: dict[str, Any], recipe: str | None, finetuning: bool, ranks: Ranks
+    flags: dict[str, Any], recipe: str | None, finetuning: bool, ranks: Ranks
 ) -> tuple[list[TrainOptions], Splits, Loaded | None, dict[str, Any]]:
     """Return the runs that follow each other, their data, the initial weights, and the options that were derived.
 
@@ -168,11 +168,11 @@ def _prepare(
 
     def plan(derived: dict[str, Any]) -> list[TrainOptions]:
         if recipe is not None:
-            return chain(read_recipe(recipe), given)
+            return chain(read_recipe(recipe), flags)
         if not finetuning:
-            return chain([derived], given)
-        epochs = given.get("epochs") or derived.get("epochs", TrainOptions.epochs)
-        values = {name: value for name, value in given.items() if name != "epochs"}
+            return chain([derived], flags)
+        epochs = flags.get("epochs") or derived.get("epochs", TrainOptions.epochs)
+        values = {name: value for name, value in flags.items() if name != "epochs"}
         return chain([derived | stage for stage in finetune_stages(epochs)], values)
 
     runs = plan({})
@@ -180,15 +180,15 @@ def _prepare(
         find_checkpoint(run)
     loaded, derived = None, {}
     if runs[0].weights is not None:
-        model = given.get("model") if recipe is None else runs[0].model
+        model = flags.get("model") if recipe is None else runs[0].model
         loaded = load_weights(runs[0].weights, model=model, progress=ranks.first)
     data = open_data(runs[0], ranks)
     if recipe is None:
         derived = derive_from_weights(loaded) if loaded else {}
-        size = given.get("size") or derived.get("size", TrainOptions.size)
+        size = flags.get("size") or derived.get("size", TrainOptions.size)
         derived |= derive_from_data(data, size, ranks.size, pretrained=loaded is not None)
         derived = {
-            name: value for name, value in derived.items() if name not in given and value != FIELDS[name].default
+            name: value for name, value in derived.items() if name not in flags and value != FIELDS[name].default
         }
         runs = plan(derived)
     return runs, keep_shrunk(data, Path(runs[-1].output).expanduser(), runs[0].cache_size), loaded, derived

@@ -81,7 +81,7 @@ class Guard:
             return
         try:
             await self.app(scope, receive_in_time, send_with_headers)
-        except Exception:
+        except Exception:  # what a refused request makes of the application; the refusal has been sent
             if not refused:
                 raise
 
@@ -90,8 +90,8 @@ class Guard:
         name = _name(f"//{host}")
         if name not in ("localhost", *self.hosts) and not is_address(name):
             return 421, "Unknown host name. The option --allow-host adds one."
-        own = {f"http://{host}".lower(), f"https://{host}".lower()}
-        if origin is not None and origin.lower() not in own and _name(origin) not in self.hosts:
+        addresses = {f"http://{host}".lower(), f"https://{host}".lower()}
+        if origin is not None and origin.lower() not in addresses and _name(origin) not in self.hosts:
             return 403, "Requests from other sites are refused. Behind a proxy, --allow-host names the site."
         if "transfer-encoding" in headers:
             return 411, "The request must state its length."

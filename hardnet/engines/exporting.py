@@ -49,9 +49,9 @@ def export(
 
     The file takes float32 ``images`` (batch, in_chans, height, width), prepared as for the model, and returns its
     float32 ``logits``, or for a feature pyramid ``features_0``, ``features_1``, ... The number of images and their size
-    are free ("torch-export" from 64 pixels). The file contains texts: ``model``, ``weights``, ``classes`` (a JSON
-    list), ``preprocessing`` (JSON) and ``versions`` (JSON). It is loaded and compared with the model on random images
-    and a photograph, in several shapes, before it replaces an existing file.
+    are free ("torch-export" from 64 pixels, the segmentation network from 128). The file contains texts: ``model``,
+    ``weights``, ``classes`` (a JSON list), ``preprocessing`` (JSON) and ``versions`` (JSON). It is loaded and compared
+    with the model on random images and a photograph, in several shapes, before it replaces an existing file.
 
     Args:
         model: with the weights to export; it is not changed.

@@ -38,9 +38,9 @@ def timed_passes(step: Step, seconds: float) -> list[float]:
 
     A first pass, in which the threads wake up, does not count if it is shorter than ``seconds``.
     """
-    first = timeit(step, number=1)
-    if first >= seconds:
-        return [first]
+    duration = timeit(step, number=1)
+    if duration >= seconds:
+        return [duration]
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() + times[-1] <= end:

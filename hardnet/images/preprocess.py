@@ -111,8 +111,8 @@ class Preprocessing:
         if self.crop and fast:
             left, top, right, bottom = box or (0, 0, *image.size)
             edges = self.crop_box(right - left, bottom - top)
-            shown = (left + edges[0], top + edges[1], min(left + edges[2], right), min(top + edges[3], bottom))
-            image = image.resize((self.crop, self.crop), Image.Resampling[self.interpolation.upper()], shown)
+            box = (left + edges[0], top + edges[1], min(left + edges[2], right), min(top + edges[3], bottom))
+            image = image.resize((self.crop, self.crop), Image.Resampling[self.interpolation.upper()], box)
         elif self.crop:
             image = limit_aspect_ratio(image)
             width, height = (self.resize * side // min(image.size) for side in image.size)

@@ -251,7 +251,7 @@ def find_images(
     left_out = Counter() if left_out is None else left_out
     try:
         waiting = sorted(root.iterdir(), key=natural_key, reverse=True)
-        seen = {root.resolve()}
+        folders = {root.resolve()}
     except (OSError, ValueError) as error:
         raise ImageError(f"{printable(str(root))}: cannot be listed: {reason(error)}") from None
     while waiting:  # not by recursion: folders may be nested deeper than Python's stack allows
@@ -268,8 +268,8 @@ def find_images(
                     left_out[suffix] += 1
             elif hidden:
                 left_out["hidden folders"] += 1
-            elif entry.resolve() not in seen:
-                seen.add(entry.resolve())
+            elif entry.resolve() not in folders:
+                folders.add(entry.resolve())
                 waiting += sorted(entry.iterdir(), key=natural_key, reverse=True)
         except OSError as error:
             yield entry, ImageError(f"{printable(str(entry))}: cannot be listed: {reason(error)}")

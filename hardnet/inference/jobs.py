@@ -142,8 +142,8 @@ def _write_rows(
             bar = stack.enter_context(progress_bar(len(items), "progress", unit="images", initial=file.rows))
         results = stream(share)
         while True:
-            mine = [(file.line(result), result.error is not None) for result in islice(results, group)]
-            rows = list(chain(*ranks.gather(mine)))
+            share_rows = [(file.line(result), result.error is not None) for result in islice(results, group)]
+            rows = list(chain(*ranks.gather(share_rows)))
             if not rows:
                 break
             if ranks.first:
@@ -356,12 +356,12 @@ class RowFile:
 
         texts = [(row["source"], row.get("error", "")) for row in self._dicts()]
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), self._width)}
-        missing = np.full(self._width, np.nan, "<f4")
+        blank = np.full(self._width, np.nan, "<f4")
         with zipfile.ZipFile(file, "w") as archive:
             with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array_header_2_0(entry, header)
                 for row in self._dicts():
-                    entry.write(row.get("embedding", missing).tobytes())
+                    entry.write(row.get("embedding", blank).tobytes())
             sources, errors = zip(*texts, strict=True) if texts else ((), ())
             for name, values in (("sources", sources), ("errors", errors), ("run", run)):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:

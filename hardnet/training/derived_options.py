@@ -45,11 +45,12 @@ def derive_from_count(images: int, ranks: int, *, pretrained: bool) -> dict[str,
 
 def derive_from_weights(loaded: Loaded) -> dict[str, Any]:
     """Return the model, and the sizes and colours for which weights were trained, as options."""
-    used = loaded.preprocessing
-    if used is None:
+    preprocessing = loaded.preprocessing
+    if preprocessing is None:
         return {"model": loaded.config.name}
-    colours = {"mean": used.mean, "std": used.std}
-    return {"model": loaded.config.name, "size": used.crop, "crop_ratio": used.crop / used.resize, **colours}
+    colours = {"mean": preprocessing.mean, "std": preprocessing.std}
+    sizes = {"size": preprocessing.crop, "crop_ratio": preprocessing.crop / preprocessing.resize}
+    return {"model": loaded.config.name, **sizes, **colours}
 
 
 def finetune_stages(epochs: int) -> list[dict[str, Any]]:

@@ -48,9 +48,9 @@ def describe_data(data: Splits) -> list[str]:
     lines = [f"{counted(len(train.classes), 'class')}, {sizes}"]
     trained, validated = Counter(train.labels), Counter(() if val is None else val.labels)
     rows = [(trained[label], validated[label], name) for label, name in enumerate(train.classes)]
-    shown = rows if len(rows) <= _LISTED else [min(rows), max(rows)]
-    texts = [f"{printable(name)} {images} + {held_out}" for images, held_out, name in shown]
-    lines.append(f"images of a class: {(', ' if shown is rows else ' to ').join(texts)}")
+    listed = rows if len(rows) <= _LISTED else [min(rows), max(rows)]
+    texts = [f"{printable(name)} {images} + {held_out}" for images, held_out, name in listed]
+    lines.append(f"images of a class: {(', ' if listed is rows else ' to ').join(texts)}")
     if data.left_out:
         lines.append(f"left out: {data.left_out}")
     if data.bad:
