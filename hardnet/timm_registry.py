@@ -57,8 +57,8 @@ class TimmHarDNet(HarDNet):
         self.head_hidden_size = self.num_features
         self._levels = [level.module_index for level in feature_levels(config)]
         self.feature_info = [
-            {"num_chs": channels, "reduction": min(stride, output_stride), "module": f"base.{index}"}
-            for index, channels, stride in feature_levels(config)
+            {"num_chs": level.channels, "reduction": level.stride, "module": level.module}
+            for level in feature_levels(config, output_stride)
         ]
         self._set_pool(global_pool, num_classes)
 

@@ -280,8 +280,6 @@ def test_the_harmonic_rule_by_hand() -> None:
 def test_bad_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="from 1, got 0"):
         harmonic_links(0)
-    with pytest.raises(ValueError, match="at least one layer, got 0"):
-        kept_layers(0)
     row = CONFIGS["hardnet39ds"]
     with pytest.raises(ValueError, match="shorter"):
         HarDNet(dataclasses.replace(row, growth_rates=row.growth_rates[:-1]))

@@ -135,7 +135,7 @@ def test_cost() -> None:
         FCHarDNet(FCHARDNET70).eval()(torch.empty(1, 3, 1024, 2048))
     assert cost.total.macs * 2 == counter.get_total_flops()
     assert 35.2e9 < cost.total.macs < 35.4e9
-    assert cost.stages[-1].output_shape == (19, 1024, 2048)
+    assert cost.total.output_shape == (19, 1024, 2048)
 
 
 ENGINES = ["eager", "torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnxruntime", "openvino"))]

@@ -48,4 +48,4 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _numbers(stage: StageCost) -> tuple[str, ...]:
     counts = (f"{stage.params:,}", f"{stage.macs:,}", f"{stage.cio:,}")
-    return str(stage.layers), *counts, f"{stage.macs_per_cio:.1f}" if stage.cio else "-"
+    return str(stage.layers), *counts, f"{stage.macs / stage.cio:.1f}" if stage.cio else "-"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..images.preprocess import Preprocessing
-from ..models.features import FeatureInfo
+from ..models.config import FeatureInfo
 from ..models.network import ImageModule, check_images
 
 Output = Tensor | list[Tensor]

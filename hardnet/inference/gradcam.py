@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ..images.batches import ImageLike, expand, prepare
 from ..images.preprocess import Preprocessing
-from ..models.config import FeatureLevel, feature_levels
+from ..models.config import FeatureInfo, feature_levels
 from ..models.network import HarDNet
 from .classifier import Classifier
 from .results import ImageResult, Prediction, result_html
@@ -131,7 +131,7 @@ def _find(predictions: Sequence[Prediction], label: str | int) -> Prediction:
     raise ValueError(f"there is no class {label!r} among the {len(predictions)} of the model{advice}")
 
 
-def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:
+def activation_level(model: HarDNet, height: int, width: int) -> FeatureInfo:
     """Return the deepest level of the pyramid whose map of such an image (pixels) has at least 8 pixels a side.
 
     Stride 16 for ImageNet's crop of 224, 8 for a crop of 64.
@@ -144,7 +144,7 @@ def activation_level(model: HarDNet, height: int, width: int) -> FeatureLevel:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def class_activations(
-    model: HarDNet, image: Tensor, indices: Sequence[int], level: FeatureLevel | None = None
+    model: HarDNet, image: Tensor, indices: Sequence[int], level: FeatureInfo | None = None
 ) -> list[Tensor]:
     """Grad-CAM of some classes: (in_chans, H, W), prepared for the model -> (H, W) from 0 to 1 for each, on the CPU.
 

@@ -140,9 +140,6 @@ def layer_width(layer: int, growth_rate: int, growth_multiplier: float) -> int:
 
     The rounding is the released code's: add one, truncate, halve, truncate, double. The product is taken
     factor by factor, as there, so that no width at the edge of a rounding step moves.
-
-    Raises:
-        ValueError: ``layer`` is below 1.
     """
     width = float(growth_rate)
     for _ in harmonic_links(layer)[1:]:
@@ -154,12 +151,7 @@ def kept_layers(n_layers: int) -> tuple[int, ...]:
     """Return the layers that a block of ``n_layers`` passes on: every odd one and the last, in order.
 
     The block's input (layer 0) is not among them: the released code dropped that shortcut.
-
-    Raises:
-        ValueError: ``n_layers`` is below 1.
     """
-    if n_layers < 1:
-        raise ValueError(f"a HarDBlock needs at least one layer, got {n_layers}")
     return tuple(n for n in range(1, n_layers + 1) if n % 2 == 1 or n == n_layers)
 
 
@@ -189,25 +181,31 @@ def head_index(config: HarDNetConfig) -> int:
     return (last.downsample or last.transition) + 1
 
 
-class FeatureLevel(NamedTuple):
+class FeatureInfo(NamedTuple):
     """One level of the feature pyramid."""
 
     module_index: int
     """Index in ``HarDNet.base`` of the module that outputs this level."""
     channels: int
     stride: int
-    """Input pixels per feature pixel."""
+    """Input pixels per feature pixel, after dilation."""
+
+    @property
+    def module(self) -> str:
+        """Path of the module."""
+        return f"base.{self.module_index}"
 
 
-def feature_levels(config: HarDNetConfig) -> tuple[FeatureLevel, ...]:
+def feature_levels(config: HarDNetConfig, output_stride: int = 32) -> tuple[FeatureInfo, ...]:
     """Return the levels of the pyramid: the last feature map of each resolution, strides 2, 4, 8, 16 and 32.
 
     >>> [level.module_index for level in feature_levels(CONFIGS["hardnet68"])]
     [1, 4, 9, 12, 15]
     """
-    levels = [FeatureLevel(1, config.stem_channels[1], 2)]
+    levels = [FeatureInfo(1, config.stem_channels[1], 2)]
     last = len(config.block_layers) - 1
     for number, (stage, channels) in enumerate(zip(stage_indices(config), config.transition_channels, strict=True)):
         if stage.downsample is not None or number == last:
-            levels.append(FeatureLevel(stage.transition, channels, levels[-1].stride * 2))
+            stride = min(2 ** (len(levels) + 1), output_stride)
+            levels.append(FeatureInfo(stage.transition, channels, stride))
     return tuple(levels)

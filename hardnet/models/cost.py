@@ -6,7 +6,7 @@ the elements of their input and output feature maps (Chao et al., 2019, section 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import HarDNetConfig
-from .layers import ConvLayer, HarDBlock
+from .layers import HarDBlock
 from .network import HarDNet
 from .segmentation import FCHarDNet, build_network
 
@@ -30,7 +30,7 @@ class StageCost:
     output_shape: tuple[int, ...]
     """Shape without the batch dimension: (C, H, W), or (classes,) for a classifier's head."""
     layers: int
-    """Layers as the paper counts them: a depthwise-separable pair is one, a strided depthwise convolution none."""
+    """Layers as the paper counts them: convolutions that are not depthwise, and the linear layer."""
     params: int
     """Trained numbers, those of the normalisation included."""
     macs: int
@@ -38,27 +38,17 @@ class StageCost:
     cio: int
     """Elements of the input and output feature maps of the convolutions."""
 
-    @property
-    def macs_per_cio(self) -> float:
-        """MACs over CIO, computation per memory traffic; 0 without convolutions."""
-        return self.macs / self.cio if self.cio else 0.0
-
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model for one image of ``input_shape``, stage by stage."""
+    """The cost of a model for one image of ``input_shape``."""
 
     model: str
     input_shape: tuple[int, int, int]
     """(C, H, W), in pixels."""
     stages: tuple[StageCost, ...]
     """Stem, stages and head."""
-
-    @property
-    def total(self) -> StageCost:
-        """The sum over the stages."""
-        sums = {name: sum(getattr(s, name) for s in self.stages) for name in ("layers", "params", "macs", "cio")}
-        return StageCost("total", "", self.stages[-1].output_shape, **sums)
+    total: StageCost
 
 
 @cache
@@ -77,47 +67,43 @@ def measure_cost(config: HarDNetConfig, *, height: int = 224, width: int = 224, 
     with torch.device("meta"):
         model = build_network(config, **options).eval()
         x = torch.empty(1, model.in_chans, height, width)
-    counters = [_Counter(*part) for part in _parts(model)]
-    output = model(x)
-    counters[-1].output_shape = tuple(output.shape[1:])
-    return Cost(config.name, (model.in_chans, height, width), tuple(counter.stage() for counter in counters))
+    calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # input and output of every module
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] = (inputs[0], output)
+
+    for module in model.modules():
+        module.register_forward_hook(record)
+    model(x)
+    stages = tuple(_add_up(*part, calls) for part in _parts(model))
+    return Cost(config.name, (model.in_chans, height, width), stages, _add_up("total", "", [model], calls))
 
 
-def _parts(model: HarDNet | FCHarDNet) -> Iterator[tuple[str, str, Iterable[nn.Module]]]:
+def _parts(model: HarDNet | FCHarDNet) -> Iterator[tuple[str, str, Sequence[nn.Module]]]:
     """Divide a network into stem, stages, levels of a decoder, and head: name, place and modules."""
     blocks = [index for index, module in enumerate(model.base) if isinstance(module, HarDBlock)]
     end = len(model.base) - isinstance(model, HarDNet)  # a classifier's head is the last entry of base
     for number, (start, stop) in enumerate(pairwise([0, *blocks, end])):
-        yield f"stage {number}" if number else "stem", f"base[{start}:{stop}]", model.base[start:stop]
+        yield f"stage {number}" if number else "stem", f"base[{start}:{stop}]", list(model.base[start:stop])
     if isinstance(model, FCHarDNet):
         for level, pair in enumerate(zip(model.conv1x1_up, model.denseBlocksUp, strict=True)):
             yield f"up {level + 1}", f"conv1x1_up[{level}], denseBlocksUp[{level}]", pair
     yield "head", model.config.head, [model.get_submodule(model.config.head)]
 
 
-class _Counter:
-    """Adds up the cost of every convolution and linear layer that runs below some modules."""
-
-    def __init__(self, name: str, place: str, modules: Iterable[nn.Module]) -> None:
-        self.name, self.place = name, place
-        self.layers = self.params = self.macs = self.cio = 0
-        self.output_shape: tuple[int, ...] = ()
-        for module in modules:
-            self.layers += getattr(module, "n_layers", int(isinstance(module, (ConvLayer, nn.Conv2d, nn.Linear))))
-            self.params += sum(parameter.numel() for parameter in module.parameters())
-            for child in module.modules():
-                if isinstance(child, (nn.Conv2d, nn.Linear)):
-                    child.register_forward_hook(self._count)
-            module.register_forward_hook(self._keep_shape)
-
-    def stage(self) -> StageCost:
-        """Return the sums."""
-        return StageCost(self.name, self.place, self.output_shape, self.layers, self.params, self.macs, self.cio)
-
-    def _keep_shape(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.output_shape = tuple(output.shape[1:])
-
-    def _count(self, module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.macs += output.numel() * module.weight[0].numel()
-        if isinstance(module, nn.Conv2d):
-            self.cio += inputs[0].numel() + output.numel()
+def _add_up(
+    name: str, place: str, modules: Sequence[nn.Module], calls: dict[nn.Module, tuple[Tensor, Tensor]]
+) -> StageCost:
+    """Add up the cost of every convolution and linear layer in some modules, the last of which gives the output."""
+    children = (child for module in modules for child in module.modules())
+    layers = [child for child in children if isinstance(child, (nn.Conv2d, nn.Linear))]
+    convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    return StageCost(
+        name,
+        place,
+        output_shape=tuple(calls[modules[-1]][1].shape[1:]),
+        layers=len(layers) - sum(conv.groups > 1 for conv in convs),
+        params=sum(parameter.numel() for module in modules for parameter in module.parameters()),
+        macs=sum(calls[layer][1].numel() * layer.weight[0].numel() for layer in layers),
+        cio=sum(tensor.numel() for conv in convs for tensor in calls[conv]),
+    )

@@ -2,23 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from .config import HarDNetConfig, feature_levels
 from .network import ImageModule, body
-
-
-class FeatureInfo(NamedTuple):
-    """Description of one feature map of the pyramid."""
-
-    channels: int
-    stride: int
-    """Input pixels per feature pixel, after dilation."""
-    module: str
-    """Path of the module whose output it is."""
 
 
 class HarDNetFeatures(ImageModule):
@@ -49,20 +37,16 @@ class HarDNetFeatures(ImageModule):
         in_chans: int = 3,
     ) -> None:  # fmt: skip
         super().__init__(config, in_chans)
-        levels = feature_levels(config)
-        selected = [levels[index] for index in checked_indices(out_indices, len(levels))]
-        self.out_indices = tuple(levels.index(level) for level in selected)
+        levels = feature_levels(config, output_stride)
+        self.out_indices = checked_indices(out_indices, len(levels))
         self.output_stride = output_stride
-        self.feature_info = tuple(
-            FeatureInfo(channels, min(stride, output_stride), f"base.{index}") for index, channels, stride in selected
-        )
-        self._taps = [level.module_index for level in selected]
+        self.feature_info = tuple(levels[index] for index in self.out_indices)
+        self._taps = [level.module_index for level in self.feature_info]
         self.base = nn.Sequential(*islice(body(config, in_chans, output_stride), self._taps[-1] + 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) -> one feature map per entry of ``feature_info``, the finest first."""
-        if not torch.jit.is_scripting():
-            self._check_input(x)
+        self._check_input(x)
         features = []
         for index, module in enumerate(self.base):
             x = module(x)
@@ -70,18 +54,14 @@ class HarDNetFeatures(ImageModule):
                 features.append(x)
         return features
 
-    def extra_repr(self) -> str:
-        """Text that ``print(model)`` shows in parentheses."""
-        return f"name={self.config.name}, out_indices={self.out_indices}, output_stride={self.output_stride}"
 
-
-def checked_indices(out_indices: Sequence[int], count: int) -> list[int]:
+def checked_indices(out_indices: Sequence[int], count: int) -> tuple[int, ...]:
     """Return the indices counted from the start."""
     try:
-        indices = [range(count)[index] for index in out_indices]
+        indices = tuple(range(count)[index] for index in out_indices)
     except (TypeError, IndexError):
-        indices = []
-    if not indices or indices != sorted(set(indices)):
+        indices = ()
+    if not indices or list(indices) != sorted(set(indices)):
         rule = f"a rising sequence of levels 0 to {count - 1} or -{count} to -1"
         raise ValueError(f"out_indices must be {rule}; got {out_indices!r}")
     return indices

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from .checkpointing import run_checkpointed
 from .config import Activation, harmonic_links, kept_layers, layer_width
 
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
-
 
 def _convolution(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, dilation: int, groups: int = 1
@@ -38,7 +36,7 @@ class ConvLayer(nn.Sequential):
         super().__init__()
         self.add_module("conv", _convolution(in_channels, out_channels, kernel_size, stride, dilation))
         self.add_module("norm", nn.BatchNorm2d(out_channels))
-        self.add_module("relu", _ACTIVATIONS[activation](inplace=True))
+        self.add_module("relu", nn.ReLU6(inplace=True) if activation == "relu6" else nn.ReLU(inplace=True))
 
 
 class DWConvLayer(nn.Sequential):
@@ -85,9 +83,6 @@ class HarDBlock(nn.Module):
         activation: activation behind each layer's convolution.
         dilation: dilation of the 3x3 convolutions.
 
-    Raises:
-        ValueError: there is no layer.
-
     Source: Chao et al., 2019, section 3.1, and the authors' released code, which the widths and the output follow.
     """
 
@@ -117,12 +112,8 @@ class HarDBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
         if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
-            return self._checkpointed(x)
+            return run_checkpointed(self, self._run, x)
         return self._run(x)
-
-    @torch.jit.unused
-    def _checkpointed(self, x: Tensor) -> Tensor:
-        return run_checkpointed(self, self._run, x)
 
     def _run(self, x: Tensor) -> Tensor:
         outputs = [x]

@@ -55,11 +55,13 @@ class ImageModule(nn.Module):
             if isinstance(module, HarDBlock):
                 module.checkpointing = enable
 
-    @torch.jit.unused
+    def extra_repr(self) -> str:
+        """Text that ``print(model)`` shows in parentheses."""
+        return f"name={self.config.name}, in_chans={self.in_chans}"
+
     def _check_input(self, x: Tensor) -> None:
-        if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # torch has no types for it
-            return  # there is no shape to look at, or looking at it would leave a mark in the graph
-        check_images(x, self.config.name, self.in_chans, self.min_input_size)
+        if not torch.jit.is_scripting():
+            check_images(x, self.config.name, self.in_chans, self.min_input_size)
 
 
 class HarDNet(ImageModule):
@@ -92,20 +94,16 @@ class HarDNet(ImageModule):
             raise TypeError(f"HarDNet takes a HarDNetConfig, got {', '.join(others) or 'nothing'}; {_BY_NAME}")
         super().__init__(config, in_chans)
         check_count("num_classes", num_classes, least=0)
-        if drop_rate is None:
-            drop_rate = config.drop_rate
-        if not 0 <= drop_rate < 1:
-            raise ValueError(f"drop_rate must lie in [0, 1), got {drop_rate!r}")
         self.num_classes = num_classes
         self.num_features = config.transition_channels[-1]
         self.base = nn.Sequential(*body(config, in_chans))
+        dropout = nn.Dropout(config.drop_rate if drop_rate is None else drop_rate)
         classifier = _classifier(self.num_features, num_classes)
-        self.base.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), classifier))
+        self.base.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), dropout, classifier))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) logits."""
-        if not torch.jit.is_scripting():
-            self._check_input(x)
+        self._check_input(x)
         logits: Tensor = self.base(x)
         return logits
 
@@ -178,10 +176,6 @@ class HarDNet(ImageModule):
         from ..weights.load import build_pretrained
 
         return build_pretrained(cls, source, revision, token)
-
-    def extra_repr(self) -> str:
-        """Text that ``print(model)`` shows in parentheses."""
-        return f"name={self.config.name}, num_classes={self.num_classes}, in_chans={self.in_chans}"
 
 
 def warn_if_untrained(model: nn.Module) -> None:
@@ -257,6 +251,8 @@ def check_images(x: Tensor, name: str, in_chans: int, least: int = MIN_INPUT_SIZ
         TypeError: not a tensor.
         ValueError: not (N, in_chans, H, W) with H and W of at least ``least`` pixels, or not floating point.
     """
+    if isinstance(x, fx.Proxy) or torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # torch has no types for it
+        return  # there is no shape to look at, or looking at it would leave a mark in the graph
     if not isinstance(x, Tensor):
         advice = "hardnet.Classifier takes NumPy arrays, pictures and paths"
         raise TypeError(f"{name} takes a tensor (N, {in_chans}, H, W), got {type(x).__name__}: {advice}")

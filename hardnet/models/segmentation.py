@@ -56,8 +56,7 @@ class FCHarDNet(ImageModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes, H, W) logits."""
-        if not torch.jit.is_scripting():
-            self._check_input(x)
+        self._check_input(x)
         height, width = x.shape[2], x.shape[3]
         skips = []
         for index, module in enumerate(self.base):
