@@ -2,7 +2,8 @@
 
 A table of a page stands between two comments, the first of which names it; files are those of benchmarks/results:
 
-    <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  shape, engines; "ours": no others
+    <!-- generated: speed cpu.json 1 224 torch openvino-int8 -->  shape, engines; "ours": no others;
+                                                                 "baseline": a column for pytorchcv
     <!-- generated: models cpu.json -->                           reported errors, costs, and times of OpenVINO
     <!-- generated: end-to-end end-to-end.json -->                every row
     <!-- end of generated -->
@@ -51,16 +52,17 @@ def speed_table(results: dict[str, Any], batch: str, size: str, *engines: str) -
     rows = [row for row in results["rows"] if (str(row["batch_size"]), case_of(row).size) == (batch, size)]
     compared = any(row["source"] == BASELINE for row in rows)
     cells = {case_of(row).network: _cell(row, compared) for row in rows}
-    columns = [tuple(name.partition("-")[::2]) for name in engines if name != "ours"]
+    columns = [tuple(name.partition("-")[::2]) for name in engines if name not in ("ours", "baseline")]
     columns = columns or [(row["engine"], row["precision"]) for row in rows if row["source"] == OURS]
     columns = list(dict.fromkeys((engine, precision or "fp32") for engine, precision in columns))
     sources = {OURS} if "ours" in engines else {row["source"] for row in rows} - {BASELINE}
     networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] in sources)
+    baseline = "baseline" in engines
     unit = "ms" if compared else "ms (MB)"
-    header = [f"{unit}, batch {batch}, {size if 'x' in size else f'{size}x{size}'}"] + compared * ["pytorchcv, eager"]
+    header = [f"{unit}, batch {batch}, {size if 'x' in size else f'{size}x{size}'}"] + baseline * ["pytorchcv, eager"]
     lines = []
     for source, model in sorted(networks, key=lambda network: network[0] != OURS):
-        keys = compared * [(BASELINE, model, "eager", "fp32")] + [(source, model, *column) for column in columns]
+        keys = baseline * [(BASELINE, model, "eager", "fp32")] + [(source, model, *column) for column in columns]
         lines.append([f"`{model}`", *(cells.get(key, "-") for key in keys)])
     return markdown(header + [engine_name(*column) for column in columns], lines)
 

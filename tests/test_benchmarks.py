@@ -177,7 +177,7 @@ def test_a_table_is_written_into_its_page_and_a_stale_one_is_named(results: dict
     assert (tmp_path / "run.json").read_text().count("\n") < len(results["rows"]) + 15  # a row per line
     page = tmp_path / "README.md"
     page.write_text(
-        "<!-- generated: speed run.json 1 224 openvino-int8 torch -->\nold\n<!-- end of generated -->\n\nkept\n"
+        "<!-- generated: speed run.json 1 224 baseline openvino-int8 torch -->\nold\n<!-- end of generated -->\n"
         "<!-- generated: models run.json --><!-- end of generated -->\n".replace("--><", "-->\n<")
     )
     [(path, text)] = tables.stale([page], tmp_path).items()
