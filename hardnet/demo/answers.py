@@ -1,31 +1,34 @@
 """Answer an order of the demo page: read and delete the uploads, load the weights, classify, return HTML."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from PIL import Image
 
 from ..images.read import decode_image
+from ..inference.jobs import csv_header, csv_line
+from ..inference.results import ImageResult
 from ..utils.errors import ImageError, WeightsError
 from ..utils.text import printable
 from .choices import Choice
-from .markup import Row, render, table
+from .markup import render
 from .texts import LANGUAGES, translate
 from .view import load, look
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 logger = logging.getLogger(__name__)
 
 TEMPORARY = "GRADIO_TEMP_DIR"
 MAX_COUNT = 100
 """Largest number of pictures in one order."""
+MAX_BYTES = 20 * 2**20
+"""The largest file that may be uploaded; a request may have 64 KiB more."""
 
 
 class Update(NamedTuple):
@@ -76,17 +79,17 @@ def _upload(path: Any, name: Any, failure: Any) -> _File:
     return _File(str(name), place)
 
 
-def answer(data: Any, choices: Mapping[str, Choice], max_bytes: int) -> Iterator[Update]:
+def answer(data: Any, choices: Mapping[str, Choice]) -> Iterator[Update]:
     """Yield the states of the page on the way to the result; the last one is the result or an error."""
     order = None
     try:
         order = parse_order(data, choices)
         if order.files:
-            yield from _answer(order, max_bytes)
+            yield from _answer(order)
     except Exception:  # a visitor gets words, the log the reason
         logger.exception("an order failed")
         language = order.language if order else LANGUAGES[0]
-        yield _problem(language, "fault", translate(language, "log"), again=True)
+        yield _problem(language, translate(language, "fault"), translate(language, "log"), again=True)
     finally:
         for file in order.files if order and not order.is_example else ():
             if file.path is not None:
@@ -95,68 +98,67 @@ def answer(data: Any, choices: Mapping[str, Choice], max_bytes: int) -> Iterator
                     file.path.parent.rmdir()  # Gradio makes a folder for each upload
 
 
-def _read(file: _File) -> tuple[Image.Image | None, str]:
-    """Return the picture, or the key of why there is none."""
+def _read(file: _File, language: str) -> tuple[Image.Image | None, str]:
+    """Return the picture, or why there is none."""
+    problem = file.failure
     try:
-        if file.path is None:
-            return None, file.failure
-        with file.path.open("rb") as opened:
-            return decode_image(opened, printable(file.name))[0], ""
+        if file.path is not None:
+            with file.path.open("rb") as opened:
+                return decode_image(opened, printable(file.name))[0], ""
     except ImageError as error:
         logger.info("%s", error)
-        return None, "unreadable"
+        problem = "unreadable"
     except OSError:
-        return None, "gone"
+        problem = "gone"
+    return None, translate(language, problem, size=MAX_BYTES // 2**20)
 
 
-def _answer(order: Order, max_bytes: int) -> Iterator[Update]:
+def _answer(order: Order) -> Iterator[Update]:
     language, choice, count = order.language, order.choice, len(order.files)
     picture = None
     preview = render("preview_many", language, count=count)
     if count == 1:
-        picture, error = _read(order.files[0])
+        picture, problem = _read(order.files[0], language)
         if picture is None:
-            yield _problem(language, error, order.files[0].name, preview="", size=max_bytes // 2**20)
+            yield _problem(language, problem, order.files[0].name, preview="")
             return
         preview = render("preview", language, picture=picture, name=order.files[0].name)
     yield Update(preview, "", render("loading", language, choice=choice, done=0, total=None))
-    received: tuple[int, int | None] = (0, None)
-
-    def watch(done: int, total: int | None) -> None:
-        nonlocal received
-        received = done, total
-
-    loading = load(choice, watch)
+    received = deque[tuple[int, int | None]]([(0, None)], maxlen=1)
+    loading = load(choice, lambda done, total: received.append((done, total)))
     while not wait([loading], timeout=0.25).done:
-        yield Update(None, "", render("loading", language, choice=choice, done=received[0], total=received[1]))
+        done, total = received[0]
+        yield Update(None, "", render("loading", language, choice=choice, done=done, total=total))
     try:
         classifier = loading.result()
-    except WeightsError as caught:
-        logger.warning("%s", caught)
-        why = translate(language, caught.cause or "log")
-        yield _problem(language, "no_weights", why, again=True, packaged=True, model=choice.name)
+    except WeightsError as error:
+        logger.warning("%s", error)
+        title, why = translate(language, "no_weights", model=choice.name), translate(language, error.cause or "log")
+        yield _problem(language, title, why, again=True, packaged=True)
         return
     if picture is not None:
         view = look(classifier, picture)
         status = render("heading", language, choice=choice, top=view.result.top)
         yield Update(None, status, render("result", language, view=view, choice=choice, order=order))
         return
-    rows = []
+    rows: list[tuple[ImageResult, Image.Image | None]] = []
+    views = []
     for done, file in enumerate(order.files):
         yield Update(None, "", render("classifying", language, done=done, total=count))
-        picture, error = _read(file)
-        view_or_none = None if picture is None else look(classifier, picture, explain=False)
-        if picture is not None:
-            picture.thumbnail((96, 96))  # as the table shows it
-        why = translate(language, error, size=max_bytes // 2**20) if error else ""
-        rows.append(Row(file.name, picture, view_or_none, why))
-    yield Update(None, translate(language, "pictures", count=count), table(language, rows, choice))
+        picture, problem = _read(file, language)
+        if picture is None:
+            rows.append((ImageResult(file.name, (), problem), None))
+            continue
+        views.append(look(classifier, picture, explain=False))
+        picture.thumbnail((96, 96))  # as the table shows it
+        rows.append((replace(views[-1].result, source=file.name), picture))
+    csv = "\n".join([csv_header(), *(csv_line(result) for result, _ in rows), ""])
+    table = render("table", language, rows=rows, views=views, choice=choice, csv=csv)
+    yield Update(None, translate(language, "pictures", count=count), table)
 
 
 def _problem(
-    language: str, key: str, detail: str, *, again: bool = False, packaged: bool = False, preview: str | None = None,
-    **values: object,
-) -> Update:  # fmt: skip
-    title = translate(language, key, **values)
+    language: str, title: str, detail: str, *, again: bool = False, packaged: bool = False, preview: str | None = None
+) -> Update:
     card = render("problem", language, title=title, detail=detail, again=again, packaged=packaged)
     return Update(preview, title, card)

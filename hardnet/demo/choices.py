@@ -1,10 +1,8 @@
 """List the models that visitors of the demo page can choose, with example pictures."""
 
-from __future__ import annotations
-
 import json
-from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
 from typing import Literal, cast
 
@@ -14,7 +12,7 @@ from ..models.network import HarDNet
 from ..training.checkpoint import OPTIONS, VALIDATION
 from ..training.comparison import read_held_out
 from ..training.data import find_splits
-from ..weights.catalog import PACKAGE, WeightsRecord, get_weights, list_models, list_weights
+from ..weights.catalog import CATALOG, WeightsRecord
 
 OWN, PACKAGED = "own", "hardnet39ds/FASHION_MNIST"
 MAX_EXAMPLES = 10
@@ -34,9 +32,7 @@ class Choice:
 def list_choices(classifier: Classifier | None = None, source: str = "") -> dict[str, Choice]:
     """Return what can be chosen, by key: one's own model first, if there is one, then the catalogue.
 
-    Args:
-        classifier: one's own model.
-        source: where it comes from; the folder of a training run gives the examples.
+    ``source`` is where one's own model comes from; the folder of a training run gives the examples.
     """
     choices = {}
     if classifier is not None:
@@ -45,16 +41,12 @@ def list_choices(classifier: Classifier | None = None, source: str = "") -> dict
         examples = validation_pictures(path.parent if path.is_file() else path)
         choices[OWN] = Choice(name, "own", classifier=classifier, examples=examples)
     garments, photographs = sample_images()
-    for model in list_models():
-        for tag in list_weights(model):
-            record = get_weights(model, tag)
-            packaged = any(place.url.startswith(PACKAGE) for place in record.sources)
-            choices[f"{model}/{tag}"] = Choice(
-                f"{display_name(model)} {tag}",
-                "garments" if packaged else "things",
-                record,
-                examples=garments if packaged else photographs,
-            )
+    for (model, tag), record in CATALOG.items():
+        key, name = f"{model}/{tag}", f"{display_name(model)} {tag}"
+        if key == PACKAGED:
+            choices[key] = Choice(name, "garments", record, examples=garments)
+        else:
+            choices[key] = Choice(name, "things", record, examples=photographs)
     return choices
 
 
@@ -88,9 +80,6 @@ def validation_pictures(run: Path) -> dict[str, Path]:
             names = [path.relative_to(folder).as_posix() for path, error in find_images(folder) if error is None]
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return {}
-    counts, ranked = Counter[str](), []
-    for name in names:
-        label = name.partition("/")[0]
-        ranked.append((counts[label], name))
-        counts[label] += 1
-    return {name: folder / name for _, name in sorted(ranked)[:MAX_EXAMPLES]}
+    by_class = [list(group) for _, group in groupby(sorted(names), key=lambda name: name.partition("/")[0])]
+    turns = filter(None, chain.from_iterable(zip_longest(*by_class)))
+    return {name: folder / name for name in islice(turns, MAX_EXAMPLES)}

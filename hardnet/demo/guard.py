@@ -1,12 +1,10 @@
 """ASGI middleware of the demo page: check Host and Origin, limit request sizes, set security headers."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import os
 import time
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ CHECK_BYTES = 2**20
 
 _FULL = 503, "The storage for pictures is full. Try again later."
 _LATE = 408, "The request arrives too slowly."
-_Message = MutableMapping[str, Any]
+_CLOSE = {"connection": "close"}
+"""The rest of a refused request is not read."""
 
 
 class Guard:
@@ -40,50 +39,42 @@ class Guard:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
+        from starlette.exceptions import HTTPException  # type: ignore[import-not-found,unused-ignore]
+        from starlette.responses import PlainTextResponse  # type: ignore[import-not-found,unused-ignore]
+
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         if scope["type"] != "http":  # the page has no web sockets
             return
-
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         length = headers.get("content-length", "")
         size = int(length) if length.isdecimal() else 0
         started, arrived = time.monotonic(), 0
-        refused = False
 
-        async def send_with_headers(message: _Message) -> None:
-            if refused:  # and answered
-                return
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        async def receive_in_time() -> _Message:
-            nonlocal arrived, refused
+        async def receive_in_time() -> Any:
+            nonlocal arrived
             if arrived >= size:
-                message: _Message = await receive()
-                return message
+                return await receive()
+            late = started + PATIENCE + arrived / LEAST_RATE - time.monotonic()
             try:
-                late = started + PATIENCE + arrived / LEAST_RATE - time.monotonic()
                 message = await asyncio.wait_for(receive(), late)
-                before, arrived = arrived, arrived + len(message.get("body", b""))
-                if before // CHECK_BYTES == arrived // CHECK_BYTES or self._has_space(0):
-                    return message
-                problem = _FULL
             except asyncio.TimeoutError:
-                problem = _LATE
-            await _refuse(send_with_headers, *problem)
-            refused = True
-            return {"type": "http.disconnect"}
+                raise HTTPException(*_LATE, _CLOSE) from None
+            before, arrived = arrived, arrived + len(message.get("body", b""))
+            if before // CHECK_BYTES != arrived // CHECK_BYTES and not self._has_space(0):
+                raise HTTPException(*_FULL, _CLOSE)
+            return message
 
         if (problem := self._refusal(headers, size)) is not None:
-            await _refuse(send_with_headers, *problem)
-            return
-        try:
+            status, text = problem
+            await PlainTextResponse(text, status, _CLOSE)(scope, receive, send_with_headers)
+        else:
             await self.app(scope, receive_in_time, send_with_headers)
-        except Exception:  # what a refused request makes of the application; the refusal has been sent
-            if not refused:
-                raise
 
     def _refusal(self, headers: dict[str, str], size: int) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -104,11 +95,6 @@ class Guard:
             with suppress(OSError):  # deleted in the meantime
                 size += file.lstat().st_size
         return size <= self.max_stored
-
-
-async def _refuse(send: Any, status: int, text: str) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": text.encode()})
 
 
 def _name(url: str) -> str:

@@ -4,9 +4,6 @@ Built with Gradio: ``pip install gradio``, then ``python -m hardnet demo``. The 
 hosts: system fonts, no analytics, and a content security policy.
 """
 
-from __future__ import annotations
-
-import itertools
 import os
 import shutil
 import signal
@@ -25,16 +22,14 @@ from typing import Any
 from ..inference.classifier import Classifier
 from ..utils.optional import require
 from ..weights.load import load_weights
-from .answers import MAX_COUNT, TEMPORARY, answer
-from .choices import Choice, list_choices
+from .answers import MAX_BYTES, MAX_COUNT, TEMPORARY, answer
+from .choices import OWN, PACKAGED, Choice, list_choices
 from .guard import Guard, is_address
-from .markup import options, render
+from .markup import render
 from .texts import LANGUAGES, translate
 from .view import ENGINE, warm_up
 
 HOST, PORT = "127.0.0.1", 7860
-MAX_BYTES = 20 * 2**20
-"""The largest file that may be uploaded; a request may have 64 KiB more."""
 MAX_STORED = 2**30
 """Largest size of all pictures on disk, in bytes."""
 MAX_AGE = 3600
@@ -57,8 +52,7 @@ def serve(
     """Serve the page until interrupted, and announce its address.
 
     Args:
-        host: where to listen; None takes ``GRADIO_SERVER_NAME``, as a Hugging Face Space sets it, or else this
-            machine alone.
+        host: where to listen; None takes ``GRADIO_SERVER_NAME``, as a Hugging Face Space sets it, or this machine.
         port: None takes ``GRADIO_SERVER_PORT`` or 7860; 0 takes a free one.
         allow_hosts: further names that browsers may reach the server by. IP addresses, ``localhost``, ``host`` and
             ``SPACE_HOST``, which a Hugging Face Space sets, are always allowed.
@@ -131,21 +125,19 @@ _DROP = """<label class="drop ${preview ? 'full' : ''}">
 
 
 def _build_page(gr: Any, choices: Mapping[str, Choice], max_bytes: int) -> Any:
-    latest: OrderedDict[str | None, int] = OrderedDict()  # the number of each session's last order
-    number = itertools.count()
+    latest: OrderedDict[str | None, object] = OrderedDict()  # the last order of each session
 
-    def show(order: Any, request: Any) -> Iterator[tuple[Any, Any]]:
-        order_number = latest[request.session_hash] = next(number)
-        while len(latest) > SESSIONS:
+    # Gradio passes the request by its type.
+    def show(order: Any, request: gr.Request) -> Iterator[tuple[Any, Any]]:
+        latest[request.session_hash] = order
+        if len(latest) > SESSIONS:
             latest.popitem(last=False)
-        for update in answer(order, choices, max_bytes):
-            if latest.get(request.session_hash) != order_number:
+        for update in answer(order, choices):
+            if latest.get(request.session_hash) is not order:
                 yield gr.skip(), gr.skip()  # there is a later order; Gradio sends the last update twice
                 return
             changed = {} if update.preview is None else {"preview": update.preview}
             yield gr.update(status=update.status, **changed), update.result
-
-    show.__annotations__["request"] = gr.Request  # Gradio passes it by its type
 
     def local(
         build: Callable[[str], str], place: str, template: str = "${local}", kind: Any = gr.HTML, **more: Any
@@ -170,7 +162,9 @@ def _build_page(gr: Any, choices: Mapping[str, Choice], max_bytes: int) -> Any:
                 uploading={language: translate(language, "uploading") for language in LANGUAGES},
             )
             result = local(partial(render, "empty"), "result", "${value || local}")
-            local(partial(options, choices), "options")
+            examples = {choice.group: choice.examples for choice in choices.values()}
+            default = OWN if OWN in choices else PACKAGED
+            local(partial(render, "options", examples=examples, choices=choices, default=default), "options")
         drop.submit(
             show,
             drop,
@@ -216,19 +210,14 @@ def _own_folder() -> Iterator[None]:
             if time.time() - orphan.lstat().st_mtime > 60:  # by then, a living server has its lock
                 with filelock.FileLock(orphan / "lock", timeout=0):
                     shutil.rmtree(orphan)
-    before = os.environ.get(TEMPORARY)
     with (
         tempfile.TemporaryDirectory(prefix="hardnet-demo-", ignore_cleanup_errors=True) as place,
         filelock.FileLock(Path(place, "lock")),
     ):
-        os.environ[TEMPORARY] = str(Path(place, "files"))
-        Path(place, "files").mkdir()
-        try:
-            yield
-        finally:
-            os.environ.pop(TEMPORARY)
-            if before is not None:
-                os.environ[TEMPORARY] = before
+        files = Path(place, "files")
+        files.mkdir()
+        os.environ[TEMPORARY] = str(files)
+        yield
 
 
 def _listen(host: str, port: int) -> socket.socket:

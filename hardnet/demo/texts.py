@@ -1,7 +1,5 @@
 """Texts of the demo page in English and in Korean."""
 
-from __future__ import annotations
-
 LANGUAGES = ("en", "ko")
 
 _TEXTS = {
@@ -57,13 +55,12 @@ _TEXTS = {
              "이 가중치는 사진 내용과 관계없이 의류 10종만 압니다."),
     "switch": ("Use ImageNet weights", "ImageNet 가중치 사용"),
     "facts": (
-        "PyTorch {engine}, {precision}, {device}, warm: network {network:.1f} ms, preparation {prepared:.1f} ms",
-        "PyTorch {engine}, {precision}, {device}, 워밍업 후 측정: 신경망 {network:.1f} ms, 전처리 {prepared:.1f} ms",
+        "PyTorch eager, fp32, {device}, warm: network {network:.1f} ms, preparation {prepared:.1f} ms",
+        "PyTorch eager, fp32, {device}, 워밍업 후 측정: 신경망 {network:.1f} ms, 전처리 {prepared:.1f} ms",
     ),
     "table": (
-        "{count} pictures classified by {model}; network {network:.1f} ms each ({engine}, {precision}, {device}, warm)",
-        "{model}로 사진 {count}장을 분류했습니다. 신경망 장당 {network:.1f} ms "
-        "({engine}, {precision}, {device}, 워밍업 후)",
+        "{count} pictures classified by {model}; network {network:.1f} ms each (eager, fp32, {device}, warm)",
+        "{model}로 사진 {count}장을 분류했습니다. 신경망 장당 {network:.1f} ms (eager, fp32, {device}, 워밍업 후)",
     ),
     "csv": ("Save as CSV", "CSV로 저장"),
     "picture": ("Picture", "사진"),

@@ -1,14 +1,13 @@
 """Compute what the demo page shows of a picture: the classes, their Grad-CAM maps on the picture, and times."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from PIL import Image
 from torch import Tensor
 
 from ..images.preprocess import Preprocessing
@@ -16,15 +15,11 @@ from ..inference.classifier import Classifier
 from ..inference.gradcam import activation_level, class_activations
 from ..inference.results import ImageResult
 from ..models.network import HarDNet
+from ..weights.download import Progress
 from ..weights.load import load_weights
+from .choices import Choice
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from ..weights.download import Progress
-    from .choices import Choice
-
-ENGINE, PRECISION = "eager", "fp32"
+ENGINE = "eager"
 MAX_LOADED = 2
 """Number of models of the catalogue that stay in memory."""
 MAX_SIDE = 640
@@ -99,8 +94,6 @@ def warm_up(classifier: Classifier) -> Classifier:
     Raises:
         TypeError, ValueError: the page cannot show this model.
     """
-    from PIL import Image
-
     for _ in range(2):
         look(classifier, Image.new("RGB", (64, 64)))
     return classifier
