@@ -1,14 +1,12 @@
 """The command line: argument parsing, and one call into the library per verb."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..utils.errors import ExportError, OutputError, TrainingError, WeightsError
 from ..utils.text import printable, reason
@@ -20,7 +18,6 @@ from .output import reserved_for_results
 _STATUSES = """Exit status: 0, success; 1, some images or files were unusable and the rest was done, or a training run
 failed; 2, the command line is wrong or there is nothing to work on; 3, weights could not be downloaded or do not fit;
 4, a file could not be read or written; 130, interrupted."""
-Verb = Callable[[argparse.Namespace], int]
 _STATUS = {WeightsError: NO_WEIGHTS, ExportError: SOME_FAILED, TrainingError: SOME_FAILED, OutputError: NO_OUTPUT}
 
 
@@ -35,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # a help text
         with reserved_for_results(), _messages(arguments.verbose):
-            verb: Verb = arguments.run
-            return verb(arguments)
+            return int(arguments.run(arguments))
     except (WeightsError, ExportError, TrainingError, OutputError, ValueError, ImportError) as error:
         say(error)
         return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), WRONG_USE)

@@ -1,7 +1,5 @@
 """Arguments, argument types and exit statuses that several verbs share."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

@@ -1,7 +1,5 @@
 """The verb ``benchmark``: time models, engines and precisions against each other on this machine."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import time
@@ -11,15 +9,13 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..engines import ENGINES, PRECISIONS, accelerate, available_engines
+from .. import Loaded, accelerate, create_model, list_models, load_weights
+from ..engines import ENGINES, PRECISIONS, available_engines
 from ..engines.timing import Step, estimate_statistics, quartiles, time_pass, timed_passes
-from ..factory import create_model
 from ..utils.devices import usable_device
 from ..utils.files import write_atomically, writing
 from ..utils.text import table
 from ..utils.validation import image_size, positive
-from ..weights.catalog import list_models
-from ..weights.load import Loaded, load_weights
 from .arguments import SOME_FAILED, Verbs, say
 from .output import show
 

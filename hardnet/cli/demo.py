@@ -1,7 +1,5 @@
 """The verb ``demo``: serve the demo page."""
 
-from __future__ import annotations
-
 import argparse
 
 from .arguments import Verbs, pick

@@ -1,16 +1,12 @@
 """The verb ``explain``: show which parts of images support a class (Grad-CAM)."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 from PIL import Image
 
+from .. import Classifier, ImageError, explain
 from ..images.batches import expand
-from ..inference.classifier import Classifier
-from ..inference.gradcam import explain
-from ..utils.errors import ImageError
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
 from .arguments import Verbs, load_model, say, status_of_images

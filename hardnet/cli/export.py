@@ -1,17 +1,14 @@
 """The verb ``export``: write a model to a file for other programs."""
 
-from __future__ import annotations
-
 import argparse
 
-from ..engines import FORMATS, export
+from .. import create_model, export, list_models
+from ..engines import FORMATS
 from ..engines.exporting import TOLERANCES
-from ..factory import create_model
 from ..images.batches import prepare_each
 from ..images.preprocess import Preprocessing
 from ..utils.files import writing
 from ..utils.text import printable
-from ..weights.catalog import list_models
 from .arguments import Verbs, check_calibration, load_model, pick, say
 from .output import show
 

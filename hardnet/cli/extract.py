@@ -1,12 +1,8 @@
 """The verb ``extract``: write the embeddings of images to a file."""
 
-from __future__ import annotations
-
 import argparse
 
-from .. import ray
-from ..inference.classifier import Extractor
-from ..inference.jobs import extract_to_file
+from .. import Extractor, extract_to_file, ray
 from .arguments import Verbs, check_calibration, first_rank, load_model, pick
 from .jobs import list_paths, report, write_on_ray
 

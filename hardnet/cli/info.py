@@ -1,14 +1,12 @@
 """The verb ``info``: layers, parameters, multiply-accumulates and memory traffic of the models."""
 
-from __future__ import annotations
-
 import argparse
 
+from .. import load_weights
 from ..models.config import NETWORKS
 from ..models.cost import StageCost, measure_cost
 from ..utils.text import table
 from ..utils.validation import image_size
-from ..weights.load import load_weights
 from .arguments import Verbs
 from .output import show
 

@@ -1,7 +1,5 @@
 """Lists of input paths; the reports of `predict` and `extract`, and their work on a Ray cluster."""
 
-from __future__ import annotations
-
 import argparse
 import glob
 import os
@@ -10,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import ray
+from .. import JobSummary, ray
 from ..images.batches import Item, expand
 from ..images.read import natural_key
-from ..inference.jobs import JobSummary
 from ..utils.errors import OutputError
 from ..utils.text import printable, reason, split_lines
 from ..weights.catalog import DEFAULT

@@ -1,7 +1,5 @@
 """Standard output is for results: what libraries print goes to standard error."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,15 +1,11 @@
 """The verb ``predict``: classify images."""
 
-from __future__ import annotations
-
 import argparse
 import json
 
-from .. import ray
+from .. import Classifier, ImageResult, predict_to_file, ray
 from ..images.batches import expand
-from ..inference.classifier import Classifier
-from ..inference.jobs import csv_header, csv_line, predict_to_file
-from ..inference.results import ImageResult
+from ..inference.jobs import csv_header, csv_line
 from ..utils.progress import progress_bar
 from ..utils.text import printable
 from ..utils.validation import positive

@@ -1,15 +1,17 @@
 """The verb ``segment``: write the class of every pixel of images."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from .. import Segmenter
 from ..utils.files import write_atomically, writing
 from ..utils.text import printable
 from ..utils.validation import positive
-from .arguments import Verbs, check_calibration, status_of_images
+from .arguments import Verbs, check_calibration, pick, status_of_images
 from .jobs import list_paths, targets_of
 from .output import show
 
@@ -28,15 +30,10 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _segment(arguments: argparse.Namespace) -> int:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    from ..inference.segmenter import Segmenter
-
     check_calibration(arguments, required=True)
     jobs = list(targets_of(list_paths(arguments), Path(arguments.output)))
-    options = {name: getattr(arguments, name) for name in ("weights", "device", "labels", "engine", "precision")}
-    segmenter = Segmenter("fchardnet70", **options, calibration=arguments.calibration)
+    options = pick(arguments, "weights", "device", "labels", "engine", "precision", "calibration")
+    segmenter = Segmenter("fchardnet70", **options)
     info, failed = PngInfo(), 0
     run = json.dumps(segmenter.describe() | {"overlay": arguments.overlay})
     info.add_text("hardnet", run)
