@@ -15,7 +15,6 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from .images.batches import Decode, Item
@@ -52,9 +51,8 @@ def read(paths: Sequence[str], *, filesystem: Any = None, column: str | None = N
     data = importlib.import_module("ray.data")
     files = list(list_files(paths, filesystem))
     groups = [[file] for file in files if file[0].lower().endswith(SHARDS)]
-    images = iter([file for file in files if not file[0].lower().endswith(SHARDS)])
-    while group := list(islice(images, _FILES_PER_TASK)):
-        groups.append(group)
+    images = [file for file in files if not file[0].lower().endswith(SHARDS)]
+    groups += [images[start : start + _FILES_PER_TASK] for start in range(0, len(images), _FILES_PER_TASK)]
     return data.from_arrow([_table(group) for group in groups]).map_batches(
         _read,
         batch_size=None,
@@ -80,9 +78,8 @@ def _read(table: Any, filesystem: Any, column: str | None) -> Iterator[Any]:
 
 def _table(rows: list[Row]) -> Any:
     pa = importlib.import_module("pyarrow")
-    kinds = {"source": pa.string(), "bytes": pa.binary(), "error": pa.string()}
-    columns = zip(zip(*rows, strict=True), kinds.values(), strict=True)
-    return pa.table([pa.array(values, kind) for values, kind in columns], list(kinds))
+    schema = pa.schema({"source": pa.string(), "bytes": pa.binary(), "error": pa.string()})
+    return pa.table(dict(zip(schema.names, zip(*rows, strict=True), strict=True)), schema=schema)
 
 
 def predict(
@@ -222,21 +219,13 @@ def write(results: Any, folder: str) -> tuple[int, int]:
             inner, filesystem=filesystem, min_rows_per_file=10_000, ray_remote_args={"num_cpus": _TASK_CPUS}
         )
     except KeyboardInterrupt:
-        files, rows = _complete_files(inner, filesystem)
-        logger.warning("interrupted: %s holds %d complete files with %d images", printable(folder), files, rows)
+        with contextlib.suppress(OSError):  # there is no folder yet
+            complete = data.dataset(inner, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
+            counts = len(complete.files), complete.count_rows()
+            logger.warning("interrupted: %s holds %d complete files with %d images", printable(folder), *counts)
         raise
     written = data.dataset(inner, filesystem=filesystem, format="parquet")
     return written.count_rows(filter=data.field("error").is_valid()), written.count_rows()
-
-
-def _complete_files(folder: str, filesystem: Any) -> tuple[int, int]:
-    """How many Parquet files of a folder are complete, and their rows."""
-    pa, fs, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.fs", "pyarrow.parquet"))
-    counts = []
-    for file in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
-        with contextlib.suppress(pa.ArrowException, OSError):
-            counts.append(parquet.read_metadata(file.path, filesystem=filesystem).num_rows)
-    return len(counts), sum(counts)
 
 
 def _ray() -> Any:

@@ -77,11 +77,12 @@ def test_only_pictures_of_one_size_share_a_batch() -> None:
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.zeros(32, 32), r"<tensor 0>: the tensor must have the shape \(3, H, W\).*got torch.float32 \(32, 32\)"),
-        (torch.zeros(1, 32, 32), r"<tensor 0>: the tensor must have the shape \(3, H, W\).*got.*\(1, 32, 32\)"),
-        (torch.zeros(32, 32, 3), r"the channels are last, move them to the front"),
+        (torch.zeros(32, 32), r"<tensor 0>: .* model input, \(3, H, W\).*got torch.float32 \(32, 32\)"),
+        (torch.zeros(32, 32, 3), r"<tensor 0>: .* model input, \(3, H, W\).*got.*\(32, 32, 3\)"),
         (torch.zeros(3, 0, 32), r"H and W of at least 1, got"),
-        (torch.zeros(3, 32, 32, dtype=torch.int64), r"raw values in uint8 or prepared ones in floating point, got t"),
+        (torch.zeros(3, 32, 32, dtype=torch.int64), r"raw values have the type uint8 .* got torch.int64"),
+        (torch.zeros(32, 32, 3, dtype=torch.uint8), r"raw values have .* \(3, H, W\) in a tensor.* \(32, 32, 3\)"),
+        (torch.zeros(3, 0, 32, dtype=torch.uint8), "<tensor 0>: .*no pixels"),
         (torch.full((3, 32, 32), math.nan), r"<tensor 0>: the tensor has values that are infinite or not a number"),
         (torch.full((1, 3, 32, 32), math.inf), r"<tensor 0>: the tensor has values that are infinite or not a number"),
     ],
@@ -110,7 +111,7 @@ def test_arrays_bytes_and_open_files_are_images(folder: Path, network: Classifie
     grey = np.zeros((40, 40), np.uint8)
     assert len(network.predict([grey, *np.zeros((2, 40, 40, 3), np.uint8)])) == 3
     for wrong in (grey.astype(np.float32), np.zeros((3, 40, 40), np.uint8)):
-        with pytest.raises(ImageError, match="an array of an image has the type uint8 and the shape"):
+        with pytest.raises(ImageError, match="raw values have the type uint8 and the shape"):
             network.predict(wrong)
     with pytest.raises(ImageError, match="<image 0>: is not an image"):
         network.predict(b"cat.jpg")

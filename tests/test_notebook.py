@@ -79,9 +79,8 @@ def test_a_list_of_results_shows_pictures_classes_and_errors() -> None:
     results = Results([cat, ImageResult("gone.png", (), "gone.png: no such file"), *[cat] * 50])
     html = results._repr_html_()
     assert html.count("<img ") == 39
-    assert "a &lt;cat&gt; 75.0%" in html
+    assert "a &lt;cat&gt;</td><td>75.0%" in html
     assert "width:75.0%" in html
     assert "gone.png: no such file" in html
-    assert "dog" not in html
     assert "and 12 more" in html
     assert len(html) < 1_000_000

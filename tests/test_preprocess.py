@@ -84,7 +84,7 @@ def test_impossible_numbers_are_refused() -> None:
 
 def test_what_is_no_image_is_refused() -> None:
     for wrong in ("images/cat.jpg", torch.zeros(3, 8, 8), np.zeros((8, 8, 3), np.uint8), None):
-        with pytest.raises(TypeError, match=f"takes a Pillow image, got {type(wrong).__name__}"):
+        with pytest.raises(TypeError, match=rf"takes a Pillow image .*got {type(wrong).__name__}"):
             Preprocessing()(wrong)
     with pytest.raises(ImageError, match="no pixels: its size is 0 x 5"):
         Preprocessing()(Image.new("RGB", (0, 5)))
@@ -125,9 +125,10 @@ def test_fast_decoding_is_close_to_exact(
     content = jpeg(photograph, orientation, **options)
     scaled = min(size) >= (256 if options == {"subsampling": 1} else 128) and mode != "CMYK"
     assert (max(load_image(io.BytesIO(content), least_side=64).size) < max(size)) == scaled
-    difference = (prepared(content, "fast") - prepared(content, "exact")).abs()
-    assert difference.mean() < 1.3
-    assert difference.max() <= 12
+    for crop in (28, 32):
+        difference = (prepared(content, "fast", crop=crop) - prepared(content, "exact", crop=crop)).abs()
+        assert difference.mean() < 1.3
+        assert difference.max() <= 12
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,5 +1,5 @@
 """Images: reading files, preprocessing, batches."""
 
-from .read import list_images, load_image
+from .read import load_image
 
-__all__ = ["list_images", "load_image"]
+__all__ = ["load_image"]

@@ -98,8 +98,7 @@ def decode_ahead(
         warn_once(
             logger,
             "fork",
-            "this process was forked from one that had classified images, and torch may wait for ever in it: start "
-            "processes by 'spawn', as multiprocessing.get_context('spawn') does",
+            "this process was forked from one that had classified images, and may hang: start processes by 'spawn'",
         )
     begin, waited, done, large = time.perf_counter(), 0.0, 0, 0
 
@@ -177,11 +176,11 @@ def prepare(
     else:
         tensor = preprocessing.pixels(image, fast=decode == "fast", box=box)
         tensor = tensor if raw else preprocessing.normalise(tensor)
-    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or not (preprocessing or tensor.is_floating_point()):
-        raise ValueError(f"the transform must return a float tensor ({in_chans}, H, W), got {_describe(tensor)}")
-    if tensor.shape[0] != in_chans:
+    right_type = isinstance(tensor, Tensor) and (preprocessing is not None or tensor.is_floating_point())
+    if not right_type or tensor.dim() != 3 or len(tensor) != in_chans:
         raise ValueError(
-            f"the model takes {in_chans} channels, the transform returned {len(tensor)}: pass a transform= that fits"
+            f"the model takes {in_chans} channels: the transform must return a float tensor ({in_chans}, H, W), got "
+            f"{_describe(tensor)}"
         )
     if min(tensor.shape[1:]) < min_size:
         raise ImageError(f"{name}: {_describe(tensor)} is too small, the model takes {min_size} pixels or more")
@@ -251,22 +250,15 @@ def _decode(content: ImageLike, name: str, least_side: int) -> tuple[Image.Image
 
     if isinstance(content, bytes):
         content = io.BytesIO(content)
-    if isinstance(content, Tensor):
-        if content.dtype != torch.uint8:
-            raise ImageError(
-                f"{name}: an image tensor holds raw values in uint8 or prepared ones in floating point, got "
-                f"{content.dtype}"
-            )
-        _check_shape(content, name, 3, 1)
-        return Image.fromarray(content.cpu().permute(1, 2, 0).numpy()), None
-    if _is_array(content):
+    if isinstance(content, Tensor) or _is_array(content):
         shape = tuple(content.shape)
-        if str(content.dtype) != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+        fits = shape[:-2] == (3,) if isinstance(content, Tensor) else shape[2:] in ((), (3,), (4,)) and len(shape) > 1
+        if not fits or not str(content.dtype).endswith("uint8"):
             raise ImageError(
-                f"{name}: an array of an image has the type uint8 and the shape (H, W, 3), (H, W, 4) or (H, W), got "
-                f"{content.dtype} {shape}"
+                f"{name}: raw values have the type uint8 and the shape (3, H, W) in a tensor, (H, W, 3), (H, W, 4) or "
+                f"(H, W) in an array, got {content.dtype} {shape}"
             )
-        content = Image.fromarray(content)
+        content = Image.fromarray(content.cpu().permute(1, 2, 0).numpy() if isinstance(content, Tensor) else content)
     if isinstance(content, Image.Image):
         return upright_rgb(content, name), None
     own_name = None if isinstance(content, (str, os.PathLike)) else name
@@ -275,7 +267,11 @@ def _decode(content: ImageLike, name: str, least_side: int) -> tuple[Image.Image
 
 def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> Tensor:
     """Return prepared model input (in_chans, H, W); raise ImageError if the shape or a value does not fit."""
-    _check_shape(tensor, name, in_chans, min_size)
+    if tensor.dim() != 3 or len(tensor) != in_chans or min(tensor.shape[1:]) < min_size:
+        raise ImageError(
+            f"{name}: a floating-point tensor is model input, ({in_chans}, H, W) with H and W of at least {min_size}, "
+            f"got {_describe(tensor)}"
+        )
     if not bool(tensor.isfinite().all()):
         raise ImageError(f"{name}: the tensor has values that are infinite or not a number")
     largest = float(tensor.detach().abs().max())
@@ -288,18 +284,6 @@ def _checked_input(tensor: Tensor, name: str, in_chans: int, min_size: int) -> T
             *(name, largest),
         )
     return tensor
-
-
-def _check_shape(tensor: Tensor, name: str, channels: int, min_size: int) -> None:
-    shape = tuple(tensor.shape)
-    if len(shape) == 3 and shape[0] == channels and min(shape[1:]) >= min_size:
-        return
-    last = shape[-1:] == (channels,) != shape[:1]
-    advice = ": the channels are last, move them to the front with permute" if last else ""
-    raise ImageError(
-        f"{name}: the tensor must have the shape ({channels}, H, W) with H and W of at least {min_size}, got "
-        f"{_describe(tensor)}{advice}"
-    )
 
 
 def _describe(value: object) -> str:

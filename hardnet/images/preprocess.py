@@ -96,16 +96,12 @@ class Preprocessing:
         Args:
             image: any Pillow image.
             fast: resize only what the crop shows. Some values differ by 1.
-            box: with ``fast``, the part of the image that is the picture; see
-                ``hardnet.images.read.decode_image``.
+            box: with ``fast``, the part of the image that is the picture, from ``hardnet.images.read.decode_image``.
         """
         from PIL import Image
 
         if not isinstance(image, Image.Image):
-            raise TypeError(
-                f"the transform takes a Pillow image, got {type(image).__name__}: read files with load_image, turn raw "
-                "tensors into images with torchvision.transforms.functional.to_pil_image"
-            )
+            raise TypeError(f"the transform takes a Pillow image (see load_image), got {type(image).__name__}")
         if image.mode != "RGB" or "transparency" in image.info or 0 in image.size:
             image = to_rgb(image)
         if self.crop and fast:

@@ -12,9 +12,8 @@ How other modes become RGB:
   files arrive in it too; values beyond 65,535 are refused. Of 16-bit colour, Pillow keeps the upper 8 bits.
   A TIFF file of 12 bits, and any with ``bits=``, is scaled by its own range. A picture that uses less than a sixteenth
   of the range is read as it is, almost black, and a warning is logged once.
-- In TIFF files whose tag says that white is zero, 16-bit and floating-point grey is inverted; Pillow inverts the rest.
-- Floating-point grey (mode ``F``) is taken as 0 to 1 where no value exceeds 1, else as 0 to 255; a picture with values
-  outside of these, or that are not finite, is refused.
+- In TIFF files whose tag says that white is zero, 16-bit grey is inverted; Pillow inverts the rest.
+- Floating-point grey (mode ``F``) has no agreed scale and is refused.
 """
 
 from __future__ import annotations
@@ -58,11 +57,9 @@ File: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
 # Recognised by Pillow but not decoded by itself: EPS would run Ghostscript, IPTC hands on whatever is wrapped in it to
 # any format, EPS among them, and the others need a foreign loader.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
-_HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
-_HEIC_ADVICE = "pip install pillow-heif"
 # Extensions of pictures that may not be readable, and why.
 _UNREADABLE = {
-    **dict.fromkeys(_HEIC, _HEIC_ADVICE),
+    **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), "pip install pillow-heif"),
     ".avif": "requires Pillow 11.3",
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "raw: export as JPEG or TIFF"),
     **dict.fromkeys((".eps", ".pdf", ".svg"), "vector graphics"),
@@ -79,14 +76,11 @@ _ORIENTATION_TAG = 0x0112
 _shared_image_lock = threading.Lock()
 
 
-def load_image(
-    path_or_file: File, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None, bits: int | None = None
-) -> Image.Image:
-    """Read an image file as an upright RGB picture.
+def load_image(path_or_file: File, *, least_side: int | None = None, bits: int | None = None) -> Image.Image:
+    """Read an image file as an upright RGB picture; more than 89 million pixels are refused before they are decoded.
 
     Args:
         path_or_file: a path, or a file opened for binary reading, which stays open.
-        max_pixels: pictures of more pixels are refused before they are decoded.
         least_side: a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, several times as fast, as far as its shorter
             side stays at least this long, in pixels. None decodes the whole size.
         bits: of the values of grey pictures in 16-bit files, 1 to 16: 12 for most X-rays. None takes 16, or what the
@@ -99,23 +93,18 @@ def load_image(
     """
     if bits is not None and not 1 <= bits <= _MOST_BITS:
         raise ValueError(f"bits must be between 1 and {_MOST_BITS}, got {bits}")
-    return decode_image(path_or_file, max_pixels=max_pixels, least_side=least_side, bits=bits)[0]
+    return decode_image(path_or_file, least_side=least_side, bits=bits)[0]
 
 
 def decode_image(
-    file: File,
-    name: str | None = None,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    least_side: int | None = None,
-    bits: int | None = None,
+    file: File, name: str | None = None, *, least_side: int | None = None, bits: int | None = None
 ) -> tuple[Image.Image, Box | None]:
     """Read like ``load_image``; return the image and, if it was scaled down, which part of it the picture fills.
 
     At 1/8 a picture of 4001 pixels is 500.125 wide, in an image of 501. Errors call the picture ``name``, or by its
-    file. The other arguments and the errors are those of ``load_image``.
+    file.
     """
-    return _read(file, name, max_pixels, lambda image, name: _upright(image, name, least_side, bits))
+    return _read(file, name, lambda image, name: _upright(image, name, least_side, bits))
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -124,23 +113,23 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         ImageError: as for ``load_image``, as far as the start of the file shows it.
     """
-    return _read(path, None, MAX_PIXELS, lambda image, _: image.size)
+    return _read(path, None, lambda image, _: image.size)
 
 
-def _read(file: File, name: str | None, max_pixels: int, use: Callable[[Image.Image, str], T]) -> T:
+def _read(file: File, name: str | None, use: Callable[[Image.Image, str], T]) -> T:
     """Return what ``use`` makes of an open image and its name."""
     if isinstance(file, (str, os.PathLike)):
         name = name or printable(os.fspath(file))
         with _open_file(file, name) as opened:
-            return _read(opened, name, max_pixels, use)
+            return _read(opened, name, use)
     name = name or printable(str(getattr(file, "name", "the open file")))
     try:
-        return _decode(file, name, max_pixels, use)
+        return _decode(file, name, use)
     except ImageError:
         plain = _without_texts(file)
         if plain is None:
             raise
-    return _decode(plain, name, max_pixels, use)
+    return _decode(plain, name, use)
 
 
 def _open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
@@ -218,34 +207,19 @@ def _turned_box(whole: tuple[int, int], size: tuple[float, float], orientation: 
     return left, top, left + width, top + height
 
 
-def list_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Iterate over the image files of a folder and its subfolders, in natural order (2 before 10).
-
-    A file counts by its name's extension, in upper or lower case: those of the formats that ``load_image`` reads.
-    Hidden files and folders (``.DS_Store``, ``._photo.jpg``, ``.ipynb_checkpoints``) are skipped. Links are followed,
-    but every real folder is visited once, so that loops end. A dangling link or a FIFO with an image's name is listed:
-    reading it raises the error. A subfolder that cannot be read is skipped with a warning in the log, as are pictures
-    in other formats.
-
-    Raises:
-        ImageError: while iterating, there is no such folder, or it cannot be read.
-    """
-    left_out = Counter[str]()
-    for path, error in find_images(folder, left_out=left_out):
-        if error is None:
-            yield path
-        else:
-            logger.warning("%s", error)
-    _log_left_out(folder, left_out)
-
-
 def find_images(
     folder: str | os.PathLike[str], *, also: tuple[str, ...] = (), left_out: Counter[str] | None = None
 ) -> Iterator[tuple[Path, ImageError | None]]:
-    """Iterate like :func:`list_images`; a subfolder that cannot be read is yielded with its error.
+    """Iterate over the image files of a folder and its subfolders, in natural order (2 before 10).
 
-    Names with the ends ``also``, in lower case, count, too. ``left_out`` counts what is skipped, by kind: "hidden
-    folders", "hidden images", or an extension such as ".heic".
+    A file counts by its name's extension, in upper or lower case: those of the formats that ``load_image`` reads, and
+    the ends ``also``. Hidden files and folders (``.DS_Store``, ``._photo.jpg``, ``.ipynb_checkpoints``) are skipped.
+    Links are followed, but every real folder is visited once, so that loops end. A dangling link or a FIFO with an
+    image's name is listed: reading it raises the error. A subfolder that cannot be read is yielded with its error.
+    ``left_out`` counts what is skipped, by kind: "hidden folders", "hidden images", or an extension such as ".heic".
+
+    Raises:
+        ImageError: while iterating, there is no such folder, or it cannot be read.
     """
     root, extensions = Path(folder), image_extensions()
     left_out = Counter() if left_out is None else left_out
@@ -281,17 +255,12 @@ def require_images(path: str, entries: Iterable[T], left_out: Counter[str]) -> I
     for entry in entries:
         yield entry
         count += 1
+    text = describe_left_out(left_out)
     if not count:
-        text = describe_left_out(left_out)
         raise ImageError(f"{printable(path)}: no images in this folder" + (f"; left out: {text}" if text else ""))
-    _log_left_out(path, left_out)
-
-
-def _log_left_out(folder: str | os.PathLike[str], left_out: Counter[str]) -> None:
-    """Log a warning if pictures are among what was left out, otherwise for information."""
-    if text := describe_left_out(left_out):
+    if text:
         level = logging.INFO if _UNREADABLE.keys().isdisjoint(left_out) else logging.WARNING
-        logger.log(level, "%s: left out: %s", printable(os.fspath(folder)), text)
+        logger.log(level, "%s: left out: %s", printable(path), text)
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
@@ -315,18 +284,18 @@ def to_rgb(image: Image.Image, name: str = "the image", bits: int | None = None)
     warning calls the image ``name``; ``bits`` as for ``load_image``.
 
     Raises:
-        ImageError: the image has no pixels, or values of mode ``I`` or ``F`` are in a range without a meaning.
+        ImageError: the image has no pixels, or values without a meaning: floating-point ones, or beyond ``bits``.
     """
     from PIL import Image
 
     if 0 in image.size:
         raise ImageError(f"the image has no pixels: its size is {image.width} x {image.height}")
     _scale_transparent_level(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _float_levels(image) if image.mode == "F" else _integer_levels(image, name, bits)
+    if image.mode == "F":
+        raise ImageError("its grey values are floating-point numbers, which have no agreed scale: make them 0 to 255")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = _integer_levels(image, name, bits)
         image = Image.frombytes("L", image.size, grey.to(torch.uint8).numpy().tobytes())
-    elif image.mode == "La":
-        image = image.convert("LA")  # Pillow has no other way out of premultiplied grey
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
@@ -357,26 +326,11 @@ def _integer_levels(image: Image.Image, name: str, bits: int | None) -> Tensor:
             "convert the image to 8 bits first"
         )
     most = 2**bits - 1
-    levels = _black_as_zero(image, (values * 255 + most // 2) // most)  # to the nearest
+    levels: Tensor = (values * 255 + most // 2) // most  # to the nearest
+    if _tiff_tag(image, _PHOTOMETRIC_TAG, 1) == 0:
+        levels = 255 - levels
     key = image.info.get("transparency")
     return levels.masked_fill(values == key, 255) if isinstance(key, int) else levels
-
-
-def _float_levels(image: Image.Image) -> Tensor:
-    """Return the levels of floating-point grey, (H * W,) from 0 to 255."""
-    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.float32)
-    low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= 255:  # not a number fails too
-        raise ImageError(
-            f"the floating-point grey values run from {low:g} to {high:g}, expected 0 to 1 or 0 to 255: "
-            "scale them first"
-        )
-    return _black_as_zero(image, (values * 255 if high <= 1 else values).round())
-
-
-def _black_as_zero(image: Image.Image, levels: Tensor) -> Tensor:
-    """Invert the levels of a TIFF file in which white is zero."""
-    return 255 - levels if _tiff_tag(image, _PHOTOMETRIC_TAG, 1) == 0 else levels
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int = 0) -> int:
@@ -409,32 +363,24 @@ def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
     return None
 
 
-def _decode(file: IO[bytes], name: str, max_pixels: int, use: Callable[[Image.Image, str], T]) -> T:
+def _decode(file: IO[bytes], name: str, use: Callable[[Image.Image, str], T]) -> T:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file, formats=_formats()) as image:
-            if image.width * image.height <= max_pixels:
+            if image.width * image.height <= MAX_PIXELS:
                 return use(image, name)
-            why = f"is too large: {image.width} x {image.height} pixels, the limit is {max_pixels:,}"
+            why = f"is too large: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}"
     except ImageError:
         raise
     except UnidentifiedImageError:
-        why = "is not an image in a format that Pillow decodes"
-        if _is_heic(file):
-            why = f"is a HEIC picture: {_HEIC_ADVICE}"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        advice = _UNREADABLE.get(Path(name).suffix.lower())
+        why = "is not an image in a format that Pillow decodes" + (f" ({advice})" if advice else "")
+    except Image.DecompressionBombError as error:
         why = f"is too large: {reason(error)}"
     except Exception as error:  # Pillow's plug-ins raise almost anything when they open damaged bytes
         why = f"cannot be read: {reason(error)}"
     raise ImageError(f"{name}: {why}")
-
-
-def _is_heic(file: IO[bytes]) -> bool:
-    with contextlib.suppress(OSError, AttributeError):  # not every stream can be rewound
-        file.seek(4)
-        return file.read(8) in {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")}
-    return False
 
 
 def _orientation(image: Image.Image, name: str) -> int:

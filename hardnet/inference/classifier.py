@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 _MANY = 10_000
 """Number of images from which on :func:`choose_engine` converts the model; counted for a generator, too."""
 Calibration = ImageLike | Iterable[ImageLike]
+SourceRow = tuple[str, Tensor | None, str | None]
+"""The source of an image, what the model returned for it, and why there is none."""
 
 
 class _Runner:
@@ -159,30 +161,27 @@ class _Runner:
 
         return run
 
-    def _rows(
-        self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int
-    ) -> Iterator[tuple[Item, Tensor | ImageError]]:
-        """Run the model: one row (width,) per image on the CPU, float32 or float64, or why there is none (logged)."""
+    def _rows(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int) -> Iterator[SourceRow]:
+        """Run the model: one row (width,) in float32 per image on the CPU, or why there is none (logged)."""
         check_count("batch_size", batch_size, least=1)
         return self._run_all(expand(images), images, batch_size)
 
-    def _run_all(
-        self, items: Iterator[Item], images: object, batch_size: int
-    ) -> Iterator[tuple[Item, Tensor | ImageError]]:
-        count = None
-        if self.engine is None and (is_single(images) or isinstance(images, (Sized, os.PathLike))):
+    def _run_all(self, items: Iterator[Item], images: object, batch_size: int) -> Iterator[SourceRow]:
+        count, alone = None, is_single(images)
+        if self.engine is None and (alone or isinstance(images, (Sized, os.PathLike))):
             start = list(islice(items, _MANY + 1))
             count, items = len(start), chain(start, items)
         run = self._run if self._engines is None or self.engine else self._engines.for_images(count or _MANY)[1]
-        raises = is_single(images)
         with closing(decode_ahead(items, self.transform, self.model, batch_size, self.decode)) as decoded:
             while batch := list(islice(decoded, batch_size)):
                 for item, row in self._run_batch(run, batch):
-                    if isinstance(row, ImageError):
-                        if raises:
-                            raise row
+                    if isinstance(row, Tensor):
+                        yield item.source, row, None
+                    elif alone:
+                        raise row
+                    else:
                         logger.warning("%s", row)
-                    yield item, row
+                        yield item.source, None, str(row)
 
     def _run_batch(
         self, run: Callable[[Tensor], object], batch: list[tuple[Item, Tensor | ImageError]]
@@ -208,7 +207,7 @@ class _Runner:
             if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
                 result = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the model must return a tensor of shape ({len(images)}, classes), got {result}")
-            rows = output.to("cpu", torch.promote_types(output.dtype, torch.float32))
+            rows = output.to("cpu", torch.float32)
             return rows, rows.isfinite().all(1)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -344,7 +343,7 @@ class Classifier(LabellingRunner):
         and, for decoding, by another one (or 8 images if the batches are smaller).
 
         Args:
-            images: the path of a file or a folder (searched with :func:`hardnet.images.list_images`), a Pillow image,
+            images: the path of a file or a folder (searched recursively, in natural order of names), a Pillow image,
                 the bytes of a file or a file opened for binary reading, a tensor, a NumPy array, or an iterable of
                 these. A Pillow image is treated like its file: an EXIF orientation that it still has is applied.
                 A tensor of uint8, (3, H, W) or (N, 3, H, W), and an array of uint8, (H, W, 3), (N, H, W, 3), (H, W, 4)
@@ -364,19 +363,19 @@ class Classifier(LabellingRunner):
         check_count("topk", topk, least=1)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
-        rows = self._rows(images, batch_size)
-        return (self._result(item, row, topk, threshold) for item, row in rows)
+        return (self._result(*row, topk, threshold) for row in self._rows(images, batch_size))
 
-    def _result(self, item: Item, logits: Tensor | ImageError, topk: int, threshold: float) -> ImageResult:
+    def _result(
+        self, source: str, logits: Tensor | None, error: str | None, topk: int, threshold: float
+    ) -> ImageResult:
         """(classes,) logits of one picture -> its predictions, the most probable first."""
-        if isinstance(logits, ImageError):
-            return ImageResult(item.source, (), str(logits))
+        if logits is None:
+            return ImageResult(source, (), error)
         labels = self.labels = self._labels_for(len(logits))
         # A stable sort and not topk, whose order of equal values is left open.
         probabilities, order = logits.softmax(0).sort(descending=True, stable=True)
         pairs = zip(probabilities[:topk].tolist(), order[:topk].tolist(), strict=True)
-        likely = [(index, value) for value, index in pairs if value >= threshold]
-        return ImageResult(item.source, tuple(Prediction(labels[i], i, value, item.source) for i, value in likely))
+        return ImageResult(source, tuple(Prediction(labels[i], i, p, source) for p, i in pairs if p >= threshold))
 
 
 def _read_labels(labels: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
@@ -415,10 +414,4 @@ class Extractor(_Runner):
 
         Arguments and errors are those of :meth:`hardnet.Classifier.stream`.
         """
-        rows = self._rows(images, batch_size)
-        return (
-            Embedding(item.source, None, str(row))
-            if isinstance(row, ImageError)
-            else Embedding(item.source, row.float())
-            for item, row in rows
-        )
+        return (Embedding(*row) for row in self._rows(images, batch_size))

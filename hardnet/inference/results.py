@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SIDE = 160
 """Pixels of the longer side of a picture in a notebook."""
-_MAX_CARDS = 40
+_MAX_SHOWN = 40
 """Number of images that a list of results shows in a notebook."""
 
 
@@ -75,25 +75,21 @@ class ImageResult:
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks: the picture, if the source is a file, and a bar per class."""
-        return result_html(self, _pictures(self))
+        try:
+            pictures = [load_image(self.source, least_side=2 * _SIDE)]
+        except ImageError:
+            pictures = []
+        return result_html(self, pictures)
 
 
 class Results(list[ImageResult]):
     """Results of several images: a list that shows their pictures and classes in a notebook."""
 
     def _repr_html_(self) -> str:
-        """Return the picture and the most probable class of each image, of the first 40."""
-        cards = []
-        for result in self[:_MAX_CARDS]:
-            caption = html.escape(result.error or "")
-            if result.predictions:
-                caption = f"{html.escape(result.top.label)} {result.top.probability:.1%}{_bar(result.top.probability)}"
-            cards.append(
-                f"<figure style='margin:0;width:{_SIDE}px'>{''.join(map(inline_image, _pictures(result)))}"
-                f"<figcaption title='{html.escape(result.source)}'>{caption}</figcaption></figure>"
-            )
-        rest = f"<p>... and {len(self) - _MAX_CARDS} more</p>" if len(self) > _MAX_CARDS else ""
-        return f"<div style='display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end'>{''.join(cards)}</div>{rest}"
+        """Return the tables of the first 40 images."""
+        tables = "".join(result._repr_html_() for result in self[:_MAX_SHOWN])
+        rest = f"<p>... and {len(self) - _MAX_SHOWN} more</p>" if len(self) > _MAX_SHOWN else ""
+        return f"<div style='display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end'>{tables}</div>{rest}"
 
 
 def data_frame(results: Iterable[ImageResult]) -> Any:
@@ -117,8 +113,8 @@ def data_frame(results: Iterable[ImageResult]) -> Any:
 def result_html(result: ImageResult, pictures: Iterable[Image.Image], caption: str = "") -> str:
     """Return a row of pictures above a table of the predictions with bars, for notebooks."""
     rows = "".join(
-        f"<tr><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td>"
-        f"<td style='width:12em'>{_bar(p.probability)}</td></tr>"
+        f"<tr><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td><td style='width:12em'>"
+        f"<div style='background:#4c78a8;height:0.8em;width:{p.probability:.1%}'></div></td></tr>"
         for p in result.predictions
     )
     text = html.escape(caption or result.error or result.source)
@@ -152,18 +148,6 @@ def arrow_schema(value: str) -> Any:
     prediction = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
     element = {"predictions": prediction, "embedding": pa.float32()}[value]
     return pa.schema([("source", pa.string()), (value, pa.list_(element)), ("error", pa.string())])
-
-
-def _bar(probability: float) -> str:
-    return f"<div style='background:#4c78a8;height:0.8em;width:{100 * probability:.1f}%'></div>"
-
-
-def _pictures(result: ImageResult) -> list[Image.Image]:
-    """Return the picture of a result, if its source is a file."""
-    try:
-        return [load_image(result.source, least_side=2 * _SIDE)]
-    except ImageError:
-        return []
 
 
 def inline_image(picture: Image.Image, side: int = _SIDE) -> str:

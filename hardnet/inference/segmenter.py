@@ -122,12 +122,8 @@ class Segmenter(LabellingRunner):
 
     def stream(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int = 1) -> Iterator[Segmentation]:
         """Segment lazily, in bounded memory; arguments and errors are those of :meth:`hardnet.Classifier.stream`."""
-        return (
-            Segmentation(item.source, None, (), str(row))
-            if isinstance(row, ImageError)
-            else Segmentation(item.source, row, self.labels or ())
-            for item, row in self._rows(images, batch_size)
-        )
+        rows = self._rows(images, batch_size)
+        return (Segmentation(source, classes, self.labels or (), error) for source, classes, error in rows)
 
     def _output(self, run: Callable[[Tensor], object], images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, channels, H, W) -> classes, uint8 (N, H, W), and whether the logits are finite, (N,), on the CPU."""

@@ -97,7 +97,7 @@ class Splits:
 def open_folder(root: Path, base: Path | None = None, left_out: Counter[str] | None = None) -> ImageSource:
     """Open the images of ``root/CLASS/...``; classes are numbered in the order of their names, in Unicode NFC.
 
-    What :func:`hardnet.images.list_images` skips is skipped, and counted in ``left_out``. The names of images are paths
+    What :func:`find_images` skips is skipped, and counted in ``left_out``. The names of images are paths
     within ``base``, or else within ``root``.
     """
     left_out = Counter() if left_out is None else left_out
