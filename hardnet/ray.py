@@ -7,8 +7,6 @@
 Install hardnet on every machine. Local paths must exist on every machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging

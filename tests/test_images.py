@@ -132,12 +132,12 @@ def png_of_claimed_size(width: int, height: int) -> bytes:
     return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
 
 
-@pytest.mark.parametrize("size", [(100_000, 100_000), (MAX_PIXELS + 1, 1)])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_bomb_is_refused_before_it_is_decoded(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self.size))
-    assert failure(io.BytesIO(png_of_claimed_size(*size))).startswith("the open file: is too large: ")
+    assert "decompression bomb" in failure(io.BytesIO(png_of_claimed_size(100_000, 100_000)))
+    assert failure(io.BytesIO(png_of_claimed_size(MAX_PIXELS + 1, 1))).startswith("the open file: is too large: ")
     assert not decoded
     assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS  # which is left alone
 

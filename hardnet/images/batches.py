@@ -96,9 +96,7 @@ def decode_ahead(
     """
     if os.getpid() != _first_process():
         warn_once(
-            logger,
-            "fork",
-            "this process was forked from one that had classified images, and may hang: start processes by 'spawn'",
+            logger, "fork", "forked after images were classified, this process may hang: start processes by 'spawn'"
         )
     begin, waited, done, large = time.perf_counter(), 0.0, 0, 0
 

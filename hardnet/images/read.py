@@ -376,8 +376,6 @@ def _decode(file: IO[bytes], name: str, use: Callable[[Image.Image, str], T]) ->
     except UnidentifiedImageError:
         advice = _UNREADABLE.get(Path(name).suffix.lower())
         why = "is not an image in a format that Pillow decodes" + (f" ({advice})" if advice else "")
-    except Image.DecompressionBombError as error:
-        why = f"is too large: {reason(error)}"
     except Exception as error:  # Pillow's plug-ins raise almost anything when they open damaged bytes
         why = f"cannot be read: {reason(error)}"
     raise ImageError(f"{name}: {why}")

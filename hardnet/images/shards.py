@@ -1,7 +1,5 @@
 """Read encoded images from files, WebDataset shards and Parquet files, here or in an object store."""
 
-from __future__ import annotations
-
 import importlib
 import lzma
 import os

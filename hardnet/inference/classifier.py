@@ -79,15 +79,13 @@ class _Runner:
         if decode == "fast" and type(self.transform) is not Preprocessing:
             raise ValueError("decode='fast' requires the preprocessing of the weights, not a transform= of your own")
         self.decode = decode
-        self.engine: str | None = None
+        self.engine: str | None = "eager"
         """Engine of all calls; None if each call chooses one by its number of images."""
         self.precision = precision
         self._digest: str | None = None  # of what an engine was built from
         unchanged = engine in ("auto", "eager") and precision == "fp32" and calibration is None
         self._chooses = unchanged and engine == "auto" and is_own
-        if unchanged and not self._chooses:
-            self.engine = "eager"
-        elif not unchanged:
+        if not unchanged:
             batches = None if calibration is None else list(prepare_each(calibration, self.transform, self.model))
             self._digest = digest_of(self.model, batches or ())
             self.model = accelerate(
@@ -102,8 +100,8 @@ class _Runner:
 
     def _build(self, model: object, weights: Source | None) -> tuple[Any, bool]:
         """Return a module, or the one that a name or a source of weights stands for, and whether it was built here."""
-        names_weights = not (model is None or (isinstance(model, str) and model in NETWORKS))
-        if names_weights and weights != DEFAULT:
+        is_name = model is None or (isinstance(model, str) and model in NETWORKS)
+        if not is_name and weights != DEFAULT:
             raise ValueError("weights= goes with the name of a model; modules, files and folders have their weights")
         if isinstance(model, self._kind):
             return model, False
@@ -112,10 +110,8 @@ class _Runner:
             raise TypeError(f"expected the name of a model, weights or a {kind}, got {type(model).__name__}")
         if weights is None:
             return create_model(cast(str, model) or DEFAULT_MODEL).eval(), True
-        if names_weights:
-            loaded = load_weights(cast(Source, model))
-        else:
-            loaded = load_weights(weights, model=cast("str | None", model))
+        name, source = cast("str | None", model), cast(Source, model)
+        loaded = load_weights(weights, model=name) if is_name else load_weights(source)
         return create_model(loaded.config.name, weights=loaded).eval(), True
 
     def _default_transform(self) -> Preprocessing:
@@ -195,9 +191,8 @@ class _Runner:
             rows, finite = self._output(run, torch.stack([cast(Tensor, batch[position][1]) for position in positions]))
             for position, row, usable in zip(positions, rows, finite.tolist(), strict=True):
                 item = batch[position][0]
-                name = printable(item.source)
-                error = None if usable else ImageError(f"{name}: the model's output is infinite or not a number")
-                batch[position] = item, error or row
+                error = ImageError(f"{printable(item.source)}: the model's output is infinite or not a number")
+                batch[position] = item, row if usable else error
         return batch
 
     def _output(self, run: Callable[[Tensor], object], images: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,10 +266,9 @@ class LabellingRunner(_Runner):
         return super().describe() | {"labels": labels}
 
     def __repr__(self) -> str:
-        record = getattr(self.model, "weights_record", None) if getattr(self.model, "categories", None) else None
         classes = "unknown" if self.labels is None else len(self.labels)
-        name = f"{type(self).__name__}({record or self._architecture()}"
-        return f"{name}, classes={classes}, device={str(self.device)!r}, transform={self.transform!r})"
+        name = f"{type(self).__name__}({self._architecture()}, classes={classes}"
+        return f"{name}, device={str(self.device)!r}, transform={self.transform!r})"
 
     def _labels_for(self, classes: int) -> tuple[str, ...]:
         if self.labels is None:

@@ -67,9 +67,9 @@ class Explanation:
         colours = heat_map(self.activation, opacity).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
         picture.paste(colours, (left, top), colours)
         if self.box != (0, 0, *self.picture.size):
-            draw, width = ImageDraw.Draw(picture), max(2, min(size) // 200)
-            draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=width)
-            draw.rectangle((left, top, right - 1, bottom - 1), outline="white", width=width // 2)
+            width = max(2, min(size) // 200)
+            for colour, part in (("black", width), ("white", width // 2)):
+                ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline=colour, width=part)
         return picture
 
     def _repr_html_(self) -> str:
@@ -119,15 +119,13 @@ def explain(
 
 def _find(predictions: Sequence[Prediction], label: str | int) -> Prediction:
     """Return the prediction of the class of that name, in any case, or else of that index."""
-    by_name = {p.label.casefold(): p for p in reversed(predictions)} | {p.label: p for p in reversed(predictions)}
-    name = str(label)
-    if isinstance(label, str) and (prediction := by_name.get(name, by_name.get(name.casefold()))):
+    by_name = {str(p.index): p for p in predictions}
+    if isinstance(label, str):
+        by_name |= {p.label.casefold(): p for p in reversed(predictions)} | {p.label: p for p in reversed(predictions)}
+    if prediction := by_name.get(str(label), by_name.get(str(label).casefold())):
         return prediction
-    for prediction in predictions:
-        if name == str(prediction.index):
-            return prediction
-    near = difflib.get_close_matches(name.casefold(), by_name, n=1)
-    advice = f" (did you mean {by_name[near[0]].label!r}?)" if near else ""
+    near = difflib.get_close_matches(str(label), [p.label for p in predictions], n=1)
+    advice = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"there is no class {label!r} among the {len(predictions)} of the model{advice}")
 
 

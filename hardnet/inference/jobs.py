@@ -1,7 +1,5 @@
 """Write the results of many images to a file, one row per image, which an interrupted job continues."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import copy
@@ -12,7 +10,7 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, islice
@@ -89,11 +87,8 @@ def predict_to_file(
         OutputError: the file cannot be written, or another rank has ended.
         ImportError: pyarrow is missing for .parquet.
     """
-    classifier = copy.copy(classifier)  # whose engine is fixed
-    options = {"topk": topk, "threshold": threshold}
-    stream = partial(classifier.stream, topk=topk, threshold=threshold, batch_size=batch_size)
     file = RowFile(output, resume=resume, overwrite=overwrite)
-    return _write_rows(classifier, stream, file, options, images, batch_size)
+    return _write_rows(classifier, file, images, batch_size, {"topk": topk, "threshold": threshold})
 
 
 def extract_to_file(
@@ -110,19 +105,15 @@ def extract_to_file(
     A .npz file has ``sources``, ``embeddings`` of shape (N, num_features), float32 with NaN where there is an error,
     ``errors`` and ``run``.
     """
-    extractor = copy.copy(extractor)  # whose engine is fixed
     file = RowFile(output, extractor.num_features, resume=resume, overwrite=overwrite)
-    return _write_rows(extractor, partial(extractor.stream, batch_size=batch_size), file, {}, images, batch_size)
+    return _write_rows(extractor, file, images, batch_size, {})
 
 
 def _write_rows(
-    runner: Classifier | Extractor,
-    stream: Callable[[Iterable[Item]], Iterator[ImageResult | Embedding]],
-    file: RowFile,
-    options: dict[str, Any],
-    images: Paths,
-    batch_size: int,
+    runner: Classifier | Extractor, file: "RowFile", images: Paths, batch_size: int, options: dict[str, Any]
 ) -> JobSummary:
+    runner = copy.copy(runner)  # whose engine is fixed
+    stream: Any = partial(runner.stream, batch_size=batch_size, **options)
     stream(())  # checks the options
     run: dict[str, Any] = {"hardnet": __version__} | runner.describe() | options
     with connect(runner.device) as ranks, contextlib.ExitStack() as stack:
@@ -134,7 +125,7 @@ def _write_rows(
             items = list(expand([images] if isinstance(images, (str, os.PathLike)) else images))
             remaining = file.missing(items, batch_size)
             groups = [remaining[start : start + group] for start in range(0, len(remaining), group)]
-            work = [(list(chain(*groups[r :: ranks.size])), file.engine) for r in range(ranks.size)]
+            work = [(list(chain(*groups[r :: ranks.size])), file.previous.get("engine")) for r in range(ranks.size)]
         share, engine = ranks.scatter(work)
         run["engine"] = runner.fix_engine(len(share), engine)
         if ranks.first:
@@ -199,10 +190,8 @@ class RowFile:
         self._suffix = Path(output).suffix.lower()
         suffixes = [".jsonl", ".csv", ".parquet", *([".npz"] if width else [])]
         self._path = Path(os.path.realpath(output))  # a link stays
-        if self._suffix not in suffixes or self._path.is_dir():
-            raise ValueError(
-                f"{self._name}: results are written to a {', '.join(suffixes[:-1])} or {suffixes[-1]} file"
-            )
+        if self._suffix not in suffixes:
+            raise ValueError(f"{self._name}: results are written to files of the kinds {', '.join(suffixes)}")
         if self._suffix == ".parquet":
             require("pyarrow", "15.0", extra="parquet")
         self._csv, self._grows = self._suffix == ".csv", self._suffix in (".jsonl", ".csv")
@@ -214,15 +203,11 @@ class RowFile:
         self._rows = self._path if self._grows else self._path.with_name(f"{self._path.name}.part")
         self._record = self._rows.with_name(f"{self._rows.name}.run.json")
         self._file: BinaryIO | None = None
-        self._previous: dict[str, Any] = {}  # the run of the rows that are there
         self._end = self._repeated = 0
+        self.previous: dict[str, Any] = {}
+        """The run of the rows that are there."""
         self.rows = self.failed = 0
         """Rows in the file, and how many of them have an error."""
-
-    @property
-    def engine(self) -> str | None:
-        """Engine of the rows that are there."""
-        return self._previous.get("engine")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -240,15 +225,14 @@ class RowFile:
                         self._file.close()
 
     def _open_previous(self) -> None:
-        begun = _has_bytes(self._rows)
-        if not self._overwrite and not self._resume and (begun or _has_bytes(self._path)):
-            rows = "" if _has_bytes(self._path) else f" in {printable(self._rows.name)}"
-            raise ValueError(f"{self._name}: has rows already{rows}; resume continues them, overwrite replaces them")
-        if self._resume and not begun and _has_bytes(self._path):
+        begun, complete = _has_bytes(self._rows), _has_bytes(self._path)
+        if not self._overwrite and not self._resume and (begun or complete):
+            raise ValueError(f"{self._name}: has rows already; resume continues them, overwrite replaces them")
+        if self._resume and complete and not begun:
             raise ValueError(f"{self._name}: is complete; resume adds images to .jsonl and .csv files only")
         if self._resume and begun:
             try:
-                self._previous = dict(json.loads(self._record.read_bytes()))
+                self.previous = dict(json.loads(self._record.read_bytes()))
             except (OSError, ValueError, TypeError) as error:
                 name = printable(self._record.name)
                 raise ValueError(
@@ -257,7 +241,7 @@ class RowFile:
 
     def check(self, run: dict[str, Any]) -> None:
         """Check that the rows that are there are of this run; the ValueError names what differs."""
-        pairs = [(key, self._previous.get(key), value) for key, value in run.items() if self._previous]
+        pairs = [(key, self.previous.get(key), value) for key, value in run.items() if self.previous]
         differences = [f"{key} {before!s:.99}, now {value!s:.99}" for key, before, value in pairs if before != value]
         if differences:
             advice = "Use the same options, or overwrite it"
@@ -271,7 +255,7 @@ class RowFile:
         not of this verb is a ValueError; nothing has been changed.
         """
         position, others = 0, Counter[str]()
-        for source, failed in self._read() if self._previous else ():
+        for source, failed in self._read() if self.previous else ():
             self.rows += 1
             self.failed += failed
             if position < len(items) and items[position].source == source:
@@ -293,7 +277,7 @@ class RowFile:
         """Open the file for :meth:`add`, with the rows that are there, except an incomplete last one."""
         self.check(run)
         with writing(self._name):
-            self._file = self._rows.open("r+b" if self._previous else "wb")
+            self._file = self._rows.open("r+b" if self.previous else "wb")
             if self._regular:
                 self._file.truncate(self._end)
                 self._file.seek(self._end)
