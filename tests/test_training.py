@@ -39,11 +39,11 @@ def test_metrics_of_epochs_to_be_repeated_are_taken_back(tmp_path: Path) -> None
 def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for epoch in (1, 2):
         write_metrics(tmp_path, {"epoch": epoch, "train_loss": 3.0 - epoch, "lr": 0.1, "size": 32})
-    assert draw_curves(tmp_path) == tmp_path / CURVES
+    draw_curves(tmp_path)
     with Image.open(tmp_path / CURVES) as picture:
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert draw_curves(tmp_path) is None
+    draw_curves(tmp_path)  # without an error
 
 
 def test_every_option_is_a_flag() -> None:

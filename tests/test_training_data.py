@@ -38,22 +38,12 @@ def opened(where: Path | str, **changes: Any) -> Splits:
     return open_data(options(Path(where), Path("o"), **changes))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"PNG...",
-        idx_bytes((2,), b"12", kind=0x0D),
-        idx_bytes((2, 3), b"12345"),
-        idx_bytes((2, 3), b"")[:7],
-        gzip.compress(idx_bytes((2000,), bytes(2000)), mtime=0)[:20],
-    ],
-)
-def test_a_malformed_idx_file_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "some-idx"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"some-idx: (is not a complete IDX file|cannot be read)"):
-        read_idx(path)
+def test_a_malformed_idx_file_is_named(tmp_path: Path) -> None:
+    path, cut = tmp_path / "some-idx", gzip.compress(idx_bytes((2000,), bytes(2000)), mtime=0)[:20]
+    for content in (b"", b"PNG...", idx_bytes((2, 3), b"12345"), idx_bytes((2, 3), b"")[:7], cut):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"some-idx: cannot be read as an IDX file"):
+            read_idx(path)
 
 
 @pytest.mark.parametrize(("place", "zipped"), [(".", True), ("FashionMNIST/raw", False), ("raw", False)])
@@ -194,7 +184,7 @@ def test_a_class_written_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
 def test_damaged_images_are_named_before_training(tmp_path: Path) -> None:
     root = make_folder(tmp_path)
     (root / "class_1" / "3.png").write_bytes((root / "class_1" / "3.png").read_bytes()[:200])
-    with pytest.raises(ImageError, match=r"class_1/3\.png.*--skip-bad-images"):
+    with pytest.raises(ImageError, match=r"^1 image cannot.*--skip-bad-images.*class_1/3\.png"):
         opened(tmp_path)
     splits = opened(tmp_path, skip_bad_images=True)
     assert (len(splits.train), len(splits.bad)) == (23, 1)

@@ -182,5 +182,5 @@ def test_two_classes_are_required_and_their_names_differ_in_more_than_case(tmp_p
     with pytest.raises(DataError, match="has one class, class_0: two or more are required"):
         train(TrainOptions(root, tmp_path / "run", batch_size=2))
     shutil.copytree(root / "class_0", root / "Class_0")
-    with pytest.raises(DataError, match="the classes Class_0 and class_0 differ in case only: rename or merge them"):
+    with pytest.raises(DataError, match="the classes Class_0, class_0 differ in case only: rename or merge them"):
         train(TrainOptions(root, tmp_path / "run"))

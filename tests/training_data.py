@@ -40,8 +40,8 @@ def make_folder(root: Path, *, classes: int = 3, images: int = 8, size: int = 32
     return root / split
 
 
-def idx_bytes(shape: tuple[int, ...], values: bytes, kind: int = 8) -> bytes:
-    return struct.pack(f">HBB{len(shape)}I", 0, kind, len(shape), *shape) + values
+def idx_bytes(shape: tuple[int, ...], values: bytes) -> bytes:
+    return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + values
 
 
 def make_fashion_mnist(folder: Path, *, train: int = 40, test: int = 13, zipped: bool = True) -> Path:

@@ -12,21 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..models.config import CONFIGS
-from ..training.comparison import (
-    EvaluateOptions,
-    EvaluationRow,
-    count_trained,
-    evaluate_weights,
-    find_run,
-    read_held_out,
-)
+from ..training.comparison import EvaluationRow, count_trained, evaluate_weights, find_run, read_held_out
 from ..training.data import open_evaluation, open_listed
 from ..training.evaluation import TOP, Evaluation
 from ..training.metrics import draw_confusion
 from ..training.options import FIELDS
 from ..utils.distributed import connect
 from ..utils.errors import DataError, TrainingError, WeightsError
-from ..utils.files import write_atomically, writing
 from ..utils.optional import require
 from ..utils.text import counted, printable, table
 from ..utils.validation import positive
@@ -36,6 +28,10 @@ from .arguments import NO_WEIGHTS, OPTIONS, SOME_FAILED, Verbs, check_calibratio
 from .output import show
 
 _MOST_COLUMNS = 20
+_EVALUATION = (
+    "size", "crop_ratio", "batch_size", "workers", "engine", "precision", "decode", "skip_bad_images",
+    "allow_missing_classes",
+)  # fmt: skip
 _PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -77,7 +73,6 @@ def add_verb(verbs: Verbs) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     check_calibration(arguments, required=False)
-    options = EvaluateOptions(**pick(arguments, *(field.name for field in dataclasses.fields(EvaluateOptions))))
     pairs: list[tuple[str | None, Source]]
     pairs = list(itertools.product(arguments.model or [None], arguments.weights or [DEFAULT]))
     if arguments.confusion is not None:
@@ -93,7 +88,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         source = open_evaluation(arguments.data, arguments.split)
     prepare_process(arguments)
     calibration = None
-    if options.precision == "int8":
+    if arguments.precision == "int8":
         calibration = open_evaluation(arguments.calibration or arguments.data, "train")
     rows: list[EvaluationRow] = []
     status = 0
@@ -113,7 +108,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         for name, weights in pairs:
             try:
                 loaded = load_weights(weights, model=name, progress=ranks.first)
-                rows.append(evaluate_weights(loaded, source, ranks, options, calibration))
+                options = pick(arguments, *_EVALUATION)
+                rows.append(evaluate_weights(loaded, source, ranks, calibration=calibration, **options))
             except (WeightsError, DataError, TrainingError) as error:
                 if len(pairs) == 1 or ranks.size > 1:  # ranks must stay together
                     raise
@@ -130,19 +126,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if arguments.format == "json":
             show("]" if rows else "[]")
         if arguments.confusion is not None:
-            _draw_confusion(arguments.confusion, rows[0])
+            title = f"{rows[0].model} {rows[0].weights}"
+            draw_confusion(arguments.confusion, title, rows[0].classes, rows[0].measured.confusion)
         for message in dict.fromkeys(message for row in rows for message in row.measured.bad):
             say(f"skipped {message}")
         for row in different:
             limit = f"{arguments.expect:g} percentage points"
             say(f"{row.model} {row.weights} differs from what is reported by more than {limit}")
     return status or (SOME_FAILED if different else 0)
-
-
-def _draw_confusion(path: Path, row: EvaluationRow) -> None:
-    figure = draw_confusion(f"{row.model} {row.weights}", row.classes, row.measured.confusion)
-    with writing(path), write_atomically(path) as file:
-        figure.savefig(file, format=path.suffix[1:], dpi=150)
 
 
 def _show_row(rows: Sequence[EvaluationRow], arguments: argparse.Namespace) -> None:

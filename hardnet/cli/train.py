@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,7 +14,7 @@ from ..training.checkpoint import FOLDER, find_checkpoint
 from ..training.data import Splits, open_data
 from ..training.derived_options import as_flags, chain, derive_from_data, derive_from_weights, finetune_stages
 from ..training.loop import train
-from ..training.options import FIELDS, TrainOptions, read_recipe
+from ..training.options import FIELDS, GROUPS, TrainOptions, read_recipe
 from ..training.shrinking import CACHE, keep_shrunk
 from ..training.summary import describe_data, describe_run, estimate_seconds, summarise_result
 from ..utils.distributed import Ranks, connect
@@ -25,27 +24,10 @@ from ..weights.load import Loaded, load_weights
 from .arguments import OPTIONS, Verbs, prepare_process, say
 from .output import show
 
-_GROUPS = {
-    "what is set most often": (
-        "data", "output", "model", "weights", "epochs", "patience", "batch_size", "lr", "size", "device", "resume",
-    ),
-    "data": (
-        "hold_out", "val_fraction", "skip_bad_images", "cache_size", "workers", "crop_ratio", "mean", "std",
-        "class_weights", "eval_every",
-    ),
-    "augmentation": (
-        "crop", "min_scale", "pad", "flip", "erase", "erase_max", "auto_augment", "mixup", "cutmix", "size_schedule",
-    ),
-    "loss and optimiser": (
-        "label_smoothing", "teacher", "teacher_share", "temperature", "optimizer", "lr_batch", "layer_decay", "min_lr",
-        "warmup", "momentum", "weight_decay", "norm_decay", "clip", "accumulate", "ema", "drop_rate", "freeze",
-        "freeze_bn",
-    ),
-    "run": ("seed", "amp", "compile", "save_every", "save_pretrained", "tensorboard"),
-}  # fmt: skip
 _DATA_OPTIONS = ("data", "hold_out", "val_fraction", "seed", "skip_bad_images", "cache_size")
 _FROM_DATA = ("batch_size", "lr", "epochs", "min_scale", "cache_size")
 _FROM_WEIGHTS = ("size", "crop_ratio", "mean", "std")
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -76,16 +58,17 @@ def add_train_arguments(parser: argparse.ArgumentParser, *, finetuning: bool = F
     """
     parser.usage = f"{parser.prog} DATA --output FOLDER [options]"
     types = get_type_hints(TrainOptions)
-    for title, names in _GROUPS.items():
-        group = parser.add_argument_group(title)
-        for name in names:
-            if name == "data":
-                group.add_argument("data", metavar="DATA", help=FIELDS[name].metadata["help"])
-            elif not (finetuning and name == "freeze"):
-                _add_option(group, name, types[name], finetuning)
-        if names[0] == "data" and not finetuning:
-            text = "options from a file: imagenet, fashion-mnist-39ds, or the path of a JSON file; flags override it"
-            group.add_argument("--recipe", help=text)
+    group: Any = parser
+    for name in FIELDS:
+        if name in GROUPS:
+            group = parser.add_argument_group(GROUPS[name])
+        if name == "data":
+            group.add_argument("data", metavar="DATA", help=FIELDS[name].metadata["help"])
+            if not finetuning:
+                text = "options from a file: imagenet, fashion-mnist-39ds, or a path of a JSON file; flags override it"
+                group.add_argument("--recipe", help=text)
+        elif not (finetuning and name == "freeze"):
+            _add_option(group, name, types[name], finetuning)
     parser.set_defaults(recipe=None)
     group.add_argument("--threads", **OPTIONS["--threads"])
 
@@ -101,9 +84,9 @@ def _add_option(group: Any, name: str, kind: Any, finetuning: bool) -> None:
         group.add_argument(flag, type=float, nargs=3, metavar=("R", "G", "B"), **common)
     else:
         choices = sorted(CONFIGS) if name == "model" else field.metadata["choices"] or None
-        basic = next(basic for basic in (int, float, str) if kind in (basic, basic | None))
-        metavar = None if choices else {int: "N", float: "X", str: "TEXT"}[basic]
-        group.add_argument(flag, type=basic, choices=choices, required=name == "output", metavar=metavar, **common)
+        basic, metavar = next(pair for pair in _METAVARS.items() if kind in (pair[0], pair[0] | None))
+        common |= {"choices": choices} if choices else {"metavar": metavar}
+        group.add_argument(flag, type=basic, required=name == "output", **common)
 
 
 def _default(name: str, finetuning: bool) -> str:
@@ -113,12 +96,11 @@ def _default(name: str, finetuning: bool) -> str:
         value = {"weights": "that of --model; without it, the packaged one", **finetune_stages(1)[1]}.get(name, value)
     if isinstance(value, bool):
         value = "on" if value else "off"
-    text = "" if name == "output" or value is None else str(value)
     if name in _FROM_DATA:
-        return "derived from the data" if finetuning else f"{text}; for fewer than 50,000 images derived from the data"
+        return "derived from the data" if finetuning else f"{value}; for fewer than 50,000 images derived from the data"
     if name in _FROM_WEIGHTS:
-        return "of the weights" if finetuning else f"{text}; with --weights, of the weights"
-    return text
+        return "of the weights" if finetuning else f"{value}; with --weights, of the weights"
+    return "" if name == "output" or value is None else str(value)
 
 
 def _train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int:
@@ -132,17 +114,20 @@ def _train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int:
     prepare_process(arguments)
     with connect(flags.get("device", TrainOptions.device)) as ranks:
         runs, data, loaded, derived = _prepare(flags, arguments.recipe, finetuning, ranks)
+        if ranks.first:
+            lines = describe_data(data)
+            if derived:
+                lines.append(f"options for these data and weights: {as_flags(derived)}")
+            seconds = sum(estimate_seconds(run, data, ranks) for run in runs)
+            lines += [describe_run(runs[0], ranks), f"this will take about {duration(seconds)}"]
+            show("\n".join(lines))
         for number, run in enumerate(runs, 1):
-            if ranks.first and number > 1:
-                _print_stage(runs, number)
+            if ranks.first and len(runs) > 1:
+                part = ", of the head alone" if run.freeze else ""
+                show(f"stage {number} of {len(runs)}: {counted(run.epochs, 'epoch')}{part}")
             shared = all(getattr(run, name) == getattr(runs[0], name) for name in _DATA_OPTIONS)
-            outcome = train(
-                run,
-                partial(_print_epoch, run),
-                data if shared else None,
-                loaded if number == 1 else None,
-                partial(_print_start, runs, data, derived, ranks) if number == 1 else None,
-            )
+            initial = loaded if number == 1 else None
+            outcome = train(run, partial(_print_epoch, run), data if shared else None, initial)
             if not outcome.finished:
                 for signal_number in (signal.SIGTERM, signal.SIGINT):  # the process is about to end
                     signal.signal(signal_number, signal.SIG_IGN)
@@ -192,23 +177,6 @@ def _prepare(
         }
         runs = plan(derived)
     return runs, keep_shrunk(data, Path(runs[-1].output).expanduser(), runs[0].cache_size), loaded, derived
-
-
-def _print_start(runs: Sequence[TrainOptions], data: Splits, derived: dict[str, Any], ranks: Ranks) -> None:
-    lines = describe_data(data)
-    if derived:
-        lines.append(f"options for these data and weights: {as_flags(derived)}")
-    lines.append(describe_run(runs[0], ranks))
-    lines.append(f"this will take about {duration(estimate_seconds(runs, data, ranks))}")
-    show("\n".join(lines))
-    if len(runs) > 1:
-        _print_stage(runs, 1)
-
-
-def _print_stage(runs: Sequence[TrainOptions], number: int) -> None:
-    run = runs[number - 1]
-    part = ", of the head alone" if run.freeze else ""
-    show(f"stage {number} of {len(runs)}: {counted(run.epochs, 'epoch')}{part}")
 
 
 def _print_epoch(run: TrainOptions, numbers: dict[str, Any]) -> None:

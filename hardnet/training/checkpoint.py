@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,8 @@ from ..utils.text import escape_bytes, reason
 from ..utils.version import __version__
 from ..weights.catalog import WeightsRecord
 from ..weights.files import read_file, read_pickled
-from ..weights.folder import CARD, save_pretrained
+from ..weights.folder import save_pretrained
+from .metrics import METRICS, read_metrics
 from .options import TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ VALIDATION = "validation_images.txt"
 """The images for validation as paths within the data set, a line each."""
 FOLDER = "pretrained"
 """The result as a folder of ``save_pretrained``."""
-FORMAT = 2
 
 # Options that may change when a run is resumed. The parts of the batch are compared as the global batch.
 _FREE = {
@@ -117,7 +116,7 @@ class RunDescription:
 
 def save_checkpoint(folder: Path, state: TrainingState, progress: RunProgress, description: RunDescription) -> None:
     """Write what the run needs to go on; the seed and the progress stand for random generators, see :mod:`.seeds`."""
-    position = {"format": FORMAT, "progress": dataclasses.asdict(progress), "counts": description.counts()}
+    position = {"progress": vars(progress), "counts": description.counts()}
     save_atomically({**state.state_dict(), **position, **description.to_dict()}, folder / CHECKPOINT)
 
 
@@ -140,72 +139,48 @@ def save_atomically(content: Mapping[str, Any], path: Path) -> None:
         raise TrainingError(f"the checkpoint {path} could not be written: {reason(cause)}; {rest}") from error
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a run, with torch's restricted loader."""
-    if not path.exists():
-        raise TrainingError(f"{path}: no such checkpoint")
+def find_checkpoint(options: TrainOptions) -> Path | None:
+    """Return the checkpoint to resume from; None starts a new run, in a folder without a complete epoch."""
+    folder = Path(options.output).expanduser()
+    epochs = read_metrics(folder / METRICS)
+    latest = folder / CHECKPOINT
+    if options.resume == "auto":
+        return latest if latest.exists() else None
+    path = Path(options.resume).expanduser() if options.resume else None
+    if epochs and path != latest:
+        raise ValueError(f"{folder} holds a run already: go on with --resume auto, or name another --output")
+    return path
+
+
+def restore(path: Path, state: TrainingState, description: RunDescription) -> RunProgress:
+    """Load a checkpoint of the same run into the state and return its progress."""
     try:
         content = read_pickled(read_file(path))
     except WeightsError as error:
-        raise TrainingError(f"{path}: is damaged, or no checkpoint: {error}") from error
+        raise TrainingError(f"{path}: {error}") from error
     if not isinstance(content, dict) or "optimizer" not in content:
         raise TrainingError(
             f"{path}: is no checkpoint of a training run (it has no optimiser state); start from its weights with "
             "--weights instead of --resume"
         )
-    if content.get("format") != FORMAT:
-        raise TrainingError(f"{path}: has format {content.get('format')}, this version reads format {FORMAT}")
-    return content
-
-
-def find_checkpoint(options: TrainOptions, present: Sequence[bool] | None = None) -> Path | None:
-    """Return the checkpoint to resume from; None starts a new run, in a folder without a complete epoch.
-
-    ``present`` says of each rank whether it sees a checkpoint in the output folder; None if there is one rank.
-    """
-    latest = Path(options.output).expanduser() / CHECKPOINT
-    present = [latest.exists()] if present is None else present
-    if any(present) and not all(present):
-        raise TrainingError(f"{latest} is there for some ranks only: the output folder must be shared by all machines")
-    if options.resume == "auto":
-        return latest if all(present) else None
-    path = Path(options.resume).expanduser() if options.resume else None
-    if all(present) and path != latest and _complete_epochs(latest):
-        raise ValueError(f"{latest.parent} holds a run already: go on with --resume auto, or name another --output")
-    return path
-
-
-def _complete_epochs(path: Path) -> int:
     try:
-        return int(load(path)["progress"]["epoch"])
-    except (TrainingError, KeyError, TypeError, ValueError):
-        return 1  # a damaged checkpoint is not overwritten either
-
-
-def restore(path: Path, state: TrainingState, description: RunDescription) -> RunProgress:
-    """Load a checkpoint of the same run into the state and return its progress."""
-    content = load(path)
-    theirs, ours = content["options"] | content["counts"], description.options | description.counts()
-    changed = [name for name in ours if name not in _FREE and theirs.get(name) != ours[name]]
-    if changed:
-        values = ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in changed)
-        raise TrainingError(f"{path}: was made with {values}; resume with the same, or start another run")
-    try:
-        state.load_state_dict(content)
-        return RunProgress(**content["progress"])
+        theirs, ours = content["options"] | content["counts"], description.options | description.counts()
+        changed = [name for name in ours if name not in _FREE and theirs.get(name) != ours[name]]
+        if not changed:
+            state.load_state_dict(content)
+            return RunProgress(**content["progress"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a valid training checkpoint: {error!r}") from error
+    values = ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in changed)
+    raise TrainingError(f"{path}: was made with {values}; resume with the same, or start another run")
 
 
-def write_pretrained(run: Path, initial: WeightsRecord | None, *, again: bool) -> None:
+def write_pretrained(run: Path, initial: WeightsRecord | None) -> None:
     """Write the weights of a run's best epoch to its folder ``pretrained``, with a model card of what was measured.
 
-    Without validation these are the weights of the last epoch. ``initial`` is the record of those that it started from;
-    a complete folder is replaced only ``again``.
+    Without validation these are the weights of the last epoch. ``initial`` is the record of those that it started from.
     """
     folder = run / FOLDER
-    if (folder / CARD).exists() and not again:
-        return
     path = next(path for path in (run / BEST, run / FINAL) if path.exists())
     content = read_pickled(read_file(path))
     options, metrics, averaged = content["options"], content["metrics"], content["averaged"]
@@ -220,7 +195,6 @@ def write_pretrained(run: Path, initial: WeightsRecord | None, *, again: bool) -
     model.weights_record = initial
     labels = [escape_bytes(name) for name in content["classes"]]
     try:
-        (folder / CARD).unlink(missing_ok=True)
         save_pretrained(model, folder, labels=labels, notes=notes)
     except OSError as error:
         raise TrainingError(f"{folder} could not be written: {reason(error)}; the weights are in {path}") from error

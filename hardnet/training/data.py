@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ..images.read import describe_left_out, find_images, image_extensions, load
 from ..utils.distributed import Ranks
 from ..utils.errors import DataError, ImageError
 from ..utils.progress import progress_bar
-from ..utils.text import printable, reason
+from ..utils.text import counted, printable, reason
 from .fashion_mnist import RECORD, find_idx, read_garments
 from .options import Colour, TrainOptions
 from .seeds import permutation
@@ -31,8 +31,11 @@ logger = logging.getLogger(__name__)
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
-_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""The usual names of the folders of a split, in lower case."""
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+"""The split that a folder of a usual name, in lower case, is."""
 _DECODED = 2_000
 """Images of a data set up to which all are decoded before training, not only their headers read."""
 _READERS = 8
@@ -41,20 +44,20 @@ _NAMED = 5
 """Names of files or classes in a message."""
 
 
+@dataclass(eq=False)
 class ImageSource:
     """A numbered collection of labelled images."""
 
-    def __init__(
-        self, classes: Sequence[str], labels: Sequence[int], names: Sequence[str], files: Sequence[Path | Image.Image]
-    ) -> None:
-        self.classes = classes
-        """Names of the classes, in the order of their numbers."""
-        self.labels = labels
-        """The class of each image."""
-        self.names = names
-        """What each image is called in messages and lists."""
-        self.files = files
-        """The file of each image, or the image itself."""
+    classes: Sequence[str]
+    """Names of the classes, in the order of their numbers."""
+    labels: Sequence[int]
+    """The class of each image."""
+    names: Sequence[str]
+    """What each image is called in messages and lists."""
+    files: Sequence[Path | Image.Image]
+    """The file of each image, or the image itself."""
+    read: Callable[[Path], Image.Image] = load_image
+    """Returns the upright RGB image of a file."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,15 +69,15 @@ class ImageSource:
             ImageError: it cannot be read; the message names the file.
         """
         file = self.files[index]
-        return load_image(file) if isinstance(file, Path) else file.convert("RGB"), self.labels[index]
+        return self.read(file) if isinstance(file, Path) else file.convert("RGB"), self.labels[index]
 
     def select(self, indices: Sequence[int]) -> ImageSource:
         """Return some of the images."""
-        return ImageSource(
-            self.classes,
-            [self.labels[index] for index in indices],
-            [self.names[index] for index in indices],
-            [self.files[index] for index in indices],
+        return replace(
+            self,
+            labels=[self.labels[index] for index in indices],
+            names=[self.names[index] for index in indices],
+            files=[self.files[index] for index in indices],
         )
 
 
@@ -101,32 +104,7 @@ def open_folder(root: Path, base: Path | None = None, left_out: Counter[str] | N
     within ``base``, or else within ``root``.
     """
     left_out = Counter() if left_out is None else left_out
-    folders = _class_folders(root, left_out)
-    labels: list[int] = []
-    paths: list[Path] = []
-    empty = []
-    for number, name in enumerate(sorted(folders)):
-        for folder in folders[name]:
-            for path, error in find_images(folder, left_out=left_out):
-                if error is not None:
-                    raise DataError(str(error))
-                paths.append(path)
-        if len(paths) == len(labels):
-            empty.append(name)
-        labels += [number] * (len(paths) - len(labels))
-    if empty:
-        raise DataError(
-            f"{_text(root)}: no images in the folders {_text(*empty)}: remove them, or add images; left out: "
-            f"{describe_left_out(left_out) or 'nothing'}"
-        )
-    names = [path.relative_to(base or root).as_posix() for path in paths]
-    return ImageSource(tuple(sorted(folders)), labels, names, paths)
-
-
-def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[Path]]:
-    """Return the folders of each class; there are two where macOS and Linux wrote the same name."""
-    folders: dict[str, list[Path]] = {}
-    folded: dict[str, str] = {}
+    files: dict[str, list[Path]] = {}
     for entry in _list_folder(root):
         name = unicodedata.normalize("NFC", entry.name)
         if not entry.is_dir():
@@ -134,14 +112,25 @@ def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[Path]]:
         elif name.startswith("."):
             left_out["hidden folders"] += 1
         else:
-            folders.setdefault(name, []).append(entry)
-            other = folded.setdefault(name.casefold(), name)
-            if other != name:
-                names = f"{_text(other)} and {_text(name)}"
-                raise DataError(f"{_text(root)}: the classes {names} differ in case only: rename or merge them")
-    if not folders:
+            paths = files.setdefault(name, [])  # there already where macOS and Linux wrote the same name
+            for path, error in find_images(entry, left_out=left_out):
+                if error is not None:
+                    raise DataError(str(error))
+                paths.append(path)
+    classes = sorted(files)
+    if not classes:
         raise DataError(f"{_text(root)}: no class folders; expected one subfolder of images per class")
-    return folders
+    if empty := [name for name in classes if not files[name]]:
+        raise DataError(
+            f"{_text(root)}: no images in the folders {_text(*empty)}: remove them, or add images; left out: "
+            f"{describe_left_out(left_out) or 'nothing'}"
+        )
+    folded = Counter(map(str.casefold, classes))
+    if alike := [name for name in classes if folded[name.casefold()] > 1]:
+        raise DataError(f"{_text(root)}: the classes {_text(*alike)} differ in case only: rename or merge them")
+    labels = [number for number, name in enumerate(classes) for _ in files[name]]
+    paths = [path for name in classes for path in files[name]]
+    return ImageSource(tuple(classes), labels, [path.relative_to(base or root).as_posix() for path in paths], paths)
 
 
 def renumber(source: ImageSource, classes: Sequence[str], owner: str) -> ImageSource:
@@ -150,7 +139,7 @@ def renumber(source: ImageSource, classes: Sequence[str], owner: str) -> ImageSo
     if foreign := [name for name in source.classes if printable(name) not in numbers]:
         raise DataError(f"not among the {len(classes)} classes of {owner}: {_text(*foreign)}")
     labels = [numbers[printable(source.classes[label])] for label in source.labels]
-    return ImageSource(classes, labels, source.names, source.files)
+    return replace(source, classes=classes, labels=labels)
 
 
 def find_splits(root: Path) -> dict[str, Path]:
@@ -163,13 +152,11 @@ def find_splits(root: Path) -> dict[str, Path]:
     for folder in _list_folder(root):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
-        role = next((role for role, names in _SPLITS.items() if folder.name.casefold() in names), None)
-        if role is None:
+        role = _SPLITS.get(folder.name.casefold())
+        if role is None or role in splits:
             others.append(folder.name)
         elif _holds_images(folder):
             clash.append(folder.name)
-        elif role in splits:
-            raise DataError(f"{_text(root)}: both {splits[role].name} and {folder.name} are names of the split {role}")
         else:
             splits[role] = folder
     if splits and (clash or (len(splits) == 1 and any(_holds_images(root / name) for name in others))):
@@ -218,8 +205,8 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
             raise DataError(f"{_text(folder)}: none of the images can be read; the first: {defects[0]}")
         parts.append(source.select([index for index in range(len(source)) if index not in defects]))
     if bad and not options.skip_bad_images:
-        first = "; ".join(bad[:_NAMED]) + (f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else "")
-        raise ImageError(f"{first} (--skip-bad-images leaves such files out)")
+        count = counted(len(bad), "image")
+        raise ImageError(f"{count} cannot be read (--skip-bad-images leaves them out): {'; '.join(bad[:_NAMED])}")
     for message in bad:
         logger.warning("skipped %s", message)
     if len(parts) == 1:
@@ -235,22 +222,19 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
 def find_defects(source: ImageSource, ranks: Ranks) -> dict[int, str]:
     """Return the error messages of files that cannot be read as images, by index; the ranks share the work."""
 
-    def defect(index: int) -> str:
+    def check(index: int) -> None:
         file: Any = source.files[index]
         try:
             load_image(file, least_side=32) if len(source) <= _DECODED else read_size(file)
         except ImageError as error:
-            return str(error)
-        return ""
+            defects[index] = str(error)
 
+    defects: dict[int, str] = {}
     indices = range(ranks.rank, len(source), ranks.size)
-    defects = {}
     bar = progress_bar(len(indices), "checking", unit="images", enabled=ranks.first, leave=False)
     with ThreadPoolExecutor(_READERS) as pool, bar:
-        for index, message in zip(indices, pool.map(defect, indices), strict=True):
+        for _ in pool.map(check, indices):
             bar.update()
-            if message:
-                defects[index] = message
     return dict(sorted(item for part in ranks.gather(defects) for item in part.items()))
 
 

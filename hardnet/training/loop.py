@@ -32,7 +32,7 @@ from .checkpoint import RunDescription, RunProgress, TrainingState
 from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
-from .metrics import METRICS, draw_curves, open_board, read_metrics, write_metrics
+from .metrics import draw_curves, open_board, write_metrics
 from .options import TrainOptions
 from .seeds import derive_seed
 from .shrinking import keep_shrunk
@@ -59,11 +59,7 @@ class Outcome:
 
 
 def train(
-    options: TrainOptions,
-    report: Report | None = None,
-    data: Splits | None = None,
-    loaded: Loaded | None = None,
-    ready: Callable[[], None] | None = None,
+    options: TrainOptions, report: Report | None = None, data: Splits | None = None, loaded: Loaded | None = None
 ) -> Outcome:
     """Train a model; under torchrun together with the other ranks.
 
@@ -72,7 +68,6 @@ def train(
         report: called on rank 0 with the numbers of every epoch, as in metrics.jsonl.
         data: the data set, if it is open already.
         loaded: the initial weights, if they have been read already.
-        ready: called on rank 0 before the first step, when everything has been checked.
 
     Raises:
         DataError: the data set is missing or malformed, or too small for one step.
@@ -84,7 +79,7 @@ def train(
     with StopRequest() as stop, worker_failures(), connect(options.device) as ranks:
         devices = [ranks.device] if ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            return Trainer(options, ranks, stop, report, data, loaded, ready).run()
+            return Trainer(options, ranks, stop, report, data, loaded).run()
 
 
 class Trainer:
@@ -98,13 +93,11 @@ class Trainer:
         report: Report | None = None,
         data: Splits | None = None,
         loaded: Loaded | None = None,
-        ready: Callable[[], None] | None = None,
     ) -> None:
         self.options = options
         self.ranks = ranks
         self._stop = stop or StopRequest()
         self._report = report
-        self._ready = ready
         self._folder = Path(options.output).expanduser()
         if options.tensorboard:
             require("tensorboard", "2")
@@ -134,7 +127,9 @@ class Trainer:
 
         self.progress = RunProgress()
         self._skipped: set[str] = set()
-        path = checkpoint.find_checkpoint(options, ranks.gather((self._folder / checkpoint.CHECKPOINT).exists()))
+        path = checkpoint.find_checkpoint(options)
+        if ranks.gather(path) != [path] * ranks.size:
+            raise TrainingError(f"{self._folder} is not the same for all ranks: all machines must share it")
         if path is not None:
             self.progress = checkpoint.restore(path, self.state, self._description)
             logger.info("going on from %s: epoch %d, step %d", path, self.progress.epoch + 1, self.progress.step)
@@ -157,14 +152,12 @@ class Trainer:
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
-                record = self.state.model.weights_record
-                checkpoint.write_pretrained(self._folder, record, again=metrics is not None)
+                checkpoint.write_pretrained(self._folder, self.state.model.weights_record)
         return Outcome(self._folder, self.progress.epoch, True, metrics)
 
     def _start(self) -> None:
         """Write the options and the list of validation images."""
         val = self._data.val
-        read_metrics(self._folder / METRICS)  # refuses those of another program
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(self._description.options, indent=1) + "\n"
@@ -172,8 +165,6 @@ class Trainer:
             if val is not None:
                 names = os.fsencode("".join(f"{name}\n" for name in val.names))
                 (self._folder / checkpoint.VALIDATION).write_bytes(names)
-        if self._ready is not None:
-            self._ready()
 
     def _train_epoch(self) -> bool:
         """Do the steps that are left in this epoch; return False if a signal ended the run."""

@@ -6,13 +6,10 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..utils.errors import TrainingError
 from ..utils.files import write_atomically, writing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +47,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return epochs
 
 
-def draw_curves(folder: Path) -> Path | None:
-    """Draw curves.png from metrics.jsonl; None if matplotlib is not installed, which the log says."""
+def draw_curves(folder: Path) -> None:
+    """Draw curves.png from metrics.jsonl; the log says if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         logger.info("no %s: matplotlib is not installed (pip install matplotlib)", CURVES)
-        return None
+        return
     metrics = read_metrics(folder / METRICS)
     figure = Figure(figsize=(9, 6), layout="constrained")  # not pyplot: no window system, no global state
     panels = (
@@ -75,14 +72,12 @@ def draw_curves(folder: Path) -> Path | None:
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
             axes.legend()
-    path = folder / CURVES
-    figure.savefig(path, dpi=120)
-    return path
+    figure.savefig(folder / CURVES, dpi=120)
 
 
-def draw_confusion(title: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:
-    """Draw counts, one row per true class; colours are shares of a row's images."""
-    from matplotlib.figure import Figure
+def draw_confusion(path: Path, title: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+    """Draw counts to a file, one row per true class; colours are shares of a row's images."""
+    from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
 
     side = min(3 + 0.4 * len(classes), 12)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
@@ -100,4 +95,5 @@ def draw_confusion(title: str, classes: Sequence[str], counts: Sequence[Sequence
     axes.set_ylabel("true class")
     right = sum(row[number] for number, row in enumerate(counts))
     axes.set_title(f"{title}: {right:,} of {sum(map(sum, counts)):,} correct", fontsize=11)
-    return figure
+    with writing(path), write_atomically(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=120)

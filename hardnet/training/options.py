@@ -39,21 +39,25 @@ class TrainOptions:
     output: str = _option("folder of the run: checkpoints, metrics.jsonl, curves.png")
     model: str = _option("the architecture", "hardnet39ds")
     weights: str | None = _option("initial weights: a tag of the catalogue or a file", None)
-    drop_rate: float | None = _option("dropout before the linear layer; none: the model's own", None, low=0, high=0.999)
-    freeze: bool = _option("train the head only; the backbone keeps its weights and BatchNorm statistics", False)
-    freeze_bn: bool = _option("keep the BatchNorm statistics and normalise by them", False)
-
     epochs: int = _option("number of epochs", 150, low=1, high=10**6)
     patience: int = _option("stop after N epochs without a better one, 0 for never", 0, low=0, high=10**6)
     batch_size: int = _option("images per step and rank", 256, low=1, high=10**6)
-    accumulate: int = _option("accumulate gradients over N batches per optimiser step", 1, low=1, high=10**6)
-    seed: int = _option("seed of initial weights, order, augmentation and dropout", 0, low=0, high=2**62)
+    lr: float = _option("learning rate for --lr-batch images; linear in the global batch", 0.05, low=0, high=10**38)
+    size: int = _option("side of the training images, in pixels", 224, low=32, high=4096)
+    device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
+    resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
+
     hold_out: int = _option("hold out N training images for validation instead of the folder val", 0, low=0, high=10**9)
     val_fraction: float = _option("share of each class held out if DATA has no folder val", 0.2, low=0, high=0.9)
+    skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
+    cache_size: int = _option("shrink images once, to this shorter side, in OUTPUT/cache", 0, low=0, high=10**4)
+    workers: int = _option("data-loading processes per rank, at most one per processor", 4, low=0, high=1024)
+    crop_ratio: float = _option("side of validation's central crop over the resized side", 0.875, low=0.01, high=1)
+    mean: tuple[float, float, float] | None = _option("mean of each colour in [0, 1]", None)
+    std: tuple[float, float, float] | None = _option("standard deviation of each colour in [0, 1]", None)
+    class_weights: str = _option("weigh the loss by 1 / images of the class", "none", choices=("none", "balanced"))
     eval_every: int = _option("validate after every so many epochs", 1, low=1, high=10**6)
 
-    size: int = _option("side of the training images, in pixels", 224, low=32, high=4096)
-    size_schedule: str = _option("smaller images first: SIZE@EPOCH,SIZE@EPOCH from epoch 0, as in 40@0,52@10", "")
     crop: str = _option("RandomResizedCrop, or resize, pad and crop at random", "resized", choices=("resized", "pad"))
     min_scale: float = _option("smallest crop of --crop resized, as a share of the area", 0.08, low=1e-6, high=1)
     pad: float = _option("margin of --crop pad on each side, as a share of the size", 0.1, low=0, high=1)
@@ -63,17 +67,13 @@ class TrainOptions:
     auto_augment: str = _option("RandAugment or TrivialAugment", "none", choices=("none", "rand", "trivial"))
     mixup: float = _option("alpha of MixUp, 0 for none; with --cutmix, either of the two", 0.0, low=0, high=100)
     cutmix: float = _option("alpha of CutMix, 0 for none", 0.0, low=0, high=100)
-    class_weights: str = _option("weigh the loss by 1 / images of the class", "none", choices=("none", "balanced"))
+    size_schedule: str = _option("smaller images first: SIZE@EPOCH,SIZE@EPOCH from epoch 0, as in 40@0,52@10", "")
+
     label_smoothing: float = _option("share of the target spread over all classes", 0.0, low=0, high=0.999)
     teacher: str | None = _option("distil from MODEL, MODEL:TAG, MODEL:FILE or a run's model.pt; A,B: the mean", None)
     teacher_share: float = _option("weight of the teacher's probabilities in the loss", 0.5, low=0, high=1)
     temperature: float = _option("softmax temperature of the distillation", 1.0, low=0.1, high=100)
-    mean: tuple[float, float, float] | None = _option("mean of each colour in [0, 1]", None)
-    std: tuple[float, float, float] | None = _option("standard deviation of each colour in [0, 1]", None)
-    crop_ratio: float = _option("side of validation's central crop over the resized side", 0.875, low=0.01, high=1)
-
     optimizer: str = _option("sgd has Nesterov momentum", "sgd", choices=("sgd", "adamw"))
-    lr: float = _option("learning rate for --lr-batch images; linear in the global batch", 0.05, low=0, high=10**38)
     lr_batch: int = _option("the global batch to which --lr refers", 256, low=1, high=10**9)
     layer_decay: float = _option("factor of the rate from each stage to the previous one", 1.0, low=0.01, high=1)
     min_lr: float = _option("final learning rate, as a share of the initial one", 0.0, low=0, high=1)
@@ -82,17 +82,15 @@ class TrainOptions:
     weight_decay: float = _option("L2 penalty (sgd), decoupled decay (adamw)", 6e-5, low=0, high=10**6)
     norm_decay: bool = _option("apply weight decay to normalisation and biases as well", True)
     clip: float = _option("maximum norm of the gradient, 0 for no clipping", 0.0, low=0, high=10**9)
+    accumulate: int = _option("accumulate gradients over N batches per optimiser step", 1, low=1, high=10**6)
     ema: float = _option("decay per step of the averaged weights, less at first; 0 for none", 0.0, low=0, high=1)
+    drop_rate: float | None = _option("dropout before the linear layer; none: the model's own", None, low=0, high=0.999)
+    freeze: bool = _option("train the head only; the backbone keeps its weights and BatchNorm statistics", False)
+    freeze_bn: bool = _option("keep the BatchNorm statistics and normalise by them", False)
 
+    seed: int = _option("seed of initial weights, order, augmentation and dropout", 0, low=0, high=2**62)
     amp: str = _option("mixed precision", "none", choices=("none", "bf16", "fp16"))
     compile: bool = _option("compile the model with torch.compile", False)
-    device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
-    cache_size: int = _option(
-        "shrink images once, to this shorter side, in OUTPUT/cache; 0: never", 0, low=0, high=10**4
-    )
-    workers: int = _option("data-loading processes per rank, at most one per processor", 4, low=0, high=1024)
-    skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
-    resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
     save_every: int = _option("steps between checkpoints within an epoch, 0 for none", 0, low=0, high=10**9)
     save_pretrained: bool = _option("at the end, write OUTPUT/pretrained for from_pretrained, timm and the Hub", False)
     tensorboard: bool = _option("also write the metrics for TensorBoard, to OUTPUT/tensorboard", False)
@@ -110,8 +108,7 @@ class TrainOptions:
             object.__setattr__(self, name, value)  # the dataclass is frozen
             if value is None and type(None) in kinds:
                 continue
-            fits = type(value) is kind or (kind is float and type(value) is int)
-            if not fits:
+            if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise ValueError(f"{name} must be {_TYPE_NAMES[kind]}, got {value!r:.100}")
             choices, (low, high) = field.metadata["choices"], field.metadata["range"]
             if choices and value not in choices:
@@ -149,7 +146,14 @@ class TrainOptions:
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
 """The fields by name; ``metadata`` has "help", "range" and "choices"."""
-
+GROUPS = {
+    "data": "what is set most often",
+    "hold_out": "data",
+    "crop": "augmentation",
+    "label_smoothing": "loss and optimiser",
+    "seed": "run",
+}
+"""Titles of the groups of fields, by the first field of each."""
 
 RECIPES = Path(__file__).with_name("recipes")
 """The folder of the recipes that come with the library: JSON files with some of the fields of TrainOptions, or a list

@@ -19,7 +19,6 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._interrupts = "TORCHELASTIC_RUN_ID" not in os.environ
-        self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -33,8 +32,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data worker that has not yet set its own handlers
-            return
         interrupt = self.requested and number == signal.SIGINT and self._interrupts
         self.requested = True
         if interrupt:

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from ..factory import create_model
-from ..images.preprocess import Preprocessing, limit_aspect_ratio
+from ..images.preprocess import limit_aspect_ratio
 from ..utils.devices import usable_processors
 from ..utils.distributed import Ranks
 from ..utils.files import write_atomically, writing
 from ..utils.text import counted, csv_row, printable
+from ..weights.load import load_weights
 from .checkpoint import BEST, FINAL, FOLDER
+from .comparison import evaluate_weights
 from .data import ImageSource, Splits
-from .evaluation import Evaluation, evaluate
-from .loading import training_transform
+from .evaluation import Evaluation
+from .loading import load_batches, training_transform
 from .metrics import FEW_CLASSES, METRICS, draw_confusion, read_metrics
 from .options import TrainOptions
 
@@ -69,34 +70,29 @@ def describe_run(run: TrainOptions, ranks: Ranks) -> str:
     return f"{run.model} from {weights} on {', '.join(filter(None, parts))}"
 
 
-def estimate_seconds(runs: Sequence[TrainOptions], data: Splits, ranks: Ranks) -> float:
-    """Return how long runs that follow each other will take, from one step of a few images."""
-    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
-        return sum(_estimate(run, data, ranks) for run in runs)
-
-
-def _estimate(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
-    images, count = len(data.train), min(len(data.train), run.batch_size, 8)
+def estimate_seconds(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
+    """Return how long a run will take, from a few images, one step, and one start of the data workers."""
+    images, count = len(data.train), min(len(data.train), 8)
     transform = training_transform(run, run.size, data.mean, data.std)
+    batches = [[position * images // count] for position in range(count)]
     started = time.perf_counter()
-    for position in range(count):
-        transform(data.train.load(position * images // count)[0])
-    reading = (time.perf_counter() - started) / count / max(min(run.workers, usable_processors()), 1)
+    loaded = load_batches(data.train, transform, batches, seed=(0, 0), workers=run.workers, skip_bad_images=True)
+    times = [time.perf_counter() for _ in loaded]
+    reading = (times[-1] - times[0]) / max(count - 1, 1)
+    start = time.perf_counter() - started - count * reading
 
     model = create_model(run.model, num_classes=len(data.train.classes)).to(ranks.device)
     model.train(not run.freeze).requires_grad_(not run.freeze)
-    pixels = torch.rand(max(count, 2), 3, run.size, run.size, device=ranks.device)
-    labels = torch.zeros(len(pixels), dtype=torch.int64, device=ranks.device)
+    pixels = torch.rand(min(max(run.batch_size, 2), 8), 3, run.size, run.size, device=ranks.device)
     for _ in range(2):  # the first one prepares what the second one takes
         started = time.perf_counter()
-        loss = functional.cross_entropy(model(pixels.contiguous(memory_format=torch.channels_last)), labels)
+        loss = model(pixels.contiguous(memory_format=torch.channels_last)).logsumexp(1).mean()
         if not run.freeze:
             loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         loss.item()
         step = (time.perf_counter() - started) / len(pixels)
-    trained = max(step, reading) if run.workers else step + reading
     validated = 0 if data.val is None else len(data.val) / run.eval_every
-    return run.epochs * (images * trained + validated * max(step / 3, reading)) / ranks.size
+    return run.epochs * (2 * start + (images * (reading + step) + validated * (reading + step / 3)) / ranks.size)
 
 
 def summarise_result(run: TrainOptions, data: Splits, ranks: Ranks) -> list[str]:
@@ -106,16 +102,9 @@ def summarise_result(run: TrainOptions, data: Splits, ranks: Ranks) -> list[str]
     """
     folder, val, lines = Path(run.output).expanduser(), data.val, []
     if val is not None:
-        model = create_model(run.model, weights=str(folder / BEST), progress=False).eval().to(ranks.device)
-        measured = evaluate(
-            model,
-            val,
-            model.preprocessing or Preprocessing(),
-            ranks,
-            batch_size=run.batch_size,
-            workers=run.workers,
-            skip_bad_images=run.skip_bad_images,
-        )
+        loaded = load_weights(folder / BEST, model=run.model)
+        options = {name: getattr(run, name) for name in ("batch_size", "workers", "skip_bad_images")}
+        measured = evaluate_weights(loaded, val, ranks, **options).measured
         key = "ema_val_top1_error" if run.ema else "val_top1_error"
         epochs = read_metrics(folder / METRICS)
         best = min((numbers[key], -numbers["epoch"]) for numbers in epochs if key in numbers)
@@ -127,8 +116,9 @@ def summarise_result(run: TrainOptions, data: Splits, ranks: Ranks) -> list[str]
             lines.append(f"  {name}: taken for {printable(val.classes[answer])} ({probability:.0%})")
         if len(measured.mistakes) > _LISTED:
             lines.append(f"  and {len(measured.mistakes) - _LISTED} more")
-        if ranks.first and (files := _write_files(folder, val, measured)):
-            lines.append(f"these images and the confusions: {', '.join(printable(str(path)) for path in files)}")
+        if ranks.first:
+            files = ", ".join(printable(str(path)) for path in _write_files(folder, val, measured))
+            lines.append(f"these images and the confusions: {files}")
     folder = Path(run.output)
     content = folder / (FOLDER if run.save_pretrained else FINAL if val is None else BEST)
     lines.append(f"the model: {printable(str(content))}; last epoch: {printable(str(folder / FINAL))}")
@@ -149,21 +139,19 @@ def _write_files(folder: Path, val: ImageSource, measured: Evaluation) -> list[P
         rows.append(csv_row(val.names[image], val.classes[truth], val.classes[answer], f"{probability:.4f}"))
     with writing(folder / MISTAKES), write_atomically(folder / MISTAKES) as file:
         file.write(os.fsencode("\r\n".join([*rows, ""])))
-    files = []
+    files = [folder / MISTAKES]
     if measured.mistakes:
         files.append(folder / MISTAKES_PICTURE)
         with writing(files[-1]), write_atomically(files[-1]) as file:
             draw_mistakes(val, measured).save(file, "PNG")
     if len(val.classes) <= FEW_CLASSES:
+        files.append(folder / CONFUSION)
+        classes = list(map(printable, val.classes))
         try:
-            figure = draw_confusion("validation images", list(map(printable, val.classes)), measured.confusion)
+            draw_confusion(files[-1], "validation images", classes, measured.confusion)
         except ImportError:
-            logger.info("no %s: matplotlib is not installed (pip install matplotlib)", CONFUSION)
-        else:
-            files.append(folder / CONFUSION)
-            with writing(files[-1]), write_atomically(files[-1]) as file:
-                figure.savefig(file, format="png", dpi=120)
-    return [folder / MISTAKES, *files] if files else files
+            logger.info("no %s: matplotlib is not installed (pip install matplotlib)", files.pop().name)
+    return files
 
 
 def draw_mistakes(val: ImageSource, measured: Evaluation) -> Image.Image:
