@@ -16,7 +16,7 @@ from hardnet.weights.catalog import CATALOG, Digest, DigestScheme, Source, Weigh
 from hardnet.weights.download import Policy, cache_dir
 
 MAX_BYTES = 1_000_000
-POLICY = Policy(timeout=10, attempts=2, backoff=0.01, retry_after_cap=0.05, max_bytes=MAX_BYTES)
+POLICY = Policy(timeout=10, attempts=2, backoff=0.01, max_bytes=MAX_BYTES)
 WRONG = "not the file with the digest sha256:"
 
 

@@ -67,10 +67,16 @@ def endless(handler: Handler) -> None:
         handler.wfile.write(GOOD)
 
 
+def redirected_without_end(handler: Handler) -> None:
+    handler.start(302, {"Location": "/good%20file.pth"})
+    while True:
+        handler.wfile.write(GOOD)
+
+
 FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
     # What the server does: (its responses, what the error says or "" if the download succeeds, number of requests)
     "another file": ((serve(OTHER),), "not the file with the digest sha256:", 1),
-    "terminal commands": ((raw(b"HTTP/1.1 404 \x1b[2J\r\nContent-Length: 0\r\n\r\n"),), r"HTTP 404 \x1b[2J", 1),
+    "terminal commands": ((raw(b"HTTP/1.1 404 \x1b[2J\r\nContent-Length: 0\r\n\r\n"),), r"404: \x1b[2J", 1),
     "503, then good": ((serve(b"", status=503), serve(GOOD)), "", 2),
     "slow": ((raw(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD, interval=0.01),), "not complete after 1 seconds", 1),
     "closes at once": ((hang_up,), "connection failed", 2),
@@ -78,9 +84,10 @@ FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
     "stalls": ((serve(GOOD, sent=0, pause=0.5),), "no data for", 2),
     "endless": ((endless,), "larger than", 1),
     "chunked": ((chunked(GOOD),), "", 1),
-    "redirect": ((redirect("/good%20file.pth", 308),), "", 1),
-    "redirect loop": ((redirect("?again"),), "more than 10 redirects", 1),
-    "redirect to file:": ((redirect("file:///etc/passwd"),), "a redirect that does not lead", 1),
+    "redirect": ((redirect("/good%20file.pth"),), "", 1),
+    "redirect loop": ((redirect("/w.pth"),), "infinite loop", 5),
+    "redirect to file:": ((redirect("file:///etc/passwd"),), "not allowed", 1),
+    "endless redirect": ((redirected_without_end,), "", 1),
 }
 
 
@@ -91,8 +98,6 @@ def test_a_fault_of_a_server_ends_as_the_right_file_or_one_error(
     steps, says, requests = FAULTS[name]
     policy = IMPATIENT if "stalls" in name else SHORT if name == "slow" else POLICY
     good = server.on("/good%20file.pth", serve(GOOD))
-    if "loop" in name:
-        server.on("/w.pth?again", *steps)
     url = server.on("/w.pth", *steps)
     if not says:
         assert fetch(record_of(url), policy=policy).content == GOOD
@@ -109,7 +114,7 @@ def test_a_fault_of_a_server_ends_as_the_right_file_or_one_error(
     record = record_of(url, good)
     file = fetch(record, policy=policy)
     assert (file.content, file.source) == (GOOD, record.sources[1])
-    assert "trying the next source" in caplog.text
+    assert f"cannot be loaded from {url}" in caplog.text
     assert len(cached_names()) == 1
 
 
@@ -133,35 +138,20 @@ def test_an_archive_of_one_file_is_unpacked(server: ScriptedServer, says: str) -
         assert cached_names() == []
 
 
-DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
-
-
-@pytest.mark.parametrize("validator", [{"ETag": '"one"'}, {"ETag": 'W/"weak"', "Last-Modified": DATE}, {}])
-def test_an_interrupted_transfer_is_resumed(server: ScriptedServer, validator: dict[str, str]) -> None:
-    steps = (ranged(GOOD, validator=validator, sent=HALF), ranged(GOOD, validator=validator))
+def test_an_interrupted_transfer_is_resumed(server: ScriptedServer) -> None:
     reports: list[tuple[int, int | None]] = []
-    record = record_of(server.on("/w.pth", *steps))
+    record = record_of(server.on("/w.pth", ranged(GOOD, sent=HALF), ranged(GOOD)))
     assert fetch(record, policy=POLICY, progress=lambda *report: reports.append(report)).content == GOOD
     assert (HALF, len(GOOD)) in reports
     assert reports[-1] == (len(GOOD), len(GOOD))
-    first, second = (seen.headers for seen in server.seen)
-    assert "range" not in first
-    assert second["range"] == f"bytes={HALF}-"
-    assert second.get("if-range") == (list(validator.values())[-1] if validator else None)
+    assert [seen.headers.get("range") for seen in server.seen] == [None, f"bytes={HALF}-"]
 
 
-@pytest.mark.parametrize(
-    "second",
-    [serve(GOOD), ranged(GOOD, shift=1), ranged(OTHER), ranged(OTHER, validator={"ETag": '"two"'})],
-    ids=["no ranges", "other range", "other file", "changed"],
-)
+@pytest.mark.parametrize("second", [serve(GOOD), ranged(OTHER)], ids=["no ranges", "other file"])
 def test_a_wrong_continuation_leads_to_a_new_start(server: ScriptedServer, second: Step) -> None:
-    record = record_of(server.on("/w.pth", ranged(GOOD, sent=HALF), second, serve(GOOD)), server.on("/2", serve(GOOD)))
-    found = fetch(record, policy=PATIENT)
-    assert found.content == GOOD
-    changed = server.hits("/2") == 1  # the server says that the file is another one: complete, with a wrong digest
-    assert found.source is record.sources[1 if changed else 0]
-    assert len(server.requests("/w.pth")) <= 3
+    record = record_of(server.on("/w.pth", ranged(GOOD, sent=HALF), second, serve(GOOD)))
+    assert fetch(record, policy=PATIENT).content == GOOD
+    assert server.hits("/w.pth") <= 3
 
 
 @pytest.fixture
@@ -171,14 +161,10 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-def test_waits_double_and_follow_the_server_up_to_a_minute(server: ScriptedServer, sleeps: list[float]) -> None:
+def test_waits_double(server: ScriptedServer, sleeps: list[float]) -> None:
     with pytest.raises(WeightsError, match="tried 5 times"):
         fetch(record_of(server.on("/a.pth", serve(b"", status=503))), policy=Policy(attempts=5, backoff=2))
     assert sleeps == [2, 4, 8, 16]
-    for asked, wait in (("7", 7), ("3600", 60), ("soon", 1)):
-        url = server.on("/b.pth", serve(b"", status=429, headers={"Retry-After": asked}), serve(GOOD))
-        fetch(record_of(url), policy=Policy(backoff=1)).path.unlink()
-        assert sleeps[-1] == wait
 
 
 def test_an_unknown_host_is_not_tried_again(sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +192,7 @@ def test_only_trusted_certificates_of_the_same_name_pass(
         fetch(record, policy=POLICY)
     for variable in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
-        with pytest.raises(WeightsError, match=variable):
+        with pytest.raises(WeightsError, match=r"none\.pem cannot be loaded"):
             fetch(record, policy=POLICY)
         monkeypatch.setenv(variable, str(CERTIFICATE))
         fetch(record, policy=POLICY).path.unlink()

@@ -6,8 +6,6 @@ import contextlib
 import logging
 import os
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +15,7 @@ from ..utils.files import expand_user, write_atomically
 from ..utils.progress import progress_bar
 from .catalog import PACKAGE, Source, WeightsRecord
 from .files import read_file, unpack_archive
-from .transfer import Cause, Policy, Transfer, TransferError, is_valid, redact
+from .transfer import Cause, Policy, Report, TransferError, download, is_valid, redact
 
 __all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached"]
 
@@ -25,9 +23,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_POLICY = Policy()
 _LOCK_TIMEOUT = 600  # seconds that another process may take for the same weights
-_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _Place = tuple[Source, str | Path]  # a source and the URL or file to read it from
-Progress: TypeAlias = "bool | Callable[[int, int | None], None]"
+Progress: TypeAlias = bool | Report
 
 
 @dataclass(frozen=True)
@@ -60,16 +57,23 @@ def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = 
         policy: limits on time, attempts and size.
 
     Raises:
-        WeightsError: the file could not be downloaded from any source, the cache cannot be written, or an environment
-            variable is invalid.
+        WeightsError: the file could not be downloaded from any source, the cache cannot be written, or
+            ``HARDNET_MIRROR`` is invalid.
     """
+    import filelock
+
     if cached := find_cached(record, remove_damaged=True):
         return cached
-    places, offline = _places(record), is_offline()
-    with _lock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock"):
+    lock = filelock.FileLock(cache_dir() / f"hardnet-{record.model}-{record.tag.lower()}.lock", timeout=_LOCK_TIMEOUT)
+    with contextlib.ExitStack() as stack:
+        try:
+            cache_dir().mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock)
+        except (OSError, NotImplementedError) as error:  # filelock.Timeout is an OSError
+            # A second download does no harm.
+            logger.warning("continuing without a lock on %s: %s", lock.lock_file, error)
         # Look again: another process may have downloaded it meanwhile.
-        cached = find_cached(record, remove_damaged=True)
-        return cached or _fetch_first(record, places, offline, progress, policy)
+        return find_cached(record, remove_damaged=True) or _fetch_first(record, progress, policy)
 
 
 def find_cached(record: WeightsRecord, *, remove_damaged: bool = False) -> VerifiedFile | None:
@@ -107,69 +111,48 @@ def _places(record: WeightsRecord) -> list[_Place]:
     mirror = os.environ.get("HARDNET_MIRROR", "").strip()
     if not mirror:
         return published
-    remote = [source for source in record.sources if _package_path(source) is None]
     if is_valid(mirror) and not {"?", "#"} & set(mirror):
         base = mirror.rstrip("/") + "/"
-        return [*((source, base + urllib.parse.quote(source.filename)) for source in remote), *published]
-    local = mirror.removeprefix("file://localhost").removeprefix("file://")
-    folder = expand_user(mirror) if local == mirror else Path(urllib.request.url2pathname(local))
+        return [*((source, base + urllib.parse.quote(source.filename)) for source in record.sources), *published]
+    folder = expand_user(mirror)
     if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises an error if the name is too long
         # The message does not show the value, which may hold a password or a token.
-        expected = "an existing folder, a file:// address, or an http(s):// address without a query"
-        raise WeightsError(f"HARDNET_MIRROR is not valid; expected {expected}, its special characters percent-encoded")
-    return [*((source, folder / source.filename) for source in remote), *published]
+        expected = "an existing folder or an http(s):// address without a query, its special characters percent-encoded"
+        raise WeightsError(f"HARDNET_MIRROR is not valid; expected {expected}")
+    return [*((source, folder / source.filename) for source in record.sources), *published]
 
 
 def is_offline() -> bool:
-    """Return whether ``HARDNET_OFFLINE`` forbids network requests; a WeightsError names an unknown value."""
-    value = os.environ.get("HARDNET_OFFLINE", "").strip().lower()
-    if value not in _ON + _OFF:
-        raise WeightsError(f"HARDNET_OFFLINE is {value!r}, expected one of {', '.join((*_ON, *_OFF[:-1]))}")
-    return value in _ON
+    """Return whether ``HARDNET_OFFLINE`` forbids network requests; every value does but 0, false, no, off and none."""
+    return os.environ.get("HARDNET_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let one process at a time download. Continue without the lock if it fails: a second download does no harm."""
-    import filelock
-
-    lock = filelock.FileLock(str(path), timeout=_LOCK_TIMEOUT)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # filelock.Timeout is an OSError
-        logger.warning("continuing without a lock on %s: %s", path, error)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _fetch_first(
-    record: WeightsRecord, places: list[_Place], offline: bool, progress: Progress, policy: Policy
-) -> VerifiedFile:
+def _fetch_first(record: WeightsRecord, progress: Progress, policy: Policy) -> VerifiedFile:
     failures: dict[str, Cause] = {}
-    for number, (source, place) in enumerate(places, start=1):
+    for source, place in _places(record):
         name = redact(place) if isinstance(place, str) else str(place)
-        if offline and isinstance(place, str):
-            failures[f"  - {name}: not tried, offline mode is on"] = "network"
+        if isinstance(place, str) and is_offline():
+            failures[f"  - {name}: not tried, offline mode is on (HARDNET_OFFLINE)"] = "network"
             continue
         try:
             return _fetch_from(record, source, place, progress, policy)
-        except TransferError as error:
+        except WeightsError as error:
             failures[f"  - {name}: {error}"] = error.cause
-            following = ", trying the next source" if number < len(places) else ""
             # A mirror folder needs only one of the files.
             level = logging.INFO if isinstance(place, Path) and not place.exists() else logging.WARNING
-            logger.log(level, "%s cannot be loaded from %s: %s%s", record, name, error, following)
-    lines = [f"{record} could not be downloaded from any source.", *failures]
-    if offline:
-        lines.append("Offline mode is on (HARDNET_OFFLINE): no network request was made.")
-    names = ", ".join(source.filename for source in record.sources if is_valid(source.url))
-    if names:
-        lines.append(f"To supply the weights yourself, put one of these files into a folder: {names};")
-        lines.append('then set HARDNET_MIRROR to that folder, or pass the file itself: weights="/path/to/file".')
-    failure = WeightsError("\n".join([*lines, f"The cache folder is {cache_dir()}."]))
+            logger.log(level, "%s cannot be loaded from %s: %s", record, name, error)
+        except OSError as error:  # of the disk: those of the network are WeightsErrors
+            advice = "Free space, make it writable, or set TORCH_HOME to another folder"
+            raise WeightsError(f"the cache folder {cache_dir()} cannot be written: {error}. {advice}") from error
+    names = ", ".join(source.filename for source in record.sources)
+    lines = (
+        f"{record} could not be downloaded from any source.",
+        *failures,
+        f"To supply the weights yourself, put one of these files into a folder: {names};",
+        'then set HARDNET_MIRROR to that folder, or pass the file itself: weights="/path/to/file".',
+        f"The cache folder is {cache_dir()}.",
+    )
+    failure = WeightsError("\n".join(lines))
     causes: tuple[Cause, ...] = ("damaged", "host", "network")
     failure.cause = next((cause for cause in causes if cause in failures.values()), None)
     raise failure
@@ -178,25 +161,13 @@ def _fetch_first(
 def _fetch_from(
     record: WeightsRecord, source: Source, place: str | Path, progress: Progress, policy: Policy
 ) -> VerifiedFile:
-    content = b""
-    if isinstance(place, Path):
-        try:
-            content = _checked(read_file(place), source, policy)
-        except WeightsError as error:
-            raise TransferError(str(error), cause=None) from error
     target = cache_dir() / record.cache_filename(source)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(target) as file:  # opened first: nothing is downloaded if the cache cannot be written
-            if isinstance(place, str):
-                content = _download(place, record, source, progress, policy)
-            file.write(content)
-    except OSError as error:  # of the disk: those of the network are TransferErrors
+    with write_atomically(target) as file:  # opened first: nothing is downloaded if the cache cannot be written
         if isinstance(place, Path):
-            logger.warning("%s is used without a copy in the cache: %s", place, error)
-            return _verified(place, content, source)
-        advice = "Free space, make it writable, or set TORCH_HOME to another folder"
-        raise WeightsError(f"the cache folder {target.parent} cannot be written: {error}. {advice}") from error
+            content = _checked(read_file(place), source, policy)
+        else:
+            content = _download(place, record, source, progress, policy)
+        file.write(content)
     return _verified(target, content, source)
 
 
@@ -209,21 +180,11 @@ def _download(url: str, record: WeightsRecord, source: Source, progress: Progres
             bar.update(done - bar.n)
 
         report = progress if callable(progress) else update_bar
-        transfer = Transfer(url, policy, report)
-        content = transfer.run()
-        try:
-            return _checked(content, source, policy)
-        except TransferError as error:
-            if not transfer.resumed:
-                raise
-            logger.warning("%s, assembled from ranges: %s; downloading it again from the start", redact(url), error)
-        return _checked(Transfer(url, policy, report).run(), source, policy)
+        return download(url, policy, report, lambda content: _checked(content, source, policy))
 
 
 def _checked(content: bytes, source: Source, policy: Policy) -> bytes:
     """Return the checkpoint in what a source served, after the digest check."""
-    if len(content) > policy.max_bytes:
-        raise TransferError(f"the file is larger than {policy.max_bytes} bytes")
     served = f"{len(content)} bytes that start with {content[:16]!r}"
     if source.filename.endswith(".zip"):
         try:
