@@ -228,24 +228,6 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def repacked(content: bytes) -> bytes:
-    """Compress an archive, as other tools do."""
-    plain, packed = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name in plain.namelist():
-            archive.writestr(name, plain.read(name))
-    return packed.getvalue()
-
-
-def test_a_compressed_archive_is_read_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = repacked(saved(STATE))
-    assert_same(parse(content), STATE)
-    monkeypatch.setattr("hardnet.weights.files.MAX_BYTES", 1000)
-    zeros = repacked(saved({"x": torch.zeros(1_000_000)}))
-    with pytest.raises(WeightsError, match=r"bytes that unpack to 4\d{6}"):
-        parse(zeros)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("times", [200, pytest.param(5000, marks=pytest.mark.slow)])
 def test_a_damaged_file_is_refused_or_gives_finite_weights(times: int) -> None:

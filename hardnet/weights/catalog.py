@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..images.preprocess import Preprocessing
 from ..models.config import CONFIGS, NETWORKS, Activation, HarDNetConfig
 from ..utils.text import known_names
 
-DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]
+DigestScheme = Literal["git-blob-sha1", "sha1", "sha256", "sha256-prefix"]  # the weakest last
 
 PACKAGE = "package:"
 """Start of the URL of a file in this package; the rest is a path relative to the package's folder."""
@@ -39,19 +39,9 @@ class Digest:
         """Whether the digest is too short to protect against tampering."""
         return self.scheme == "sha256-prefix"
 
-    def matches(self, content: bytes, digests: dict[str, str] | None = None) -> bool:
-        """Return whether ``content`` has this digest; ``digests`` keeps what has been computed of it, by scheme.
-
-        Raises:
-            ValueError: the scheme is unknown, or a prefix is too short.
-        """
-        digests = {} if digests is None else digests
-        if self.scheme not in digests:
-            digests[self.scheme] = _hex_digest(content, self.scheme)
-        computed, value = digests[self.scheme], self.value.lower()
-        if self.weak and len(value) < 8:
-            raise ValueError(f"a sha256-prefix must have at least 8 digits, got {self.value!r}")
-        return computed.startswith(value) if self.weak else computed == value
+    def matches(self, content: bytes) -> bool:
+        """Return whether ``content`` has this digest."""
+        return _hex_digest(content, self.scheme) == self.value.lower()
 
     def __str__(self) -> str:
         return f"{self.scheme}:{self.value}"
@@ -127,21 +117,23 @@ class WeightsRecord:
         return f"{self.model} {self.tag}"
 
 
-def identify(content: bytes, records: Iterable[WeightsRecord]) -> tuple[WeightsRecord, Source] | None:
-    """Return the record and the source whose digest ``content`` has, or None; strong digests come first."""
-    digests: dict[str, str] = {}
-    pairs = [(record, source) for record in records for source in record.sources]
-    pairs.sort(key=lambda pair: pair[1].digest.weak)
-    return next(((record, source) for record, source in pairs if source.digest.matches(content, digests)), None)
+def identify(content: bytes, records: Collection[WeightsRecord]) -> tuple[WeightsRecord, Digest] | tuple[None, None]:
+    """Return the record with a digest of ``content``, and the strongest such digest; (None, None) if none has one."""
+    digests = [Digest(scheme, _hex_digest(content, scheme)) for scheme in get_args(DigestScheme)]
+    for digest in digests:
+        for record in records:
+            if any(source.digest == digest for source in record.sources):
+                return record, digest
+    return None, None
 
 
 def _hex_digest(content: bytes, scheme: DigestScheme) -> str:
     # SHA-1 allows two files with one digest to be made, but no second file for a digest that is known already.
-    algorithm = {"git-blob-sha1": "sha1", "sha256-prefix": "sha256"}.get(scheme, scheme)
-    header = b"blob %d\0" % len(content) if scheme == "git-blob-sha1" else b""
-    hasher = hashlib.new(algorithm, header, usedforsecurity=False)
+    hasher = hashlib.sha256() if scheme.startswith("sha256") else hashlib.sha1(usedforsecurity=False)
+    if scheme == "git-blob-sha1":
+        hasher.update(b"blob %d\0" % len(content))
     hasher.update(content)
-    return hasher.hexdigest()
+    return hasher.hexdigest()[:8] if scheme == "sha256-prefix" else hasher.hexdigest()
 
 
 def read_categories(filename: str) -> tuple[str, ...]:

@@ -177,8 +177,7 @@ def _load_path(source: str, model: str | None, use_ema: bool, revision: str | No
         return _loaded(source, deserialise(content, path.name), description)
     if path.suffix.lower() == ".zip":
         content = unpack_archive(content)
-    record, place = identify(content, CATALOG.values()) or (None, None)
-    digest = place.digest if place else None
+    record, digest = identify(content, CATALOG.values())
     checkpoint = deserialise(content, path.name)
     return _loaded(source, checkpoint, model=model, record=record, digest=digest, use_ema=use_ema)
 
