@@ -65,6 +65,7 @@ The names of the classes are `classifier.labels`, and `label_names` in `config.j
 """
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TIMM_WEIGHTS = "pytorch_model.bin"
+_HUB_HASHES: dict[int, DigestScheme] = {64: "sha256", 40: "git-blob-sha1"}  # by the length of a name in its cache
 
 
 def check_categories(labels: object) -> tuple[str, ...]:
@@ -109,21 +110,16 @@ def save_pretrained(
     if categories is not None and len(categories) != model.num_classes:
         raise ValueError(f"{len(categories)} labels for {model.num_classes} classes")
     preprocessing = model.preprocessing if preprocessing is None else preprocessing
-    config = _config(model, categories, preprocessing)
-    try:
-        card = _card(model, categories, preprocessing, notes, repository or expand_user(folder).name).encode()
-        text = json.dumps(config, ensure_ascii=False)
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"labels must be UTF-8 text, got {error.object!r:.100}") from None
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    weights = save(state, metadata={"format": "pt", "hardnet": text})
-    config["hardnet"]["sha256"] = hashlib.sha256(weights).hexdigest()
     target = expand_user(folder)
+    config = _config(model, categories, preprocessing)
+    card = _card(model, categories, preprocessing, notes, repository or target.name)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    weights = save(state, metadata={"format": "pt", "hardnet": json.dumps(config, ensure_ascii=False)})
+    config["hardnet"]["sha256"] = hashlib.sha256(weights).hexdigest()
+    # What counts from the first file on are the weights, since they carry the configuration.
+    files = {WEIGHTS: weights, CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode(), CARD: card.encode()}
     target.mkdir(parents=True, exist_ok=True)
     with locked(target / CONFIG):
-        # What counts from the first file on are the weights, since they carry the configuration.
-        files = {WEIGHTS: weights, CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode(), CARD: card}
         if (target / CARD).exists() and _MARK not in (target / CARD).read_text("utf-8", "replace"):
             del files[CARD]
         for name, content in files.items():
@@ -141,22 +137,20 @@ def _check_rebuildable(model: HarDNet) -> None:
         raise ValueError(f"a model without classes cannot be saved to a folder: {advice}")
     with torch.device("meta"):
         plain = HarDNet(config, num_classes=model.num_classes, in_chans=model.in_chans)
-    expected, structure = _structure(plain), _structure(model)
-    changed = [name for name in expected | structure if structure.get(name) != expected.get(name)]
+    changed = _structure(plain) ^ _structure(model)
     if changed:
-        now = structure.get(changed[0], "missing")
-        raise ValueError(f"base.{changed[0]} is not as in {config.name} ({now}), which a folder cannot say: {advice}")
+        raise ValueError(f"base.{min(changed)[0]} is not as in {config.name}, which a folder cannot say: {advice}")
 
 
-def _structure(model: HarDNet) -> dict[str, str]:
-    """Describe the modules: equal for models that compute the same, in evaluation mode, from the same parameters."""
-    descriptions = {}
+def _structure(model: HarDNet) -> set[tuple[str, str]]:
+    """Describe the layers: equal for models that compute the same, in evaluation mode, from the same parameters."""
+    descriptions = set()
     for name, module in model.base.named_modules():
         kind = type(module).__name__
         if "BatchNorm" in kind:  # synchronised and frozen normalisation, too
-            descriptions[name] = f"BatchNorm({getattr(module, 'eps', None)})"
+            descriptions.add((name, f"BatchNorm({getattr(module, 'eps', None)})"))
         elif not list(module.children()):
-            descriptions[name] = kind if isinstance(module, nn.Dropout) else f"{kind}({module.extra_repr()})"
+            descriptions.add((name, kind if isinstance(module, nn.Dropout) else repr(module)))
     return descriptions
 
 
@@ -213,8 +207,7 @@ def download_repository(name: str, revision: str | None, token: str | None) -> P
 def _check_hash(file: Path) -> None:
     """Check a file of the Hub's cache against its hash: it is a link to a file that is named by its hash."""
     stored = file.resolve()
-    schemes: dict[int, DigestScheme] = {64: "sha256", 40: "git-blob-sha1"}
-    scheme = schemes.get(len(stored.name)) if re.fullmatch("[0-9a-f]+", stored.name) else None
+    scheme = _HUB_HASHES.get(len(stored.name))
     if scheme is None:
         raise WeightsError(f"{file.name} cannot be checked: the Hub states no known hash for it ({stored.name:.80})")
     if not Digest(scheme, stored.name).matches(file.read_bytes()):
