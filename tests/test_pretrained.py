@@ -126,8 +126,6 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
         (change(architecture="resnet50"), "unknown architecture 'resnet50'; known: hardnet39ds"),
         (change(architecture=["hardnet39ds"]), "unknown architecture"),
         (change(architecture="hardnet68"), "does not fit hardnet68"),
-        (change(num_classes=0), "config.json has 0 classes"),
-        (change(num_classes=3, label_names=None), "has 3 classes, model.safetensors 2"),
         (change(label_names=["cat"]), "has the names of 1 classes, but a head of 2"),
         (change(label_names=["cat", 3]), "must be a list of names"),
         (change(hardnet={"block_activation": "gelu"}), "block_activation must be relu or relu6"),

@@ -232,8 +232,8 @@ def read_folder(folder: Path) -> tuple[Any, dict[str, Any]]:
 def read_description(content: bytes) -> dict[str, Any] | None:
     """Return what a safetensors file of :func:`save_pretrained` says about itself; None for other files.
 
-    The entries are ``num_classes`` and those of a file of ``hardnet train``: ``architecture``, ``block_activation``,
-    ``classes`` and ``preprocessing``.
+    The entries are those of a file of ``hardnet train``: ``architecture``, ``block_activation``, ``classes`` and
+    ``preprocessing``.
     """
     config = safetensors_metadata(content).get("hardnet")
     return _description(_entries(config.encode())) if isinstance(config, str) else None
@@ -262,7 +262,6 @@ def _description(config: dict[str, Any]) -> dict[str, Any]:
         raise WeightsError(f"unknown architecture {name!r:.100}; known: {', '.join(CONFIGS)}")
     return {
         "architecture": name,
-        "num_classes": config.get("num_classes"),
         "block_activation": section.get("block_activation", "relu6"),
         "classes": config.get("label_names"),
         "preprocessing": section.get("preprocessing") or _preprocessing_of_timm(config.get("pretrained_cfg")),

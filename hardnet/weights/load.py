@@ -195,8 +195,7 @@ def _loaded(
         categories, preprocessing = record.categories, record.preprocessing
     else:
         config = _architecture(facts, state, model)
-    if state_dict.is_imgclsmob(state) and config.name in CONFIGS:
-        state = state_dict.rename_imgclsmob(state, config)
+    state = state_dict.rename_imgclsmob(state, config)
     classes = head_classes(state, config)
     if config.decoder and "model_state" in facts:  # of the authors' training script
         categories = tuple(CITYSCAPES) if classes == len(CITYSCAPES) else None
@@ -209,8 +208,6 @@ def _loaded(
             raise WeightsError(str(error)) from error
     if categories is not None and classes not in (None, len(categories)):
         raise WeightsError(f"has the names of {len(categories)} classes, but a head of {classes}")
-    if description is not None and classes not in (None, description["num_classes"]):
-        raise WeightsError(f"{CONFIG} has {description['num_classes']!r:.100} classes, {WEIGHTS} {classes}")
     return Loaded(name, config, state, categories, preprocessing, record, digest)
 
 

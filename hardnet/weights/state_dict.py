@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.config import CONFIGS, NETWORKS, HarDNetConfig, head_index, stage_indices
+from ..models.config import NETWORKS, HarDNetConfig, head_index, stage_indices
 from ..models.features import HarDNetFeatures
 from ..models.network import HarDNet
 from ..models.segmentation import FCHarDNet, build_network
@@ -24,7 +24,6 @@ from ..utils.text import printable
 logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
-
 
 WRAPPERS = ("state_dict", "model", "model_state")
 """Entries under which training scripts store the state dict."""
@@ -84,33 +83,22 @@ def _strip_prefix(content: dict[Any, Tensor]) -> StateDict:
 
 
 def rename_imgclsmob(state: StateDict, config: HarDNetConfig) -> StateDict:
-    """Rename a state dict of imgclsmob (pytorchcv) to the original implementation's keys, in their order."""
-    names = _names_in(state, config)
-    missing, unknown = names.values() - state.keys(), state.keys() - names.values()
-    if missing or unknown:
-        raise WeightsError(_mismatch(config.name, {"missing keys": missing, "unknown keys": unknown}))
-    return {key: state[name] for key, name in names.items()}
-
-
-def is_imgclsmob(state: StateDict) -> bool:
-    """Return whether the keys are those of imgclsmob (pytorchcv)."""
-    return any(key.startswith("features.") for key in state)
+    """Give the entries of imgclsmob (pytorchcv) the original implementation's keys; keep those of other keys."""
+    if config.decoder:  # imgclsmob has no such network
+        return state
+    names = {imgclsmob_key(key, config): key for key in _expected_shapes(config)}
+    renamed = {names.get(key, key): value for key, value in state.items()}
+    return renamed if len(renamed) == len(state) else state  # no entry replaces another one
 
 
 def identify_model(state: StateDict) -> str | None:
     """Return the name of the variant with these keys and channel counts, whatever its classes; None if none has."""
-    for name, config in (CONFIGS if is_imgclsmob(state) else NETWORKS).items():
-        shapes, names = _expected_shapes(config), _names_in(state, config)
+    for name, config in NETWORKS.items():
+        shapes, renamed = _expected_shapes(config), rename_imgclsmob(state, config)
         body = [key for key in shapes if not key.startswith(config.head) and not key.endswith(_COUNTER)]
-        if all(names[key] in state and state[names[key]].shape[:1] == shapes[key][:1] for key in body):
+        if all(key in renamed and renamed[key].shape[:1] == shapes[key][:1] for key in body):
             return name
     return None
-
-
-def _names_in(state: StateDict, config: HarDNetConfig) -> dict[str, str]:
-    """Return for each key of a network the one that a state dict of the same kind has."""
-    keys = _expected_shapes(config)
-    return {key: imgclsmob_key(key, config) if is_imgclsmob(state) else key for key in keys}
 
 
 def imgclsmob_key(key: str, config: HarDNetConfig) -> str:
@@ -187,18 +175,15 @@ def load_state(model: HarDNet | HarDNetFeatures | FCHarDNet, state: StateDict) -
             variances negative; the model is unchanged.
     """
     expected = model.state_dict()
-    state = dict(state)
-    if not isinstance(model, HarDNetFeatures):
-        _fit_head(model, state, expected)
+    if isinstance(model, HarDNetFeatures):
+        unused = _expected_shapes(model.config).keys() - expected.keys()
+        state = {key: value for key, value in state.items() if key not in unused}
     else:
-        for key in _expected_shapes(model.config).keys() - expected.keys():
-            state.pop(key, None)
+        state = _with_head_of(model, state)
     if stem_channels(state) == _COLOURS != model.in_chans:
-        state[_STEM_KEY] = adapt_stem(state[_STEM_KEY], model.in_chans)
+        state = state | {_STEM_KEY: adapt_stem(state[_STEM_KEY], model.in_chans)}
         logger.info("stem adapted from %d to %d channels", _COLOURS, model.in_chans)
-    for key in expected.keys() - state.keys():
-        if key.endswith(_COUNTER):
-            state[key] = torch.zeros((), dtype=torch.int64)
+    state = {key: torch.zeros_like(value) for key, value in expected.items() if key.endswith(_COUNTER)} | state
     common = [(key, value, expected[key]) for key, value in state.items() if key in expected]
     wrong: dict[str, Iterable[str]] = {
         "missing keys": expected.keys() - state.keys(),
@@ -228,16 +213,15 @@ def load_state(model: HarDNet | HarDNetFeatures | FCHarDNet, state: StateDict) -
     model.load_state_dict(state, strict=True)
 
 
-def _fit_head(model: HarDNet | FCHarDNet, state: StateDict, expected: StateDict) -> None:
-    """If the numbers of classes differ, put the model's own head into the state dict."""
-    classes = head_classes(state, model.config)
+def _with_head_of(model: HarDNet | FCHarDNet, state: StateDict) -> StateDict:
+    """Put the model's own head into a state dict of another number of classes."""
+    classes, head = head_classes(state, model.config), model.config.head + "."
     if classes in (None, model.num_classes):
-        return
-    for key in [key for key in state if key.startswith(model.config.head + ".")]:
-        del state[key]
-    state.update({key: value for key, value in expected.items() if key.startswith(model.config.head + ".")})
+        return state
     outcome = "the head is new and untrained" if model.num_classes else "the head is left out"
     logger.info("%d classes in the weights, %d in the model: %s", classes, model.num_classes, outcome)
+    body = {key: value for key, value in state.items() if not key.startswith(head)}
+    return body | {key: value for key, value in model.state_dict().items() if key.startswith(head)}
 
 
 def _kind(value: Tensor) -> tuple[object, ...]:
