@@ -55,9 +55,8 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`, or "fchardnet70" (see :func:`fchardnet70`).
-        weights: any source of :func:`hardnet.load_weights`: a tag of :func:`list_weights` or "DEFAULT", a
-            record, a file, the folder of a training run or of ``save_pretrained``, or ``hf-hub:owner/name@revision``.
-            None leaves the model randomly initialised.
+        weights: any source of :func:`hardnet.load_weights`, such as a tag of :func:`list_weights`, "DEFAULT", or the
+            path of a file or folder. None leaves the model randomly initialised.
         num_classes: width of the logits; None takes that of the weights and the names of their classes, or 1000
             without weights. A number says that the classes are yours: they have no names, and if it differs from that
             of the weights, the head is new and untrained. 0 leaves the linear layer out.
@@ -75,20 +74,15 @@ def create_model(
         WeightsError: the weights could not be downloaded, are damaged, or do not fit the model.
     """
     config = get_config(name)
-    network: type[HarDNet | HarDNetFeatures | FCHarDNet] = HarDNet
-    keywords = ["in_chans", "num_classes", "drop_rate"]
-    if config.decoder:
-        network, keywords = FCHarDNet, ["in_chans", "num_classes"]
-        if features_only:
-            raise ValueError(f"{name} has no feature pyramid: features_only=True is for classifiers")
-    elif features_only:
-        network, keywords = HarDNetFeatures, ["in_chans", "out_indices", "output_stride"]
+    if config.decoder and features_only:
+        raise ValueError(f"{name} has no feature pyramid: features_only=True is for classifiers")
+    classifier = HarDNetFeatures if features_only else HarDNet
+    network: type[HarDNet | HarDNetFeatures | FCHarDNet] = FCHarDNet if config.decoder else classifier
     options: dict[str, Any] = {"in_chans": in_chans, "num_classes": num_classes, "drop_rate": drop_rate}
     options |= {"out_indices": out_indices, "output_stride": output_stride}
     arguments = {key: value for key, value in options.items() if value is not None}
-    if foreign := ", ".join(key for key in arguments if key not in keywords):
-        takes = f"{network.__name__} takes {', '.join(keywords)}"
-        raise ValueError(f"{takes}, not {foreign}; features_only=True builds HarDNetFeatures")
+    if foreign := ", ".join(key for key in arguments if key not in inspect.signature(network).parameters):
+        raise ValueError(f"{network.__name__} does not take {foreign}; features_only=True builds HarDNetFeatures")
     if weights is None:
         return network(config, **arguments)
     loaded = load_weights(weights, model=name, progress=progress, use_ema=use_ema)
@@ -142,9 +136,9 @@ def _build(name: str, pretrained: bool, options: BuilderOptions) -> HarDNet:
 
 for _builder in (hardnet39ds, hardnet68ds, hardnet68, hardnet85):
     # help(), torch.hub.help() and notebooks show the keywords, as editors do.
-    _create = inspect.signature(create_model)
-    _pretrained = inspect.signature(_builder).parameters["pretrained"]
-    _builder.__signature__ = _create.replace(parameters=[_pretrained, *list(_create.parameters.values())[1:]])  # type: ignore[attr-defined]
+    _create, _parameters = inspect.signature(create_model), [inspect.signature(_builder).parameters["pretrained"]]
+    _parameters += list(_create.parameters.values())[1:]
+    _builder.__signature__ = _create.replace(parameters=_parameters)  # type: ignore[attr-defined]
     _keywords = (inspect.getdoc(create_model) or "").partition("    weights: ")[2]
-    _default = 'Args:\n    pretrained: the same as ``weights="DEFAULT"``.'
-    _builder.__doc__ = f"{_builder.__doc__}\n\n{_default}\n    weights: {_keywords}"
+    _default = 'pretrained: the same as ``weights="DEFAULT"``.'
+    _builder.__doc__ = f"{_builder.__doc__}\n\nArgs:\n    {_default}\n    weights: {_keywords}"

@@ -22,7 +22,7 @@ from .models.features import HarDNetFeatures
 from .models.network import MIN_INPUT_SIZE
 from .utils.optional import refuse_foreign, require
 from .utils.text import known_names
-from .weights.catalog import CATALOG, DEFAULT, DEFAULT_TAG, IMAGENET, PACKAGE, WeightsRecord
+from .weights.catalog import CATALOG, DEFAULT, DEFAULT_TAG, IMAGENET, PACKAGE, WeightsRecord, list_weights
 from .weights.load import load_weights
 
 LOWEST_TORCHVISION = "0.21"
@@ -47,9 +47,7 @@ class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has
         return record
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, torch.Tensor]:
-        """Fetch the weights and return their state dict; ``check_hash`` must be True: they are always verified."""
-        if not check_hash:
-            raise ValueError("check_hash=False: the weights of hardnet are never loaded unverified")
+        """Fetch the weights and return their state dict; they are verified whatever ``check_hash`` is."""
         return load_weights(self.record, progress=progress).state
 
 
@@ -66,17 +64,17 @@ def return_layers(features: HarDNetFeatures) -> dict[str, str]:
 
 
 def _weights_enum(name: str) -> Any:
-    members = {}
-    for (model, tag), record in CATALOG.items():
-        if model == name:
-            values = record.preprocessing
-            preset = partial(
-                ImageClassification, crop_size=values.crop, resize_size=values.resize, mean=values.mean, std=values.std
-            )
-            members[tag] = _api.Weights(record.sources[0].url, preset, _meta(record))
     title = f"HarDNet{name.removeprefix('hardnet').upper()}_Weights"
+    members = {tag: _weights(CATALOG[name, tag]) for tag in list_weights(name)}
     # Two names of one value: the second is an alias.
     return HarDNetWeights(title, {**members, DEFAULT: members[DEFAULT_TAG]}, module=__name__)
+
+
+def _weights(record: WeightsRecord) -> Any:
+    values = record.preprocessing
+    sizes = {"crop_size": values.crop, "resize_size": values.resize}
+    preset = partial(ImageClassification, **sizes, mean=values.mean, std=values.std)
+    return _api.Weights(record.sources[0].url, preset, _meta(record))
 
 
 def _meta(record: WeightsRecord) -> dict[str, Any]:

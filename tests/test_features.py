@@ -77,9 +77,12 @@ def test_tracing_scripting_and_odd_sizes(name: str) -> None:
         ({"out_indices": (1.0,)}, r"got \(1\.0,\)"),
         ({"out_indices": 3}, "got 3"),
         ({"output_stride": 4}, r"one of \(32, 16, 8\), got 4"),
-        ({"num_classes": 10}, "takes in_chans, out_indices, output_stride, not num_classes"),
+        ({"num_classes": 10}, "HarDNetFeatures does not take num_classes"),
         ({"in_chans": 0}, "in_chans must be an integer >= 1, got 0"),
-        ({"features_only": False, "out_indices": (1,)}, "not out_indices; features_only=True builds HarDNetFeatures"),
+        (
+            {"features_only": False, "out_indices": (1,)},
+            "HarDNet does not take out_indices; features_only=True",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_said(keywords: dict[str, object], said: str) -> None:

@@ -84,7 +84,7 @@ def _strip_prefix(content: dict[Any, Tensor]) -> StateDict:
 
 def rename_imgclsmob(state: StateDict, config: HarDNetConfig) -> StateDict:
     """Give the entries of imgclsmob (pytorchcv) the original implementation's keys; keep those of other keys."""
-    if config.decoder:  # imgclsmob has no such network
+    if config.decoder or not any(key.startswith("features.") for key in state):
         return state
     names = {imgclsmob_key(key, config): key for key in _expected_shapes(config)}
     renamed = {names.get(key, key): value for key, value in state.items()}
