@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hardnet import Classifier, HarDNet, create_model
 from hardnet.images.preprocess import Preprocessing
 from hardnet.models.config import CONFIGS
+from hardnet.weights import files, transfer
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = ("hardnet39ds", "hardnet68ds", "hardnet68", "hardnet85")
@@ -107,9 +108,12 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clean_environment(
     _isolated: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An empty cache of the test's own, and all log lines kept."""
+    """An empty cache of the test's own, short downloads, and all log lines kept."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
     caplog.set_level(logging.INFO, logger="hardnet")
+    for name, value in {"TIMEOUT": 10.0, "ATTEMPTS": 2, "BACKOFF": 0.01, "MAX_BYTES": 1_000_000}.items():
+        monkeypatch.setattr(transfer, name, value)
+    monkeypatch.setattr(files, "MAX_BYTES", 1_000_000)
 
 
 @pytest.fixture

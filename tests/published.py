@@ -13,10 +13,8 @@ import torch
 from conftest import golden_state
 
 from hardnet.weights.catalog import CATALOG, Digest, DigestScheme, Source, WeightsRecord
-from hardnet.weights.download import Policy, cache_dir
+from hardnet.weights.download import cache_dir
 
-MAX_BYTES = 1_000_000
-POLICY = Policy(timeout=10, attempts=2, backoff=0.01, max_bytes=MAX_BYTES)
 WRONG = "not the file with the digest sha256:"
 
 

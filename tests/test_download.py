@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import time
 from collections.abc import Iterator
@@ -23,18 +22,15 @@ from http_server import (
     running,
     serve,
 )
-from published import DIGESTS, GOOD, MAX_BYTES, OTHER, POLICY, ZIPPED, cached_names, packed, record_of
+from published import DIGESTS, GOOD, OTHER, ZIPPED, cached_names, packed, record_of
 
 import hardnet
 from hardnet.utils.errors import WeightsError
 from hardnet.weights import transfer
 from hardnet.weights.catalog import DigestScheme
-from hardnet.weights.download import Policy, VerifiedFile, cache_dir, fetch, find_cached
+from hardnet.weights.download import VerifiedFile, cache_dir, fetch, find_cached
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
-IMPATIENT = dataclasses.replace(POLICY, timeout=0.2)
-PATIENT = dataclasses.replace(POLICY, attempts=3)
-SHORT = dataclasses.replace(POLICY, total_timeout=1)
 HALF = len(GOOD) // 2
 
 
@@ -44,17 +40,17 @@ def test_a_file_is_downloaded_once_and_checked_on_each_load(
 ) -> None:
     record = record_of(server.on("/w.pth", serve(GOOD)), scheme=scheme)
     assert find_cached(record) is None
-    first = fetch(record, policy=POLICY)
+    first = fetch(record)
     assert first == VerifiedFile(cache_dir() / record.cache_filename(record.sources[0]), GOOD, record.sources[0])
     assert first.path.read_bytes() == GOOD
-    assert fetch(record, policy=POLICY) == find_cached(record) == first
+    assert fetch(record) == find_cached(record) == first
     assert server.hits("/w.pth") == 1
     assert server.seen[0].headers["user-agent"] == f"hardnet/{hardnet.__version__}"
     assert caplog.text.count("weak digest") == (3 if scheme == "sha256-prefix" else 0)
     for damaged in (b"", OTHER):
         hits = server.hits("/w.pth")
         first.path.write_bytes(damaged)
-        assert fetch(record, policy=POLICY).content == GOOD == first.path.read_bytes()
+        assert fetch(record).content == GOOD == first.path.read_bytes()
         assert server.hits("/w.pth") == hits + 1
     assert caplog.text.count(f"{first.path} is damaged") == 2
     assert cached_names() == [first.path.name]
@@ -91,20 +87,24 @@ FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
 }
 
 
+LIMITS = {"stalls": ("TIMEOUT", 0.2), "slow": ("TOTAL_TIMEOUT", 1.0)}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_of_a_server_ends_as_the_right_file_or_one_error(
-    server: ScriptedServer, name: str, caplog: pytest.LogCaptureFixture
+    server: ScriptedServer, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, says, requests = FAULTS[name]
-    policy = IMPATIENT if "stalls" in name else SHORT if name == "slow" else POLICY
+    if name in LIMITS:
+        monkeypatch.setattr(transfer, *LIMITS[name])
     good = server.on("/good%20file.pth", serve(GOOD))
     url = server.on("/w.pth", *steps)
     if not says:
-        assert fetch(record_of(url), policy=policy).content == GOOD
+        assert fetch(record_of(url)).content == GOOD
         assert server.hits("/w.pth") == requests
         return
     with pytest.raises(WeightsError) as caught:
-        fetch(record_of(url), policy=policy)
+        fetch(record_of(url))
     assert caught.value.cause == ("damaged" if name == "another file" else "host")
     assert [line for line in str(caught.value).splitlines() if line.startswith(f"  - {url}: ") and says in line]
     assert "HARDNET_MIRROR" in str(caught.value)
@@ -112,7 +112,7 @@ def test_a_fault_of_a_server_ends_as_the_right_file_or_one_error(
     assert cached_names() == []
     assert server.hits("/w.pth") == requests
     record = record_of(url, good)
-    file = fetch(record, policy=policy)
+    file = fetch(record)
     assert (file.content, file.source) == (GOOD, record.sources[1])
     assert f"cannot be loaded from {url}" in caplog.text
     assert len(cached_names()) == 1
@@ -122,7 +122,7 @@ ARCHIVES = {
     "": packed(("w.pth", GOOD)),
     "2 members": packed(("a.pth", GOOD), ("b.pth", GOOD)),
     "File is not a zip file": ZIPPED[:-30],
-    f"larger than {MAX_BYTES} bytes": packed(("w.pth", bytes(3 * MAX_BYTES))),
+    "larger than 1000000 bytes": packed(("w.pth", bytes(3_000_000))),
 }
 
 
@@ -130,27 +130,30 @@ ARCHIVES = {
 def test_an_archive_of_one_file_is_unpacked(server: ScriptedServer, says: str) -> None:
     record = record_of(server.on("/w.pth.zip", serve(ARCHIVES[says])))
     if not says:
-        file = fetch(record, policy=POLICY)
+        file = fetch(record)
         assert file.content == GOOD == file.path.read_bytes()
     else:
         with pytest.raises(WeightsError, match=says):
-            fetch(record, policy=POLICY)
+            fetch(record)
         assert cached_names() == []
 
 
 def test_an_interrupted_transfer_is_resumed(server: ScriptedServer) -> None:
     reports: list[tuple[int, int | None]] = []
     record = record_of(server.on("/w.pth", ranged(GOOD, sent=HALF), ranged(GOOD)))
-    assert fetch(record, policy=POLICY, progress=lambda *report: reports.append(report)).content == GOOD
+    assert fetch(record, progress=lambda *report: reports.append(report)).content == GOOD
     assert (HALF, len(GOOD)) in reports
     assert reports[-1] == (len(GOOD), len(GOOD))
     assert [seen.headers.get("range") for seen in server.seen] == [None, f"bytes={HALF}-"]
 
 
 @pytest.mark.parametrize("second", [serve(GOOD), ranged(OTHER)], ids=["no ranges", "other file"])
-def test_a_wrong_continuation_leads_to_a_new_start(server: ScriptedServer, second: Step) -> None:
+def test_a_wrong_continuation_leads_to_a_new_start(
+    server: ScriptedServer, second: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "ATTEMPTS", 3)
     record = record_of(server.on("/w.pth", ranged(GOOD, sent=HALF), second, serve(GOOD)))
-    assert fetch(record, policy=PATIENT).content == GOOD
+    assert fetch(record).content == GOOD
     assert server.hits("/w.pth") <= 3
 
 
@@ -161,10 +164,11 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-def test_waits_double(server: ScriptedServer, sleeps: list[float]) -> None:
+def test_waits_double(server: ScriptedServer, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "ATTEMPTS", 5)
     with pytest.raises(WeightsError, match="tried 5 times"):
-        fetch(record_of(server.on("/a.pth", serve(b"", status=503))), policy=Policy(attempts=5, backoff=2))
-    assert sleeps == [2, 4, 8, 16]
+        fetch(record_of(server.on("/a.pth", serve(b"", status=503))))
+    assert sleeps == pytest.approx([0.01, 0.02, 0.04, 0.08])
 
 
 def test_an_unknown_host_is_not_tried_again(sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +177,7 @@ def test_an_unknown_host_is_not_tried_again(sleeps: list[float], monkeypatch: py
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(WeightsError, match="Name or service not known") as caught:
-        fetch(record_of("http://x.invalid/w.pth"), policy=POLICY)
+        fetch(record_of("http://x.invalid/w.pth"))
     assert caught.value.cause == "network"
     assert sleeps == []
 
@@ -189,20 +193,20 @@ def test_only_trusted_certificates_of_the_same_name_pass(
 ) -> None:
     record = record_of(tls_server.on("/w.pth", serve(GOOD)))
     with pytest.raises(WeightsError, match="certificate is not trusted"):
-        fetch(record, policy=POLICY)
+        fetch(record)
     for variable in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
         with pytest.raises(WeightsError, match=r"none\.pem cannot be loaded"):
-            fetch(record, policy=POLICY)
+            fetch(record)
         monkeypatch.setenv(variable, str(CERTIFICATE))
-        fetch(record, policy=POLICY).path.unlink()
+        fetch(record).path.unlink()
     other_name = record_of(record.sources[0].url.replace("127.0.0.1", "localhost"))
     with pytest.raises(WeightsError, match="certificate is not trusted"):
-        fetch(other_name, policy=POLICY)
+        fetch(other_name)
     server.on("/plain.pth", serve(GOOD))
     down = record_of(tls_server.on("/down.pth", redirect(server.url + "/plain.pth")))
     with pytest.raises(WeightsError, match="a redirect from https to http"):
-        fetch(down, policy=POLICY)
+        fetch(down)
     up = record_of(server.on("/up.pth", redirect(record.sources[0].url)))
-    assert fetch(up, policy=POLICY).content == GOOD
+    assert fetch(up).content == GOOD
     assert server.hits("/plain.pth") == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from http_server import Handler, ScriptedServer, redirect, running, serve
-from published import DIGESTS, GOOD, OTHER, POLICY, WRONG, ZIPPED, cached_names, record_of
+from published import DIGESTS, GOOD, OTHER, WRONG, ZIPPED, cached_names, record_of
 
 import hardnet
 from hardnet.utils.errors import WeightsError
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("clean_environment")
 def test_a_proxy_of_the_environment_is_used(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
     with pytest.raises(WeightsError, match="socks5"):
-        fetch(record_of("http://weights.invalid/w.pth"), policy=POLICY)
+        fetch(record_of("http://weights.invalid/w.pth"))
     monkeypatch.setenv("http_proxy", server.url)
     server.on("http://weights.invalid/w.pth", serve(GOOD))
-    assert fetch(record_of("http://weights.invalid/w.pth"), policy=POLICY).content == GOOD
+    assert fetch(record_of("http://weights.invalid/w.pth")).content == GOOD
 
 
 def test_credentials_are_not_sent_on(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_credentials_are_not_sent_on(server: ScriptedServer, monkeypatch: pytest
         server.on("/mirror/a%20b.pth", redirect("/next"))
         server.on("/next", redirect(other.on("/c", serve(GOOD))))
         monkeypatch.setenv("HARDNET_MIRROR", server.url.replace("http://", "http://user:p%40ss@") + "/mirror/")
-        assert fetch(record_of("https://x.invalid/a b.pth"), policy=POLICY).content == GOOD
+        assert fetch(record_of("https://x.invalid/a b.pth")).content == GOOD
         assert [seen.headers.get("authorization") for seen in server.seen] == ["Basic dXNlcjpwQHNz", None]
         assert "authorization" not in other.seen[0].headers
 
@@ -52,11 +52,11 @@ def test_no_message_shows_a_secret(
     address: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(WeightsError) as caught:
-        fetch(record_of(address + ("" if "token" in address else "w.pth")), policy=POLICY)
+        fetch(record_of(address + ("" if "token" in address else "w.pth")))
     assert "SECRET" not in redact(address) + str(caught.value) + caplog.text
     monkeypatch.setenv("HARDNET_MIRROR", address)
     with pytest.raises(WeightsError, match="HARDNET_MIRROR is not valid") as caught:
-        fetch(record_of(server.on("/a.pth", serve(GOOD))), policy=POLICY)
+        fetch(record_of(server.on("/a.pth", serve(GOOD))))
     assert caught.value.__cause__ is None
     assert "SECRET" not in str(caught.value) + caplog.text
     assert server.seen == []
@@ -67,7 +67,7 @@ def test_a_valid_address_is_shown_without_credentials(server: ScriptedServer, mo
     monkeypatch.setenv("HARDNET_MIRROR", server.url.replace("http://", "http://user:SECRET@"))
     server.on("/w.pth?token=SECRET", serve(OTHER))
     with pytest.raises(WeightsError) as caught:
-        fetch(record_of(server.url + "/w.pth?token=SECRET"), policy=POLICY)
+        fetch(record_of(server.url + "/w.pth?token=SECRET"))
     assert f"{server.url}/w.pth: HTTP Error 404: Not Found" in str(caught.value)
     assert f"{server.url}/w.pth: not the file" in str(caught.value)
     assert "SECRET" not in str(caught.value)
@@ -86,14 +86,14 @@ def test_a_mirror_folder_comes_first(
     for name, content, address in (("a.pth", GOOD, str(mirror)), ("b.pth.zip", ZIPPED, f" {mirror}/ ")):
         (mirror / name).write_bytes(content)
         monkeypatch.setenv("HARDNET_MIRROR", address)
-        file = fetch(record, policy=POLICY)
+        file = fetch(record)
         assert file.content == GOOD == file.path.read_bytes()
         file.path.unlink()
         (mirror / name).unlink()
     assert server.seen == []
     (mirror / "a.pth").write_bytes(OTHER)  # checked like a source
     (mirror / "b.pth.zip").mkdir()
-    assert fetch(record, policy=POLICY).content == GOOD
+    assert fetch(record).content == GOOD
     assert f"{mirror / 'a.pth'}: not the file" in caplog.text
     assert f"{mirror / 'b.pth.zip'}: cannot be read" in caplog.text
 
@@ -103,30 +103,30 @@ def test_offline_mode_makes_no_request(server: ScriptedServer, monkeypatch: pyte
     monkeypatch.setenv("HARDNET_OFFLINE", " YES ")
     monkeypatch.setenv("HARDNET_MIRROR", server.url + "/mirror")
     with pytest.raises(WeightsError, match="HARDNET_OFFLINE") as caught:
-        fetch(record, policy=POLICY)
+        fetch(record)
     assert f"{server.url}/a.pth: not tried" in str(caught.value)
     (mirror / "a.pth").write_bytes(GOOD)
     monkeypatch.setenv("HARDNET_MIRROR", str(mirror))
-    assert fetch(record, policy=POLICY).content == GOOD
+    assert fetch(record).content == GOOD
     monkeypatch.delenv("HARDNET_MIRROR")
-    fetch(record, policy=POLICY).path.unlink()  # from the cache
+    fetch(record).path.unlink()  # from the cache
     assert server.seen == []
     monkeypatch.setenv("HARDNET_OFFLINE", "No")
-    assert fetch(record, policy=POLICY).content == GOOD
+    assert fetch(record).content == GOOD
 
 
 def test_a_damaged_file_of_the_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(download, "__file__", str(tmp_path / "weights" / "download.py"))
     (tmp_path / "tiny.pth").write_bytes(OTHER)
     with pytest.raises(WeightsError, match=f"tiny.pth: .*{WRONG}"):
-        fetch(record_of("package:tiny.pth"), policy=POLICY)
+        fetch(record_of("package:tiny.pth"))
     assert (tmp_path / "tiny.pth").read_bytes() == OTHER
 
 
 def test_a_cache_that_cannot_be_written_is_named(server: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "torch_home").write_bytes(b"a file")
     with pytest.raises(WeightsError, match="TORCH_HOME"):
-        fetch(record_of(server.on("/a.pth", serve(GOOD))), policy=POLICY)
+        fetch(record_of(server.on("/a.pth", serve(GOOD))))
     assert server.seen == []
 
 

@@ -62,8 +62,8 @@ def read_google_style(app: Sphinx, what: str, name: str, obj: Any, options: Any,
 def shorten_defaults(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Write ``...`` for default values that are no expression, such as ``<factory>``, or a long one."""
-    return signature and re.sub(r"= ?(<[^<>]*(<[^<>]*>)?>|Policy\([^()]*\))", "= ...", signature), returns
+    """Write ``...`` for default values that are no expression, such as ``<factory>``."""
+    return signature and re.sub(r"= ?<[^<>]*(<[^<>]*>)?>", "= ...", signature), returns
 
 
 def setup(app: Sphinx) -> None:

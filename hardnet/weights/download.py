@@ -15,13 +15,12 @@ from ..utils.files import expand_user, write_atomically
 from ..utils.progress import progress_bar
 from .catalog import PACKAGE, Source, WeightsRecord
 from .files import read_file, unpack_archive
-from .transfer import Cause, Policy, Report, TransferError, download, is_valid, redact
+from .transfer import Cause, Report, TransferError, download, is_valid, redact
 
-__all__ = ["Policy", "VerifiedFile", "cache_dir", "fetch", "find_cached"]
+__all__ = ["VerifiedFile", "cache_dir", "fetch", "find_cached"]
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_POLICY = Policy()
 _LOCK_TIMEOUT = 600  # seconds that another process may take for the same weights
 _Place = tuple[Source, str | Path]  # a source and the URL or file to read it from
 Progress: TypeAlias = bool | Report
@@ -45,7 +44,7 @@ def cache_dir() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = _DEFAULT_POLICY) -> VerifiedFile:
+def fetch(record: WeightsRecord, *, progress: Progress = True) -> VerifiedFile:
     """Return a record's verified file: from the package or the cache, else from the mirror or the sources.
 
     ``HARDNET_MIRROR``, a folder or an http(s) address, is tried before the sources. With ``HARDNET_OFFLINE=1`` no
@@ -54,7 +53,6 @@ def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = 
     Args:
         record: a record of the catalogue, or one of your own.
         progress: show a progress bar on a terminal; or a function of the bytes so far and in total (None if unknown).
-        policy: limits on time, attempts and size.
 
     Raises:
         WeightsError: the file could not be downloaded from any source, the cache cannot be written, or
@@ -73,7 +71,7 @@ def fetch(record: WeightsRecord, *, progress: Progress = True, policy: Policy = 
             # A second download does no harm.
             logger.warning("continuing without a lock on %s: %s", lock.lock_file, error)
         # Look again: another process may have downloaded it meanwhile.
-        return find_cached(record, remove_damaged=True) or _fetch_first(record, progress, policy)
+        return find_cached(record, remove_damaged=True) or _fetch_first(record, progress)
 
 
 def find_cached(record: WeightsRecord, *, remove_damaged: bool = False) -> VerifiedFile | None:
@@ -127,7 +125,7 @@ def is_offline() -> bool:
     return os.environ.get("HARDNET_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def _fetch_first(record: WeightsRecord, progress: Progress, policy: Policy) -> VerifiedFile:
+def _fetch_first(record: WeightsRecord, progress: Progress) -> VerifiedFile:
     failures: dict[str, Cause] = {}
     for source, place in _places(record):
         name = redact(place) if isinstance(place, str) else str(place)
@@ -135,7 +133,7 @@ def _fetch_first(record: WeightsRecord, progress: Progress, policy: Policy) -> V
             failures[f"  - {name}: not tried, offline mode is on (HARDNET_OFFLINE)"] = "network"
             continue
         try:
-            return _fetch_from(record, source, place, progress, policy)
+            return _fetch_from(record, source, place, progress)
         except WeightsError as error:
             failures[f"  - {name}: {error}"] = error.cause
             # A mirror folder needs only one of the files.
@@ -158,20 +156,18 @@ def _fetch_first(record: WeightsRecord, progress: Progress, policy: Policy) -> V
     raise failure
 
 
-def _fetch_from(
-    record: WeightsRecord, source: Source, place: str | Path, progress: Progress, policy: Policy
-) -> VerifiedFile:
+def _fetch_from(record: WeightsRecord, source: Source, place: str | Path, progress: Progress) -> VerifiedFile:
     target = cache_dir() / record.cache_filename(source)
     with write_atomically(target) as file:  # opened first: nothing is downloaded if the cache cannot be written
         if isinstance(place, Path):
-            content = _checked(read_file(place), source, policy)
+            content = _checked(read_file(place), source)
         else:
-            content = _download(place, record, source, progress, policy)
+            content = _download(place, record, source, progress)
         file.write(content)
     return _verified(target, content, source)
 
 
-def _download(url: str, record: WeightsRecord, source: Source, progress: Progress, policy: Policy) -> bytes:
+def _download(url: str, record: WeightsRecord, source: Source, progress: Progress) -> bytes:
     logger.info("downloading %s from %s", record, redact(url))
     with progress_bar(None, str(record), enabled=progress is True) as bar:
 
@@ -180,15 +176,15 @@ def _download(url: str, record: WeightsRecord, source: Source, progress: Progres
             bar.update(done - bar.n)
 
         report = progress if callable(progress) else update_bar
-        return download(url, policy, report, lambda content: _checked(content, source, policy))
+        return download(url, report, lambda content: _checked(content, source))
 
 
-def _checked(content: bytes, source: Source, policy: Policy) -> bytes:
+def _checked(content: bytes, source: Source) -> bytes:
     """Return the checkpoint in what a source served, after the digest check."""
     served = f"{len(content)} bytes that start with {content[:16]!r}"
     if source.filename.endswith(".zip"):
         try:
-            content = unpack_archive(content, max_bytes=policy.max_bytes)
+            content = unpack_archive(content)
         except WeightsError as error:
             raise TransferError(f"{error}; got {served}", cause="damaged") from error
     if not source.digest.matches(content):

@@ -97,11 +97,11 @@ def _numpy_numbers() -> list[Any]:
     return [np.dtype, type(np.dtype("f8")), *((scalar, name) for name in names)]
 
 
-def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
+def unpack_archive(archive: bytes) -> bytes:
     """Return the content of the single ``.pth`` file in a ``.zip``; nothing is written to disk.
 
     Raises:
-        WeightsError: the archive is damaged, has another content, or unpacks to more than ``max_bytes``.
+        WeightsError: the archive is damaged, has another content, or unpacks to more than 512 MiB.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
@@ -109,11 +109,11 @@ def unpack_archive(archive: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
             if len(names) != 1 or not names[0].endswith(".pth"):
                 raise ValueError(f"it has {len(names)} members ({', '.join(map(repr, names[:3]))})")
             with opened.open(names[0]) as file:
-                content = file.read(max_bytes + 1)
+                content = file.read(MAX_BYTES + 1)
     except Exception as error:  # damaged bytes make zipfile raise nearly anything
         raise WeightsError(f"not a readable archive of one .pth file: {reason(error)[:_MAX_REASON]}") from error
-    if len(content) > max_bytes:
-        raise WeightsError(f"the file in the archive is larger than {max_bytes} bytes")
+    if len(content) > MAX_BYTES:
+        raise WeightsError(f"the file in the archive is larger than {MAX_BYTES} bytes")
     return content
 
 

@@ -74,10 +74,10 @@ def load_weights(
             record of :func:`hardnet.get_weights`; the path of a file: ``.pth``/``.pt`` (a state dict, or a training
             checkpoint with one), ``.safetensors``, or a release archive ``.pth.zip``; the folder of a training run, or
             of ``save_pretrained``; or ``hf-hub:owner/name@revision``.
-        model: the name of the model that the weights must be of. None takes the one that the source names or whose
-            keys and shapes it has; a tag then means hardnet39ds.
-        progress: show a progress bar for downloads on a terminal, or a function that is called with the bytes received
-            and their total (None if unknown).
+        model: name of the expected model. None takes the one that the source names or whose keys and shapes it has; a
+            tag then means hardnet39ds.
+        progress: show a progress bar for downloads on a terminal, or a function of the bytes so far and in total (None
+            if unknown).
         use_ema: prefer the averaged weights of a training checkpoint.
         revision: branch, tag or commit of a repository of the Hub.
         token: access token for private repositories of the Hub; None takes that of ``hf auth login``.
@@ -172,35 +172,32 @@ def _load_path(source: str, model: str | None, use_ema: bool, revision: str | No
             raise WeightsError(f"a folder without {CONFIG} (of save_pretrained) or {' or '.join(RUN_FILES)} (of a run)")
         path = files[0]
     content = read_file(path)
-    description = folder.read_description(content) if path.suffix == ".safetensors" else None
-    if description is not None:
-        return _loaded(source, deserialise(content, path.name), description)
     if path.suffix.lower() == ".zip":
         content = unpack_archive(content)
     record, digest = identify(content, CATALOG.values())
+    description = folder.read_description(content)
     checkpoint = deserialise(content, path.name)
-    return _loaded(source, checkpoint, model=model, record=record, digest=digest, use_ema=use_ema)
+    return _loaded(source, checkpoint, description, model=model, record=record, digest=digest, use_ema=use_ema)
 
 
 def _loaded(
     name: str, content: Any, description: dict[str, Any] | None = None, *, model: str | None = None,
     record: WeightsRecord | None = None, digest: Digest | None = None, use_ema: bool = True,
 ) -> Loaded:  # fmt: skip
-    """Turn the content of a file into weights; without a description by :mod:`.folder`, it may describe itself."""
+    """Turn the content of a file into weights, described by a record, by :mod:`.folder`, or by the content itself."""
     state = state_dict.find_state(content, use_ema=use_ema)
     facts = content if description is None else description
-    categories, preprocessing = None, None
     if record is not None:
-        config = replace(get_config(record.model), block_activation=record.block_activation)
-        categories, preprocessing = record.categories, record.preprocessing
-    else:
-        config = _architecture(facts, state, model)
+        facts = {"architecture": record.model, "block_activation": record.block_activation}
+        facts |= {"classes": record.categories, "preprocessing": record.preprocessing.to_dict()}
+    config = _architecture(facts, state, model)
     state = state_dict.rename_imgclsmob(state, config)
     classes = head_classes(state, config)
+    categories, preprocessing = None, None
     if config.decoder and "model_state" in facts:  # of the authors' training script
         categories = tuple(CITYSCAPES) if classes == len(CITYSCAPES) else None
         preprocessing = BGR_PREPROCESSING
-    elif record is None and {"classes", "preprocessing"} <= facts.keys():
+    elif {"classes", "preprocessing"} <= facts.keys():
         try:
             categories = None if facts["classes"] is None else folder.check_categories(facts["classes"])
             preprocessing = Preprocessing.from_dict(facts["preprocessing"])

@@ -15,7 +15,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO, Literal, TypeAlias
 
 from ..utils.errors import WeightsError
@@ -28,27 +27,22 @@ logger = logging.getLogger(__name__)
 Cause: TypeAlias = Literal["network", "host", "damaged"] | None
 Report: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes so far and in total (None if unknown)."""
+
+# Limits of a download. Times are in seconds.
+TIMEOUT = 20.0
+"""Longest time without a connection, or without a byte."""
+TOTAL_TIMEOUT = 7200.0
+"""Longest time for one address, all attempts included."""
+ATTEMPTS = 4
+"""Attempts per address. An attempt that gets a mebibyte further than any earlier one restarts the count."""
+BACKOFF = 0.5
+"""Wait before the second attempt. It doubles with each further one."""
+
 _CHUNK = 256 * 1024
-_PROGRESS = 1024 * 1024  # bytes; an attempt that gets this much further than any earlier one resets the attempt counter
+_PROGRESS = 1024 * 1024
 _RETRIED = (408, 425, 429)
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HIDDEN = "an address that is not valid"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Limits of a download. Times are in seconds."""
-
-    timeout: float = 20.0
-    """Longest time without a connection, or without a byte."""
-    total_timeout: float = 7200.0
-    """Longest time for one address, all attempts included."""
-    attempts: int = 4
-    """Attempts per address. An attempt that brings a further mebibyte restarts the count."""
-    backoff: float = 0.5
-    """Wait before the second attempt. It doubles with each further one."""
-    max_bytes: int = MAX_BYTES
-    """Largest file, in bytes."""
 
 
 class TransferError(WeightsError):
@@ -79,7 +73,7 @@ def is_valid(url: str) -> bool:
     return redact(url) != _HIDDEN
 
 
-def download(url: str, policy: Policy, report: Report, check: Callable[[bytes], bytes]) -> bytes:
+def download(url: str, report: Report, check: Callable[[bytes], bytes]) -> bytes:
     """Return ``check`` of the bytes that an address serves.
 
     An interrupted attempt is continued with a range request. If ``check`` refuses a file of several parts, which may be
@@ -88,12 +82,12 @@ def download(url: str, policy: Policy, report: Report, check: Callable[[bytes], 
     Raises:
         TransferError: no attempt succeeded.
     """
-    deadline = time.monotonic() + policy.total_timeout
+    deadline = time.monotonic() + TOTAL_TIMEOUT
     buffer, resumed = io.BytesIO(), False
     failures = most = 0
     while True:
         try:
-            resumed = _receive(url, policy, buffer, deadline, report)
+            resumed = _receive(url, buffer, deadline, report)
             return check(buffer.getvalue())
         except TransferError as error:
             mixed = resumed and error.cause == "damaged"
@@ -101,45 +95,45 @@ def download(url: str, policy: Policy, report: Report, check: Callable[[bytes], 
                 raise
             failures = 1 if buffer.tell() >= most + _PROGRESS else failures + 1
             most = max(most, buffer.tell())
-            if failures >= policy.attempts:
+            if failures >= ATTEMPTS:
                 raise TransferError(f"{error} (tried {failures} times)", cause=error.cause) from error
             if mixed:
                 buffer = io.BytesIO()
-            wait = policy.backoff * 2 ** (failures - 1)
+            wait = BACKOFF * 2 ** (failures - 1)
             logger.info("%s: %s; trying again in %.1f seconds", redact(url), error, wait)
             time.sleep(wait)
 
 
-def _receive(url: str, policy: Policy, buffer: io.BytesIO, deadline: float, report: Report) -> bool:
+def _receive(url: str, buffer: io.BytesIO, deadline: float, report: Report) -> bool:
     """Append the rest of a file to the buffer, or replace its content; return whether it was appended."""
     headers = {"User-Agent": f"hardnet/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
     if buffer.tell():
         headers["Range"] = f"bytes={buffer.tell()}-"
     try:
-        with _open(url, headers, policy.timeout) as response:
+        with _open(url, headers) as response:
             resumed: bool = response.status == http.HTTPStatus.PARTIAL_CONTENT
             if not resumed:
                 buffer.seek(0)
                 buffer.truncate()
             total = None if response.length is None else buffer.tell() + response.length
             while True:
-                if max(buffer.tell(), total or 0) > policy.max_bytes:
-                    raise TransferError(f"the file is larger than {policy.max_bytes} bytes")
+                if max(buffer.tell(), total or 0) > MAX_BYTES:
+                    raise TransferError(f"the file is larger than {MAX_BYTES} bytes")
                 if time.monotonic() > deadline:
-                    raise TransferError(f"not complete after {policy.total_timeout:g} seconds")
+                    raise TransferError(f"not complete after {TOTAL_TIMEOUT:g} seconds")
                 chunk = response.read1(_CHUNK)
                 if not chunk:
                     break
                 buffer.write(chunk)
                 report(buffer.tell(), total)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _as_transfer_error(error, policy) from error
+        raise _as_transfer_error(error) from error
     if total is not None and buffer.tell() < total:
         raise TransferError(f"the connection closed after {buffer.tell()} of {total} bytes", retry=True)
     return resumed
 
 
-def _open(url: str, headers: dict[str, str], timeout: float) -> http.client.HTTPResponse:
+def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     """Request ``url``. Proxies are those of the usual environment variables."""
     if not is_valid(url):
         raise TransferError("not a valid http or https address")
@@ -150,7 +144,7 @@ def _open(url: str, headers: dict[str, str], timeout: float) -> http.client.HTTP
         credentials = urllib.parse.unquote_to_bytes(f"{parts.username}:{parts.password or ''}")
         request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(credentials).decode()}")
     secure = urllib.request.HTTPSHandler(context=_trusted_certificates())
-    response: http.client.HTTPResponse = urllib.request.build_opener(secure, _Redirects).open(request, timeout=timeout)
+    response: http.client.HTTPResponse = urllib.request.build_opener(secure, _Redirects).open(request, timeout=TIMEOUT)
     return response
 
 
@@ -180,7 +174,7 @@ def _trusted_certificates() -> ssl.SSLContext:
         raise TransferError(f"the certificate bundle {bundle} cannot be loaded: {reason(error)} ({advice})") from error
 
 
-def _as_transfer_error(error: Exception, policy: Policy) -> TransferError:
+def _as_transfer_error(error: Exception) -> TransferError:
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         retry = error.code in _RETRIED or error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR
@@ -189,7 +183,7 @@ def _as_transfer_error(error: Exception, policy: Policy) -> TransferError:
     if isinstance(inner, ssl.SSLCertVerificationError):
         return TransferError(f"the server's certificate is not trusted: {inner.verify_message} (see SSL_CERT_FILE)")
     if isinstance(inner, TimeoutError):
-        return TransferError(f"no data for {policy.timeout:g} seconds", retry=True)
+        return TransferError(f"no data for {TIMEOUT:g} seconds", retry=True)
     if isinstance(error, (http.client.InvalidURL, ValueError)):
         return TransferError("the address, or that of a proxy, is not valid")  # the error's text may hold a password
     offline = isinstance(inner, socket.gaierror) or getattr(inner, "errno", None) == errno.ENETUNREACH
