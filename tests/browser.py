@@ -1,7 +1,5 @@
 """Chromium without a screen, for the tests of pages: what it asked for, what it complained of, what axe-core finds."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What the tests share: devices, the golden vectors, and the deterministic fill that they were made with."""
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

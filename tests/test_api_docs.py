@@ -1,7 +1,5 @@
 """The API pages have every public name once. ``.ci/run`` builds them with Sphinx; a warning fails it."""
 
-from __future__ import annotations
-
 import re
 from importlib import import_module
 from pathlib import Path

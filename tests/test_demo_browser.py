@@ -1,7 +1,5 @@
 """The demo page in a real browser: two sizes, two languages, light and dark, with the network away."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ ImageNet weights are random numbers there (:mod:`offline_copy`). Commands are pa
 ones that print a shown result are run.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The examples, in a small setting: they learn what they say, and draw what they are asked for."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

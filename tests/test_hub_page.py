@@ -1,7 +1,5 @@
 """The pages for the PyTorch Hub: their Python runs as a reader pastes it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

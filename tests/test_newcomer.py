@@ -1,7 +1,5 @@
 """From sixty pictures to a model with the core packages alone, one command after the other."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The quick-start notebook runs from top to bottom, and its committed outputs are those of the current code."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The wheel: built, looked into, installed elsewhere and used there."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

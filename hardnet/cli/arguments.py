@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--overwrite": {"action": "store_true", "help": "replace FILE if it exists"},
     "--on": {
         "metavar": "ray[=ADDRESS]",
-        "help": "run on a Ray cluster, or on this machine; --output is a new folder",
+        "help": "run on Ray, without ADDRESS on this machine; --output is a new folder",
     },
     "--column": {"metavar": "NAME", "help": "with --on: the column of the images in Parquet files"},
     "--threads": {"type": positive, "metavar": "N", "help": "CPU threads per rank (default: torch's choice)"},

@@ -16,11 +16,10 @@ from ..utils.devices import usable_device
 from ..utils.files import write_atomically, writing
 from ..utils.text import table
 from ..utils.validation import image_size, positive
-from .arguments import SOME_FAILED, Verbs, say
+from .arguments import SOME_FAILED, Verbs, pick, say
 from .output import show
 
 PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
-PROTOCOL = ("batch_size", "size", "device", "rounds", "turn_seconds")
 Key: TypeAlias = tuple[str, str, str]  # model, engine, precision
 
 
@@ -61,8 +60,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     for reason in left_out:
         say(f"left out: {reason}")
     if arguments.json is not None:
-        content = {name: getattr(arguments, name) for name in PROTOCOL} | {"threads": torch.get_num_threads()}
-        content |= {"torch": torch.__version__, "rows": rows, "left_out": left_out}
+        content = pick(arguments, "batch_size", "size", "device", "rounds", "turn_seconds")
+        content |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows, "left_out": left_out}
         with writing(arguments.json), write_atomically(arguments.json) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
     return 0 if rows else SOME_FAILED
@@ -88,10 +87,9 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
                 calibration = [images.cpu()] if precision == "int8" else None
                 try:
                     fast = build(engine=engine, precision=precision, calibration=calibration)
+                    steps[name, engine, precision] = partial(time_pass, fast, images)
                 except (ImportError, RuntimeError, ValueError) as error:
                     left_out.append(f"{name} {engine} {precision}: {error}")
-                else:
-                    steps[name, engine, precision] = partial(time_pass, fast, images)
     return steps, left_out
 
 
@@ -101,8 +99,8 @@ def _figures(seconds: dict[Key, list[float]], batch_size: int) -> list[dict[str,
     for (model, engine, precision), spread in spreads.items():
         eager = spreads.get((model, "eager", "fp32"))
         lower, median, upper = (round(1000 * seconds, 2) for seconds in spread)
-        row = {"model": model, "engine": engine, "precision": precision, "median_ms": median}
-        row |= {"lower_quartile_ms": lower, "upper_quartile_ms": upper}
+        row: dict[str, Any] = {"model": model, "engine": engine, "precision": precision}
+        row |= {"median_ms": median, "lower_quartile_ms": lower, "upper_quartile_ms": upper}
         row |= {"images_per_second": float(f"{batch_size / spread[1]:.4g}")}
         rows.append(row | {"times_eager": eager and round(eager[1] / spread[1], 2)})
     return rows

@@ -23,9 +23,8 @@ def add_verb(verbs: Verbs) -> None:
     parser.add_argument("--weights", required=True, metavar="FILE", help="weights of fchardnet70, a .pkl or .pth file")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of .png maps; complete ones stay")
     parser.add_argument("--overlay", action="store_true", help="write NAME.overlay.png too: the classes over the image")
-    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at once (default: 1)")
-    parser.add("--device", "--engine", "--precision", "--calibration")
+    parser.add("--labels", "--device", "--engine", "--precision", "--calibration")
     parser.set_defaults(run=_segment)
 
 

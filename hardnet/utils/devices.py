@@ -1,7 +1,5 @@
 """Choose and check torch devices; the features of the processor."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Processes started by torchrun: connect them and exchange small values."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -76,12 +74,9 @@ def connect(device: str | torch.device = "auto") -> Iterator[Ranks]:
         ValueError: there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if isinstance(device, torch.device):
-        compute = device
-    else:
-        compute = usable_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
-        if compute.type not in ("cpu", "cuda"):
-            raise ValueError(f"device must be cpu or cuda, got {device!r}")
+    compute = usable_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
+    if isinstance(device, str) and compute.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if size == 1:
         yield Ranks(0, 1, compute)
         return

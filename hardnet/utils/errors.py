@@ -1,7 +1,5 @@
 """The exceptions of the library, in addition to ``ValueError`` and ``TypeError``."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 

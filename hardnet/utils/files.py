@@ -1,7 +1,5 @@
 """Open regular files; write files atomically."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import glob

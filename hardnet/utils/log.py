@@ -1,7 +1,5 @@
 """Log a warning once in a process."""
 
-from __future__ import annotations
-
 import logging
 
 LOGGED: set[str] = set()

@@ -1,7 +1,5 @@
 """Optional packages: imported where they are needed, and refused by name and version if they do not fit."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 
@@ -18,14 +16,13 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
     advice = f'pip install "{requirement}"' + (f' (or, from a checkout, pip install ".[{extra}]")' if extra else "")
     try:
         module = importlib.import_module(package)
+        installed = str(getattr(module, "__version__", "0"))
+        if TorchVersion(installed) >= lowest:
+            return module
+        problem = f"{package} {installed} is installed"
     except ModuleNotFoundError as error:
-        if error.name != package:
-            raise ImportError(f"{package} cannot be imported ({error}); {requirement} is required: {advice}") from error
-        raise ImportError(f"{package} is not installed, {requirement} is required: {advice}") from None
-    installed = str(getattr(module, "__version__", "0"))
-    if TorchVersion(installed) < lowest:
-        raise ImportError(f"{package} {installed} is installed, {requirement} is required: {advice}")
-    return module
+        problem = f"{package} is not installed" if error.name == package else f"{package} cannot be imported ({error})"
+    raise ImportError(f"{problem}, {requirement} is required: {advice}")
 
 
 def refuse_foreign(library: str, registered: dict[str, str], own: str) -> None:

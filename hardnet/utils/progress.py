@@ -1,7 +1,5 @@
 """Show a progress bar on a terminal with torch.hub's tqdm; nothing elsewhere."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""Format text for messages and the terminal; check integers."""
-
-from __future__ import annotations
+"""Format text for messages and the terminal."""
 
 import codecs
 import csv

@@ -1,7 +1,5 @@
 """Check numbers that callers and the command line give."""
 
-from __future__ import annotations
-
 import argparse
 
 _MOST_DIGITS = 6  # of a side in pixels: more would overflow
