@@ -17,6 +17,7 @@ from typing import Any
 
 from .images.batches import Decode, Item
 from .images.shards import SHARDS, Row, list_files, read_files, resolve
+from .inference.classifier import Classifier, Extractor
 from .inference.results import arrow_schema
 from .utils.errors import ImageError
 from .utils.optional import require
@@ -131,8 +132,6 @@ class _Stage:
     def __init__(
         self, column: str, value: str, model: str | None, options: dict[str, Any], call: dict[str, Any]
     ) -> None:
-        from .inference.classifier import Classifier, Extractor
-
         logging.getLogger("hardnet.inference").setLevel(logging.ERROR)  # unusable images are rows
         runner: Any = (Classifier if value == "predictions" else Extractor)(model, **options)
         self._column, self._value = column, value

@@ -179,7 +179,7 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
             Classifier(model, device="cpu", labels=labels)
 
 
-def test_a_transform_that_does_not_fit() -> None:
+def test_a_transform_that_does_not_fit(device: str) -> None:
     for transform, message in (
         (lambda image: image, r"must return a float tensor \(3, H, W\), got Image"),
         (lambda image: torch.zeros(1, 3, 32, 32), r"got torch.float32 \(1, 3, 32, 32\)"),
@@ -187,9 +187,6 @@ def test_a_transform_that_does_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Classifier(MainColour(), device="cpu", transform=transform).predict([plain()])
-
-
-def test_a_model_of_other_channels(device: str) -> None:
     model = HarDNet(CONFIGS["hardnet39ds"], num_classes=3, in_chans=1)
     with pytest.raises(ValueError, match=r"the model takes 1 channels: .* got torch.uint8 \(3, 224, 224\)"):
         Classifier(model, device=device).predict([plain()])

@@ -73,21 +73,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     else:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
             rows = list(csv.DictReader(text))
-    return [
-        {
-            "source": os.fsdecode(row.get("source_bytes") or row["source"]),
-            "error": row.get("error") or None,
-            "value": None if row.get("error") else value(row),
-        }
-        for row in rows
-    ]
+    for row in rows:
+        row["source"] = os.fsdecode(row.get("source_bytes") or row["source"])
+        row["error"] = row.get("error") or None
+        row["value"] = None if row["error"] else value(row)
+    return rows
 
 
 def value(row: dict[str, Any]) -> Any:
-    if "label" in row:
-        return row["label"]
-    if "predictions" in row:
-        return row["predictions"][0]["label"]
+    if row.get("predictions"):
+        return row["label"] if "label" in row else row["predictions"][0]["label"]
     vector = row["embedding"] if "embedding" in row else [row[key] for key in row if key.isdecimal()]
     return np.array(vector).astype(np.float32).tobytes()
 
@@ -323,6 +318,5 @@ def test_the_ranks_of_torchrun_write_what_one_process_writes(tmp_path: Path) -> 
     assert process.wait() == 1
     assert 1 < len(read(path)) < 301
     assert subprocess.run(command("predict", folder, path, ranks=2), check=False).returncode == 0
-    assert [(row["source"], row["value"]) for row in read(path)] == [
-        (row["source"], row["value"]) for row in read(whole)
-    ]
+    parts, complete = ([(row["source"], row["value"]) for row in read(file)] for file in (path, whole))
+    assert parts == complete

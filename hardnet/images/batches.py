@@ -60,8 +60,6 @@ class Item:
 def expand(images: ImageLike | Iterable[ImageLike | Item]) -> Iterator[Item]:
     """Iterate over the single images of an input; folders and batches of tensors or arrays are split.
 
-    What is left out of folders is logged.
-
     Raises:
         TypeError: at once if ``images`` is of no supported type, while iterating for an entry.
         ImageError: while iterating, a folder that is the whole input has no images or cannot be read.
@@ -90,9 +88,6 @@ def decode_ahead(
 
     Threads decode ahead: up to ``batch_size`` images (at least one per thread) beyond those that were taken. They end
     with the iterator, also when it is closed early.
-
-    Raises:
-        ValueError: while iterating, the transform's result does not fit the model.
     """
     if os.getpid() != _first_process():
         warn_once(
@@ -112,17 +107,12 @@ def decode_ahead(
         while pending:
             item, future = pending.popleft()
             start = time.perf_counter()
-            try:
-                outcome: Tensor | ImageError = future.result()
-            except ImageError as error:
-                outcome = error
+            error = future.exception()
             waited += time.perf_counter() - start
             done += 1
             if done == _HINT_AFTER and 2 * large > done and 2 * waited > time.perf_counter() - begin:
-                logger.warning(
-                    "most of the time goes into decoding large pictures: decode='fast' (--decode fast) is faster"
-                )
-            yield item, outcome
+                logger.warning("decoding large pictures takes most of the time: decode='fast' (--decode fast) helps")
+            yield item, error if isinstance(error, ImageError) else future.result()
             pending.extend(islice(futures, 1))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -81,8 +81,8 @@ def load_image(path_or_file: File, *, least_side: int | None = None, bits: int |
 
     Args:
         path_or_file: a path, or a file opened for binary reading, which stays open.
-        least_side: a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, several times as fast, as far as its shorter
-            side stays at least this long, in pixels. None decodes the whole size.
+        least_side: pixels that the shorter side keeps when a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size,
+            several times as fast. None decodes the whole size.
         bits: of the values of grey pictures in 16-bit files, 1 to 16: 12 for most X-rays. None takes 16, or what the
             file says.
 
@@ -213,10 +213,9 @@ def find_images(
     """Iterate over the image files of a folder and its subfolders, in natural order (2 before 10).
 
     A file counts by its name's extension, in upper or lower case: those of the formats that ``load_image`` reads, and
-    the ends ``also``. Hidden files and folders (``.DS_Store``, ``._photo.jpg``, ``.ipynb_checkpoints``) are skipped.
-    Links are followed, but every real folder is visited once, so that loops end. A dangling link or a FIFO with an
-    image's name is listed: reading it raises the error. A subfolder that cannot be read is yielded with its error.
-    ``left_out`` counts what is skipped, by kind: "hidden folders", "hidden images", or an extension such as ".heic".
+    the ends ``also``. Links are followed, but every real folder is visited once, so that loops end. A dangling link or
+    a FIFO with an image's name is listed: reading it raises the error. A subfolder that cannot be read is yielded with
+    its error. ``left_out`` counts what is skipped: "hidden folders", "hidden images", or an extension such as ".heic".
 
     Raises:
         ImageError: while iterating, there is no such folder, or it cannot be read.
@@ -264,10 +263,7 @@ def require_images(path: str, entries: Iterable[T], left_out: Counter[str]) -> I
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
-    """Return what :func:`find_images` skipped as text; empty if it skipped nothing.
-
-    For example ``5 .heic (pip install pillow-heif), 1 hidden folder, 12 .txt``.
-    """
+    """Return what :func:`find_images` skipped: "5 .heic (pip install pillow-heif), 1 hidden folder, 12 .txt"."""
     texts = []
     for kind in sorted(+left_out, key=lambda kind: (kind not in _UNREADABLE, kind)):
         noun = printable(kind) or "without an extension"

@@ -82,7 +82,12 @@ def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Ite
         if location is None or failure is not None:
             return [(name, None, failure)]
         try:
-            opened = _open(os.fsdecode(location), filesystem)
+            path = os.fsdecode(location)
+            if filesystem is None and "://" not in path:
+                opened: Any = open_regular(path)
+            else:
+                files, inner = resolve(path, filesystem)
+                opened = files.open_input_file(inner)
             if name.lower().endswith(".parquet"):
                 return _cells(name, opened, column)
             if name.lower().endswith(SHARDS):
@@ -98,13 +103,6 @@ def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Ite
         while some := list(islice(files, 4 * _READERS)):
             for rows in pool.map(read_file, some):
                 yield from rows
-
-
-def _open(path: str, filesystem: Any) -> Any:
-    if filesystem is None and "://" not in path:
-        return open_regular(path)
-    files, inner = resolve(path, filesystem)
-    return files.open_input_file(inner)
 
 
 def _too_large(name: str, size: int) -> Row:

@@ -130,10 +130,7 @@ def _find(predictions: Sequence[Prediction], label: str | int) -> Prediction:
 
 
 def activation_level(model: HarDNet, height: int, width: int) -> FeatureInfo:
-    """Return the deepest level of the pyramid whose map of such an image (pixels) has at least 8 pixels a side.
-
-    Stride 16 for ImageNet's crop of 224, 8 for a crop of 64.
-    """
+    """Return the deepest level whose map of such an image has at least 8 pixels a side: stride 16 for 224 pixels."""
     levels = feature_levels(model.config)
     large = [level for level in levels if min(height, width) // level.stride >= MIN_MAP]
     return large[-1] if large else levels[0]
@@ -148,9 +145,6 @@ def class_activations(
 
     1 is the position with the most evidence for the class; the map is 0 if there is none. The model must be in
     evaluation mode; its parameters and their gradients are not changed.
-
-    Raises:
-        ValueError: there is no such class, or the image does not fit the model.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weight = next(model.parameters())
@@ -177,19 +171,20 @@ def class_activations(
 
 def seen_picture(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
     """Undo the normalisation of a prepared tensor (1 or 3, H, W) and return it as an RGB picture."""
-    from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
-
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    picture: Image.Image = to_pil_image((image.cpu().float() * std + mean).clamp(0, 1).mul(255).round().byte())
-    return picture
+    return _picture(image.cpu().float() * std + mean)
 
 
 def heat_map(activation: Tensor, opacity: float = 1.0) -> Image.Image:
     """Return an activation (H, W) from 0 to 1 as an RGBA picture, from blue to red (1); below 0.5 it fades out."""
-    from torchvision.transforms.functional import to_pil_image
-
     powers = torch.stack([activation**exponent for exponent in range(6)])
     colours = torch.einsum("ce,ehw->chw", torch.tensor(_TURBO), powers)
     alpha = (2 * activation).clamp(max=1) * opacity
-    picture: Image.Image = to_pil_image(torch.cat([colours, alpha[None]]).clamp(0, 1).mul(255).round().byte())
-    return picture
+    return _picture(torch.cat([colours, alpha[None]]))
+
+
+def _picture(values: Tensor) -> Image.Image:
+    """(3 or 4, H, W) from 0 to 1 -> an RGB or RGBA picture."""
+    from PIL import Image
+
+    return Image.fromarray(values.clamp(0, 1).mul(255).round().byte().movedim(0, -1).numpy())

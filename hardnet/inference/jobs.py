@@ -250,9 +250,8 @@ class RowFile:
     def missing(self, items: Sequence[Item], batch_size: int) -> list[Item]:
         """Check the rows that are there, and return the images that have none, in order.
 
-        Rows in the order of the images that end within a batch have the images of this batch computed again, since
-        engines may round differently in batches of other sizes; :meth:`add` leaves them out. A row that is damaged or
-        not of this verb is a ValueError; nothing has been changed.
+        If the rows end within a batch, its images are computed again, since engines may round differently in batches
+        of other sizes; :meth:`add` leaves them out. A row that is damaged or not of this verb is a ValueError.
         """
         position, others = 0, Counter[str]()
         for source, failed in self._read() if self.previous else ():
