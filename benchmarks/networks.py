@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,7 @@ TRAINING = ("training", "checkpointed-training")
 """Names for training steps in place of an engine; the second with gradient checkpointing."""
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A network of a package in an engine and a precision, on batches of one shape."""
 
     source: str
@@ -54,12 +53,12 @@ class Case:
     @property
     def network(self) -> tuple[str, str, str, str]:
         """Source, model, engine and precision: one process runs all shapes of these."""
-        return self.source, self.model, self.engine, self.precision
+        return self[:4]
 
     @property
     def shape(self) -> Shape:
         """Images, height and width."""
-        return self.batch_size, self.height, self.width
+        return self[4:]
 
     @property
     def size(self) -> str:
@@ -72,26 +71,22 @@ class Case:
 
 
 def compared_groups(
-    models: Sequence[str],
-    engines: Sequence[str],
-    precisions: Sequence[str],
-    shapes: Sequence[Shape],
-    peers: bool = True,
+    models: Sequence[str], engines: Sequence[str], precisions: Sequence[str], shapes: Sequence[Shape]
 ) -> list[list[Case]]:
     """Return one group of cases per engine and precision: pytorchcv's models in eager mode, ours, other families.
 
     "torch" is measured with our models only: its graphs of oneDNN do not exist for some of the others, or are not
     exact. In groups of training steps, pytorchcv's models are trained too.
     """
+    peers = PEERS if set(models) <= CONFIGS.keys() else SEGMENTATION_PEERS
     groups = []
-    for pair in product(engines, precisions):
-        if pair[0] in ("eager", *TRAINING) and pair[1] != "fp32":
+    for engine, precision in product(engines, precisions):
+        if engine in ("eager", *TRAINING) and precision != "fp32":
             continue
-        baseline = TRAINING[0] if pair[0] in TRAINING else "eager"
-        networks = [(BASELINE, model, baseline, "fp32") for model in models if peers and model in CONFIGS]
-        networks += [(OURS, model, *pair) for model in models]
-        others = PEERS if set(models) <= CONFIGS.keys() else SEGMENTATION_PEERS
-        networks += [(*peer, *pair) for peer in others if peers and pair[0] != "torch"]
+        baseline = TRAINING[0] if engine in TRAINING else "eager"
+        networks = [(BASELINE, model, baseline, "fp32") for model in models if model in CONFIGS]
+        networks += [(OURS, model, engine, precision) for model in models]
+        networks += [(*peer, engine, precision) for peer in peers if engine != "torch"]
         groups.append([Case(*network, *shape) for shape in shapes for network in networks])
     return groups
 

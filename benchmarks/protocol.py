@@ -25,15 +25,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.networks import BASELINE, Case, cost, images_of, in_engine, settled_network
+from benchmarks.networks import BASELINE, Case, images_of, in_engine, settled_network
 from hardnet.engines.base import images_at_once
 from hardnet.engines.timing import quartiles, time_pass, timed_passes
 from hardnet.utils.files import write_atomically, writing
 from hardnet.utils.version import __version__
 
 PACKAGES = ("torch", "torchvision", "pytorchcv", "timm", "onnxruntime", "openvino", "nncf", "pillow", "numpy")
-PAUSE_SECONDS, WARM_UP = 0.03, 3
-"""Pause before each turn; untimed passes after the network was built, on CPUs of one slice of the batch."""
+PAUSE_SECONDS, TURN_SECONDS, WARM_UP = 0.03, 0.3, 3
+"""Pause before each turn; length of a turn; untimed passes after the network was built, on CPUs of one slice."""
 
 
 class Worker:
@@ -86,27 +86,26 @@ def _ask(case: Case, device: str, method: str, *arguments: Any) -> Any:
 
 
 def measure(
-    cases: Sequence[Case], rounds: int, turn_seconds: float, device: str, say: Callable[[str], None] = print
-) -> dict[str, Any]:
-    """Time all networks in turns, shape by shape; return "rows", "left_out" and "failed", ready for JSON.
+    cases: Sequence[Case], rounds: int, device: str, say: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Time all networks in turns, shape by shape; return a row per case, ready for JSON.
 
-    Every second round goes backwards, so that a steady drift of the machine cancels. A case that fails does not stop
-    the others. It is left out if a package is missing or the engine does not have the precision.
+    Every second round goes backwards, so that a steady drift of the machine cancels. A case that cannot be measured
+    does not stop the others: ``say`` gets the reason.
     """
     seconds: dict[Case, list[list[float]]] = {case: [] for case in cases}
     memory: dict[Case, Any] = {}
-    reasons: dict[str, dict[Case, str]] = {"left_out": {}, "failed": {}}
+    failures: set[Case] = set()
     processes: dict[tuple[str, ...], ProcessPoolExecutor] = {}
 
     def ask(case: Case, method: str, *arguments: Any) -> Any:
-        if case in reasons["left_out"] or case in reasons["failed"]:
+        if case in failures:
             return None
         try:
             return processes[case.network].submit(_ask, case, device, method, *arguments).result()
-        except (ImportError, NotImplementedError) as error:
-            reasons["left_out"][case] = str(error)
         except Exception as error:  # whatever a model or an engine raises; a process that died
-            reasons["failed"][case] = f"{type(error).__name__}: {error}".splitlines()[0]
+            failures.add(case)
+            say(f"no figures for {case}: {type(error).__name__}: {error}".splitlines()[0])
 
     with contextlib.ExitStack() as stack:
         for shape in dict.fromkeys(case.shape for case in cases):
@@ -122,11 +121,9 @@ def measure(
                 say(f"{shape}: round {number + 1} of {rounds}")
                 for case in turns if number % 2 == 0 else reversed(turns):
                     time.sleep(PAUSE_SECONDS)
-                    seconds[case].append(ask(case, "take", turn_seconds))
+                    seconds[case].append(ask(case, "take", TURN_SECONDS))
             memory |= {case: ask(case, "finish") for case in turns}
-    measured = {case: times for case, times in seconds.items() if memory[case] is not None}
-    entries = {key: [{"row": str(case), "reason": text} for case, text in reasons[key].items()] for key in reasons}
-    return {"rows": figures(measured, memory), **entries}
+    return figures({case: times for case, times in seconds.items() if case not in failures}, memory)
 
 
 def figures(seconds: dict[Case, list[list[float]]], memory: dict[Case, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,7 +137,7 @@ def figures(seconds: dict[Case, list[list[float]]], memory: dict[Case, dict[str,
     for case, (lower, median, upper) in spreads.items():
         baseline = baselines.get((case.model, case.shape))
         spread = {"median": median, "lower_quartile": lower, "upper_quartile": upper}
-        row = {**vars(case), "milliseconds": {name: round(1000 * value, 3) for name, value in spread.items()}}
+        row = {**case._asdict(), "milliseconds": {name: round(1000 * value, 3) for name, value in spread.items()}}
         row["images_per_second"] = round(case.batch_size / median, 2)
         row["times_baseline"] = baseline and round(baseline / median, 3)
         row |= memory[case]
@@ -150,36 +147,29 @@ def figures(seconds: dict[Case, list[list[float]]], memory: dict[Case, dict[str,
 
 def case_of(row: dict[str, Any]) -> Case:
     """Return the case that a row of figures belongs to."""
-    return Case(**{name: row[name] for name in Case.__dataclass_fields__})
+    return Case(*(row[name] for name in Case._fields))
 
 
-def merged(earlier: dict[str, Any], measured: dict[str, Any], surroundings: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a file of results: the earlier rows, except those that were measured again, and the new."""
-    check_surroundings(earlier, surroundings)
-    earlier = earlier or {"networks": {}, "rows": [], "left_out": [], "failed": []}
-    kinds = ("rows", "left_out", "failed")
-    new = {_name(entry) for kind in kinds for entry in measured[kind]}
-    content = {kind: [row for row in earlier[kind] if _name(row) not in new] + measured[kind] for kind in kinds}
-    networks = dict.fromkeys((row["source"], row["model"]) for row in content["rows"])
-    costs = {model: earlier["networks"].get(model) or cost(source, model) for source, model in networks}
-    return {"kind": "speed", **surroundings, "networks": costs, **content}
+def open_results(path: Path | None, device: str, **protocol: Any) -> dict[str, Any]:
+    """Return the results of a file, if there is one, with the date, the machine, the versions and the protocol.
+
+    Raises:
+        ValueError: the file's results are of another machine or of other versions.
+    """
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    protocol |= {"device": device, "pause_seconds": PAUSE_SECONDS, "warm_up_passes": WARM_UP, "load_before": load}
+    packages = {package.metadata["Name"].lower(): package.version for package in importlib.metadata.distributions()}
+    versions = {"python": platform.python_version(), "hardnet": __version__}
+    versions |= {name: packages[name] for name in PACKAGES if name in packages}
+    now = {"machine": _machine(device), "versions": versions}
+    earlier = read_json(path)
+    if any(earlier.get(key, value) != value for key, value in now.items()):
+        raise ValueError(f"{path} has results of another machine or of other versions: write to a new file")
+    content = {key: earlier.get(key, empty) for key, empty in (("networks", {}), ("rows", []))}
+    return {"date": date.today().isoformat(), **now, "protocol": protocol, **content}
 
 
-def check_surroundings(earlier: dict[str, Any], surroundings: dict[str, Any]) -> None:
-    """Raise ValueError if earlier results, if any, are of another processor or of other versions."""
-    sides = [
-        (part["versions"], *map(part["machine"].get, ("processor", "gpu"))) for part in (earlier, surroundings) if part
-    ]
-    if sides[0] != sides[-1]:
-        raise ValueError("the file has results of another processor or of other versions: write to a new file")
-
-
-def _name(entry: dict[str, Any]) -> str:
-    return str(entry["row"] if "row" in entry else case_of(entry))
-
-
-def surroundings_of(device: str, **protocol: Any) -> dict[str, Any]:
-    """Return the date, the machine, the versions and the protocol."""
+def _machine(device: str) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else ""
     model, family = (re.search(rf"^{name}\s*: (.*)$", text, re.MULTILINE) for name in ("model name", "cpu family"))
@@ -189,15 +179,19 @@ def surroundings_of(device: str, **protocol: Any) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch_threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
     if torch.device(device).type == "cuda":
         machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    packages = {package.metadata["Name"].lower(): package.version for package in importlib.metadata.distributions()}
-    versions = {"python": platform.python_version(), "hardnet": __version__}
-    versions |= {name: packages[name] for name in PACKAGES if name in packages}
-    protocol |= {"device": device, "pause_seconds": PAUSE_SECONDS, "warm_up_passes": WARM_UP}
-    return {"date": date.today().isoformat(), "machine": machine, "versions": versions, "protocol": protocol}
+    return machine
+
+
+def add_rows(results: dict[str, Any], rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Put rows in the place of the earlier ones of the same cases, and write the file."""
+    keys = (*Case._fields, "decoding", "pixels")
+    cases = [[row.get(key) for key in keys] for row in rows]
+    results["rows"] = [row for row in results["rows"] if [row.get(key) for key in keys] not in cases] + rows
+    if path is not None:
+        write_json(path, results)
 
 
 def read_json(path: Path | None) -> dict[str, Any]:

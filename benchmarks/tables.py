@@ -52,16 +52,16 @@ def speed_table(results: dict[str, Any], batch: str, size: str, *engines: str) -
     rows = [row for row in results["rows"] if (str(row["batch_size"]), case_of(row).size) == (batch, size)]
     compared = any(row["source"] == BASELINE for row in rows)
     cells = {case_of(row).network: _cell(row, compared) for row in rows}
-    columns = [tuple(name.partition("-")[::2]) for name in engines if name not in ("ours", "baseline")]
-    columns = columns or [(row["engine"], row["precision"]) for row in rows if row["source"] == OURS]
-    columns = list(dict.fromkeys((engine, precision or "fp32") for engine, precision in columns))
-    sources = {OURS} if "ours" in engines else {row["source"] for row in rows} - {BASELINE}
-    networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] in sources)
-    baseline = "baseline" in engines
+    columns = [(*name.split("-"), "fp32")[:2] for name in engines if name not in ("ours", "baseline")]
+    columns = columns or list(dict.fromkeys((row["engine"], row["precision"]) for row in rows if row["source"] == OURS))
+    networks = dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] == OURS)
+    if "ours" not in engines:
+        networks |= dict.fromkeys((row["source"], row["model"]) for row in rows if row["source"] != BASELINE)
+    baseline = compared and "baseline" in engines
     unit = "ms" if compared else "ms (MB)"
     header = [f"{unit}, batch {batch}, {size if 'x' in size else f'{size}x{size}'}"] + baseline * ["pytorchcv, eager"]
     lines = []
-    for source, model in sorted(networks, key=lambda network: network[0] != OURS):
+    for source, model in networks:
         keys = baseline * [(BASELINE, model, "eager", "fp32")] + [(source, model, *column) for column in columns]
         lines.append([f"`{model}`", *(cells.get(key, "-") for key in keys)])
     return markdown(header + [engine_name(*column) for column in columns], lines)
@@ -93,10 +93,9 @@ def end_to_end_table(results: dict[str, Any]) -> str:
     parts = ("images/s", "decode, ms", "preprocess, ms", "model alone, images/s")
     lines = []
     for row in results["rows"]:
-        times = [row[part]["wall_ms"] for part in ("decode", "preprocess", "model_alone")]
-        figures = [row["images_per_second"], *times[:2], 1000 / times[2]]
         names = [f"`{row['model']}`", engine_name(row["engine"], row["precision"])]
         names += ["{} x {}".format(*row["pixels"]), row["decoding"]]
+        figures = (row["images_per_second"], row["decode_ms"], row["preprocess_ms"], 1000 / row["model_ms"])
         lines.append([*names, *(f"{figure:.1f}" for figure in figures)])
     return markdown(["model", "engine", "files", "decoding", *parts], lines)
 

@@ -38,14 +38,9 @@ SECONDS = {BASELINE_CASE: 0.08, PEER_CASE: 0.07, TORCH_CASE: 0.05, INT8_CASE: 0.
 MEMORY = {"running_memory_mb": 500, "cuda_memory_mb": None}
 
 
-def measured(*cases: Case) -> dict[str, Any]:
+def rows_of(*cases: Case) -> list[dict[str, Any]]:
     seconds = {case: [[SECONDS[case] * factor for factor in (1, 1.1, 0.9)]] * 2 for case in cases}
-    return {"rows": protocol.figures(seconds, dict.fromkeys(cases, MEMORY)), "left_out": [], "failed": []}
-
-
-@pytest.fixture(scope="module")
-def results() -> dict[str, Any]:
-    return protocol.merged({}, measured(*SECONDS), protocol.surroundings_of("cpu"))
+    return protocol.figures(seconds, dict.fromkeys(cases, MEMORY))
 
 
 # hardnet benchmark
@@ -134,14 +129,15 @@ def test_turns_go_there_and_back_and_a_case_that_dies_is_named(monkeypatch: pyte
 
     monkeypatch.setattr(protocol, "_ask", ask)
     monkeypatch.setattr(protocol, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
-    outcome = protocol.measure(list(SECONDS), 2, 0.1, "cpu")
+    lines: list[str] = []
+    rows = protocol.measure(list(SECONDS), 2, "cpu", lines.append)
     assert turns == [*SECONDS, *reversed(SECONDS)]
-    assert [protocol.case_of(row) for row in outcome["rows"]] == [BASELINE_CASE, PEER_CASE, INT8_CASE]
-    assert outcome["failed"] == [{"row": str(TORCH_CASE), "reason": "BrokenProcessPool: killed"}]
+    assert [protocol.case_of(row) for row in rows] == [BASELINE_CASE, PEER_CASE, INT8_CASE]
+    assert f"no figures for {TORCH_CASE}: BrokenProcessPool: killed" in lines
 
 
-def test_figures_are_computed_from_the_times(results: dict[str, Any]) -> None:
-    rows = {protocol.case_of(row): row for row in results["rows"]}
+def test_figures_are_computed_from_the_times() -> None:
+    rows = {protocol.case_of(row): row for row in rows_of(*SECONDS)}
     row = rows[TORCH_CASE]
     assert row["milliseconds"] == {"median": 50.0, "lower_quartile": 46.25, "upper_quartile": 53.75}
     assert row["images_per_second"] == 20.0
@@ -150,31 +146,38 @@ def test_figures_are_computed_from_the_times(results: dict[str, Any]) -> None:
     assert rows[PEER_CASE]["times_baseline"] is None
 
 
-def test_rows_that_are_measured_again_are_replaced(results: dict[str, Any]) -> None:
-    again = protocol.merged(results, measured(TORCH_CASE), protocol.surroundings_of("cpu"))
-    rows = {protocol.case_of(row): row for row in again["rows"]}
-    assert len(rows) == len(again["rows"]) == len(results["rows"])
+def test_rows_that_are_measured_again_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    results = protocol.open_results(path, "cpu", rounds=2)
+    protocol.add_rows(results, rows_of(*SECONDS), path)
+    assert path.read_text().count("\n") < len(SECONDS) + 15  # a row per line
+    results = protocol.open_results(path, "cpu", rounds=2)
+    protocol.add_rows(results, rows_of(TORCH_CASE), path)
+    assert protocol.read_json(path) == results
+    rows = {protocol.case_of(row): row for row in results["rows"]}
+    assert len(rows) == len(results["rows"]) == len(SECONDS)
     assert rows[TORCH_CASE]["times_baseline"] is None
     assert rows[BASELINE_CASE]["times_baseline"] == 1
-    with pytest.raises(ValueError, match="another processor"):
-        protocol.merged({**results, "versions": {}}, measured(), protocol.surroundings_of("cpu"))
+    protocol.write_json(path, {**results, "versions": {}})
+    with pytest.raises(ValueError, match="of other versions"):
+        protocol.open_results(path, "cpu")
 
 
 @pytest.mark.slow
 def test_a_network_is_measured_in_its_process() -> None:
     cases = [Case(OURS, "hardnet39ds", *pair, 1, 64, 64) for pair in (("eager", "fp32"), ("torch", "int8"))]
-    outcome = protocol.measure(cases, 1, 0.02, "cpu")
-    assert 10 < outcome["rows"][0]["running_memory_mb"] < 500
-    assert [entry["row"] for entry in outcome["left_out"]] == [str(cases[1])]
+    lines: list[str] = []
+    [row] = protocol.measure(cases, 1, "cpu", lines.append)
+    assert 10 < row["running_memory_mb"] < 500
+    assert any(line.startswith(f"no figures for {cases[1]}: NotImplementedError") for line in lines)
 
 
 # Tables
 
 
-def test_a_table_is_written_into_its_page_and_a_stale_one_is_named(results: dict[str, Any], tmp_path: Path) -> None:
-    protocol.write_json(tmp_path / "run.json", results)
-    assert protocol.read_json(tmp_path / "run.json") == results
-    assert (tmp_path / "run.json").read_text().count("\n") < len(results["rows"]) + 15  # a row per line
+def test_a_table_is_written_into_its_page_and_a_stale_one_is_named(tmp_path: Path) -> None:
+    networks = {model: cost(source, model) for source, model in ((OURS, "hardnet68"), PEERS[0])}
+    protocol.write_json(tmp_path / "run.json", {"networks": networks, "rows": rows_of(*SECONDS)})
     page = tmp_path / "README.md"
     page.write_text(
         "<!-- generated: speed run.json 1 224 baseline openvino-int8 torch -->\nold\n<!-- end of generated -->\n"
@@ -197,9 +200,8 @@ def test_the_pages_show_the_committed_results() -> None:
 
 
 def test_an_end_to_end_run_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = "end-to-end hardnet39ds --images 4 --pixels 640x480 --batch-sizes 2 --engines eager --decode exact fast"
+    command = "end-to-end hardnet39ds --images 4 --pixels 640x480 --engines eager --decode exact fast"
     assert benchmarks_main([*command.split(), "--json", str(tmp_path / "end.json")]) == 0
     assert "| `hardnet39ds` | eager | 640 x 480 | fast |" in capsys.readouterr().out
     row, _ = json.loads((tmp_path / "end.json").read_text())["rows"]
-    assert row["images_per_second"] == pytest.approx(1000 / row["whole"]["wall_ms"], rel=0.02, abs=0.01)
-    assert all(row[part]["processor_ms"] > 0.1 for part in ("decode", "preprocess", "model_alone"))
+    assert all(row[part] > 0.1 for part in ("images_per_second", "decode_ms", "preprocess_ms", "model_ms"))
