@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardnet import Accelerated, HarDNet, accelerate, create_model
 from hardnet.cli import main
-from hardnet.engines.torch_private import cpu_has_bf16
+from hardnet.engines.acceleration import cpu_has_bf16
 from hardnet.training.data import open_evaluation
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from hardnet import accelerate, create_model
 from hardnet.engines import fold, torch_private
-from hardnet.engines.torch_engine import FusedConv, OneDnnGraphs, fuse
+from hardnet.engines.torch_engine import OneDnnGraphs, fuse
+from hardnet.engines.torch_private import FusedConv
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -106,7 +107,6 @@ def test_answers_without_each_private_function_of_torch(
 ) -> None:
     model = golden_fill(create_model("hardnet39ds")).eval()
     if name == "mkldnn":
-        monkeypatch.setattr("hardnet.engines.acceleration.cpu_has_bf16", lambda: False)
         monkeypatch.setattr(place, name, SimpleNamespace())
     else:
         monkeypatch.delattr(place, name)
@@ -117,17 +117,6 @@ def test_answers_without_each_private_function_of_torch(
             assert same(fast(x), model(x))
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "running without" in record.message
-
-
-def test_bf16_without_the_private_function_of_torch(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-    monkeypatch.setattr(torch_private, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
-    assert torch_private.cpu_has_bf16()
-    monkeypatch.setattr(torch_private, "cpu_flags", frozenset)
-    assert not torch_private.cpu_has_bf16()
-    assert "the system is asked instead" in caplog.text
 
 
 def test_threads_share_the_graphs(folded: nn.Module) -> None:

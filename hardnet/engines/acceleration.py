@@ -8,19 +8,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
+from ..utils.devices import cpu_flags
 from ..utils.validation import check_count
 from . import onnx, openvino, torch_engine
 from .base import Accelerated, EngineSettings, Run, completed, difference, random_images
 from .calibration import check_batches
 from .folding import evaluation_copy
-from .torch_private import cpu_has_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +34,11 @@ CALIBRATION_IMAGES = 256
 class Engine(NamedTuple):
     """One row of the table of engines."""
 
-    build: Callable[[ImageModule, EngineSettings, list[Tensor]], Run]
-    """(model in evaluation mode, settings, calibration) -> the function that runs it."""
-    precisions: dict[str, tuple[str, ...]]
-    """By the type of the device."""
-    packages: tuple[str, ...] = ()
-    """Optional packages; an engine without any computes with torch."""
-    int8_packages: tuple[str, ...] = ()
-    """Further optional packages for int8."""
-    takes_pixels: bool = False
-    """True if it scales and normalises uint8 images itself."""
+    build: Callable[[ImageModule, EngineSettings, list[Tensor]], Run]  # from a model in evaluation mode
+    precisions: dict[str, tuple[str, ...]]  # by the type of the device
+    packages: tuple[str, ...] = ()  # optional ones; an engine without any computes with torch
+    int8_packages: tuple[str, ...] = ()  # further ones for int8
+    takes_pixels: bool = False  # True if it scales and normalises uint8 images itself
 
 
 # "auto" prefers the later ones: on CPUs they are faster, as measured in benchmarks/README.md. No GPU was measured.
@@ -57,11 +52,8 @@ EAGER_UP_TO, TORCH_UP_TO = 32, 10_000
 """Images up to which, on CPUs, building the engine "torch", and converting for another one, do not pay off."""
 _COMPILE_AFTER = 256
 """Images of a shape after which compiling a graph pays off."""
-_TOLERANCES = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.5, "int8": sys.float_info.max}
-"""Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated.
-
-In bf16 and fp16, it is up to 0.1 with random weights.
-"""
+_TOLERANCES = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.5, "int8": sys.float_info.max}  # bf16 with random weights: 0.1
+"""Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated."""
 
 ENGINES = tuple(_TABLE)
 """What ``engine=`` may be, in addition to "auto"."""
@@ -81,12 +73,11 @@ def accelerate(
     """Return a model in a faster engine: the same signature and output, for evaluation only.
 
     Args:
-        model: a classifier or a feature pyramid of this library, on the device where it is to run. It is not changed.
+        model: a network of this library, on the device where it is to run. It is not changed.
         engine: "torch" needs no other package; "onnxruntime" and "openvino" need the extras of the same name; "eager"
             is the model itself. "auto" is the fastest one that is installed; the log says which.
         precision: "fp32"; "bf16" if the processor has it; "fp16" on CUDA; "int8" with ``calibration``.
-        example_input: a batch of the most frequent shape, (N, in_chans, H, W), for which the engine is prepared at
-            once. Other shapes work as well.
+        example_input: a batch of the most frequent shape, (N, in_chans, H, W), for which the engine is then prepared.
         threads: CPU threads; None uses torch's number.
         calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
         preprocessing: with it the engine takes uint8 images as well, (N, 3, H, W), which it scales and normalises;
@@ -95,20 +86,20 @@ def accelerate(
 
     Raises:
         TypeError: the model is not one of this library, or ``calibration`` has something else than tensors.
-        ValueError: an unknown engine or precision, a combination that does not exist, ``calibration`` that is missing
-            or not prepared as for the model, int8 that changes the label of more than one in ten of its images; a layer
-            that no engine can run, which is named; an engine whose output is not the model's; a wrong shape.
+        ValueError: an engine or precision that does not exist here; ``calibration`` that is missing or not prepared as
+            for the model; int8 that changes the label of more than one in ten of its images; a layer that no engine can
+            run, which is named; an engine whose output is not the model's.
         ImportError: a package is missing; the message names the extra.
     """
     if not isinstance(model, ImageModule):
         raise TypeError(f"only models of this library can be accelerated, got {type(model).__name__}")
     device = next(model.parameters()).device
-    engine = _check_engine(engine, precision, device)
+    engine = _choose(engine, precision, device.type)
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        raise ValueError("this processor does not compute in bf16, it would be slower than fp32")
     if threads is not None:
         check_count("threads", threads, least=1)
-    if precision != "int8" and calibration is not None:
-        raise ValueError(f"calibration goes with precision='int8', not {precision!r}")
-    batches = check_batches(model, calibration) if precision == "int8" else []
+    batches = check_batches(model, calibration, precision)
     reference = evaluation_copy(model).float()
     normalise = preprocessing or (model.preprocessing if model.in_chans == 3 else None)
     # The expected kind of input is tried: an engine may prepare the other one when it is needed.
@@ -133,40 +124,34 @@ def accelerate(
             f"the {engine} engine does not compute what {model.config.name} computes, the difference is {error:.1e} of "
             "the largest value: run the model itself, or undo what was changed in its layers"
         )
-    faster = "".join(f"; {name} is faster here" for name in _faster(model, precision, device.type)[:1])
-    logger.info("%s runs in %s, %s, on %s%s", model.config.name, engine, precision, device, faster)
+    faster = _faster(model, precision) if on_cpu else precision
+    advice = "" if faster == precision else f"; {faster} is faster here"
+    logger.info("%s runs in %s, %s, on %s%s", model.config.name, engine, precision, device, advice)
     if example_input is not None:
         for _ in range(2):  # the torch engine compiles when a shape comes a second time
             result(example_input)
     return result
 
 
-def _faster(model: ImageModule, precision: str, device: str) -> list[str]:
-    """Return the precisions that are faster on this processor and possible here, the fastest first."""
-    if device != "cpu":
-        return []
+def _faster(model: ImageModule, precision: str) -> str:
+    """Return the fastest precision that is possible here; the given one if none is faster on this processor."""
     order = ["int8", "bf16", "fp32"]
     if openvino.cpu_has_amx_int8() and getattr(model.config, "depthwise", False):
         order = ["bf16", "int8", "fp32"]  # depthwise convolutions stay in float32
-    possible = [name for name in order[: order.index(precision)] if available_engines(device, name)]
-    return [name for name in possible if name != "bf16" or cpu_has_bf16()]
+    possible = [name for name in order if available_engines("cpu", name) and (name != "bf16" or cpu_has_bf16())]
+    return next(name for name in order if name in (*possible, precision))
 
 
 def choose_engine(model: nn.Module, precision: str = "fp32", images: int | None = None) -> str:
-    """Choose "eager" up to 32 images, "torch" up to 10,000, beyond the fastest installed engine.
+    """Choose "eager" up to 32 images, "torch" up to 10,000, beyond (or for None) the fastest installed engine.
 
     Precisions other than fp32 always get the fastest installed engine that has them. On CUDA, fp32 is always "eager".
-
-    Args:
-        model: on the device where it is to run.
-        precision: one of :data:`PRECISIONS`.
-        images: how many images are to be computed; None means many.
     """
     device = next(model.parameters()).device.type
     count = math.inf if images is None else images
-    if precision == "fp32" and (device != "cpu" or count <= EAGER_UP_TO):
-        return "eager"
-    return "torch" if precision == "fp32" and count <= TORCH_UP_TO else _choose(precision, device)
+    if precision != "fp32" or (device == "cpu" and count > TORCH_UP_TO):
+        return _choose("auto", precision, device)
+    return "torch" if device == "cpu" and count > EAGER_UP_TO else "eager"
 
 
 class EngineCache:
@@ -175,7 +160,7 @@ class EngineCache:
     Threads may share it. The model must not be changed. With ``preprocessing``, the engines take uint8 images as well.
     """
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(self, model: Any, preprocessing: Preprocessing | None = None) -> None:
         self._model, self.preprocessing = model, preprocessing
         on_cpu = next(model.parameters()).device.type == "cpu"
         self._runs = {"eager": completed(model, preprocessing, sliced=on_cpu)}
@@ -194,8 +179,7 @@ class EngineCache:
 
     def _build(self, engine: str) -> Run:
         try:
-            model = cast(ImageModule, self._model)  # checked by accelerate
-            run: Run = accelerate(model, engine=engine, preprocessing=self.preprocessing)
+            run: Run = accelerate(self._model, engine=engine, preprocessing=self.preprocessing)
         except Exception as error:  # whatever an optional package raises
             logger.warning("the %s engine is not available, using PyTorch instead: %s", engine, error)
             run = self._runs["eager"] if engine == "torch" else self._runs.get("torch") or self._build("torch")
@@ -205,44 +189,31 @@ class EngineCache:
 
 def available_engines(device: str | torch.device = "cpu", precision: str = "fp32") -> list[str]:
     """Return the installed engines for a device and a precision, the preferred ones first."""
-    return [engine for engine in _able(precision, torch.device(device).type) if not _missing(engine, precision)]
+    return [engine for engine in _able(precision, torch.device(device).type) if _installed(engine, precision)]
 
 
-def _check_engine(engine: str, precision: str, device: torch.device) -> str:
-    """Return the engine that "auto" stands for; check that it is available."""
+def _choose(engine: str, precision: str, device: str) -> str:
+    """Return the engine that "auto" stands for, or the named one; ValueError if there is none."""
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    if engine == "auto":
-        engine = _choose(precision, device.type)
-    if engine not in _able(precision, device.type):
-        able = "; ".join(f"{', '.join(names)} on {kind}" for kind, names in _TABLE[engine].precisions.items())
-        raise ValueError(f"the {engine} engine has no {precision} on {device.type}, only {able}")
-    if missing := _missing(engine, precision):
-        extra = "int8" if "nncf" in missing else engine
-        raise ImportError(
-            f"the {engine} engine needs {', '.join(missing)} for {precision}: pip install {' '.join(missing)} "
-            f'(or, from a checkout, pip install ".[{extra}]")'
-        )
-    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
-        raise ValueError("this processor does not compute in bf16, it would be slower than fp32")
-    return engine
-
-
-def _choose(precision: str, device: str) -> str:
-    able = _able(precision, device)
+    able = [name for name in _able(precision, device) if engine in ("auto", name)]
     if not able:
-        raise ValueError(f"no engine computes in {precision} on {device}")
-    # Where none is installed, the caller reports what the first one needs.
-    return next((engine for engine in able if not _missing(engine, precision)), able[0])
+        raise ValueError(f"the engine {engine!r} has no {precision} on {device}")
+    # If none is installed, building the first one says which package is missing.
+    return next((name for name in able if _installed(name, precision)), able[0])
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether the processor computes in bf16 (x86 on Linux; else False)."""
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
 def _able(precision: str, device: str) -> list[str]:
     return [engine for engine in reversed(ENGINES) if precision in _TABLE[engine].precisions.get(device, ())]
 
 
-def _missing(engine: str, precision: str) -> list[str]:
+def _installed(engine: str, precision: str) -> bool:
     row = _TABLE[engine]
-    packages = row.packages + (row.int8_packages if precision == "int8" else ())
-    return [package for package in packages if find_spec(package) is None]
+    return all(map(find_spec, row.packages + (row.int8_packages if precision == "int8" else ())))

@@ -35,6 +35,17 @@ class EngineSettings(NamedTuple):
     checked: bool  # True if the output is compared with the model's
 
 
+class Conversion(NamedTuple):
+    """A model that is written to a file of another library."""
+
+    model: nn.Module  # folded, in evaluation mode, in float32 on the CPU
+    example: Tensor  # its input: two images or more, not square, since equal sizes become one dimension
+    precision: str
+    calibration: list[Tensor]  # for int8: its inputs
+    outputs: list[str]  # their names; empty where no name matters
+    texts: dict[str, str]  # for readers of the file
+
+
 class Accelerated(nn.Module):
     """A model in a faster engine: the signature and the output of the model, for evaluation only.
 
@@ -85,11 +96,10 @@ class Accelerated(nn.Module):
             raise ValueError(f"the {self.engine} engine was built for {self.device}, the images are on {x.device}")
         # Outside inference mode: what is built in the first call must work for callers in any mode.
         with torch.inference_mode(False), torch.no_grad():
-            return self._run(x) if len(x) else self._empty(x)
-
-    def _empty(self, x: Tensor) -> Output:
-        """Return the output for an empty batch, which some engines refuse."""
-        return map_levels(lambda level: level[:0], self._run(x.new_zeros(1, *x.shape[1:])))
+            if len(x):
+                return self._run(x)
+            # Some engines refuse an empty batch.
+            return map_levels(lambda level: level[:0], self._run(x.new_zeros(1, *x.shape[1:])))
 
     def train(self, mode: bool = True) -> Accelerated:
         """Stay in evaluation mode; RuntimeError if ``mode`` is true."""
@@ -207,9 +217,10 @@ _TALKATIVE = ("nncf", "onnxscript", "torch._export", "torch.export", "torch.onnx
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Keep what converters do besides converting from the caller: messages, random numbers, the search path."""
-    path, state, root_level = list(sys.path), random.getstate(), logging.root.level
-    levels = {logger: logger.level for logger in map(logging.getLogger, _TALKATIVE)}
-    for logger in levels:
+    path, state = list(sys.path), random.getstate()
+    talkative = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [(logger, logger.level) for logger in (logging.root, *talkative)]  # OpenVINO 2024.6 sets that of the root
+    for logger in talkative:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -218,7 +229,5 @@ def undisturbed() -> Iterator[None]:
     finally:
         random.setstate(state)
         sys.path[:] = path
-        logging.root.setLevel(root_level)  # OpenVINO 2024.6 sets it
-        for logger, level in levels.items():
-            if logger.level == logging.ERROR:  # else the library, imported in the block, has set it
-                logger.setLevel(level)
+        for logger, level in levels:
+            logger.setLevel(level)

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.hub
@@ -20,16 +19,14 @@ from torch import Tensor, nn
 from ..models.network import ImageModule
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import EngineSettings, Run, levels_of
+from .base import Conversion, EngineSettings, Run, levels_of
 from .calibration import check_agreement
 from .folding import fold
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
-CACHE_LIMIT = 2 * 1024**3
-"""Bytes of all converted models; above it, those that were not used for longest are removed."""
+MOST_CONVERSIONS = 32
+"""Number of converted models that are kept: those that were used last."""
 
 _DIGESTS = "digests.json"
 
@@ -43,25 +40,28 @@ def converted(
     model: ImageModule,
     settings: EngineSettings,
     calibration: list[Tensor],
-    conditions: tuple[object, ...],
-    convert: Callable[[ImageModule, Path], None],
+    conditions: object,
+    name: str,
+    write: Callable[[Conversion, Path], None],
     load: Callable[[Path], Run],
 ) -> Run:
     """Return a model from the cache, or converted now; nothing is kept of an int8 model that changes the labels.
 
-    ``conditions`` are what the files depend on besides model and calibration. ``convert`` takes the folded model, in
-    float32 on the CPU, ``load`` returns the function that runs the model and returns a list.
+    ``conditions`` are what the file depends on besides model and calibration, ``name`` is the file's. ``load`` returns
+    the function that runs the model and returns a list.
     """
     versions = (__version__, torch.__version__, settings.engine, settings.checked)
-    digest = digest_of(model, calibration, *versions, *conditions, str(model))
+    digest = digest_of(model, calibration, *versions, conditions, str(model))
 
     def build(folder: Path) -> None:
         folded = fold(model).cpu().float()
-        convert(folded, folder)
+        example = torch.zeros(2, model.in_chans, 64, 96)
+        write(Conversion(folded, example, settings.precision, calibration, [], {}), folder / name)
         if settings.checked and calibration:
-            check_agreement(folded, load(folder), calibration, bool(getattr(model, "num_classes", None)))
+            check_agreement(folded, load(folder / name), calibration, bool(getattr(model, "num_classes", None)))
 
-    run = from_artifact(f"{model.config.name}-{settings.engine}-{digest[:32]}", build, load)
+    key = f"{model.config.name}-{settings.engine}-{digest[:32]}"
+    run = from_artifact(key, build, lambda folder: load(folder / name))
     return run if settings.several else lambda x: levels_of(run(x))[0]
 
 
@@ -74,12 +74,12 @@ def digest_of(model: nn.Module, calibration: Iterable[Tensor] = (), *conditions:
     return digest.hexdigest()
 
 
-def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path], Result]) -> Result:
+def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path], Run]) -> Run:
     """Return ``use(folder)`` for the folder of a conversion; call ``build(folder)`` first if it does not exist.
 
-    The folder is renamed to its final name when it is complete and on the disk, so parallel conversions do not disturb
-    each other and an interrupted one leaves nothing that is used. A conversion whose files have other bytes than were
-    written is made again. Where nothing can be written, a temporary folder is used, with a warning in the log.
+    The folder gets its name when it is complete and on the disk, so that parallel and interrupted conversions do no
+    harm. One whose files have other bytes than were written is made again. Where nothing can be written, a temporary
+    folder is used, with a warning in the log.
     """
     home = artifacts_dir()
     entry = home / key
@@ -94,6 +94,8 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
             shutil.rmtree(entry, ignore_errors=True)
     try:
         home.mkdir(parents=True, exist_ok=True)
+        for path in sorted(home.iterdir(), key=lambda path: path.stat().st_mtime)[: 1 - MOST_CONVERSIONS]:
+            shutil.rmtree(path, ignore_errors=True)
         with scratch_folder(home, ".unfinished-") as folder:
             build(folder)
             (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
@@ -102,7 +104,6 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
                     os.fsync(file.fileno())
             with contextlib.suppress(OSError):  # another process finished first: its folder is equal
                 folder.rename(entry)
-            _remove_oldest(home, entry)
             return use(entry if entry.is_dir() else folder)
     except OSError as error:
         logger.warning("the converted model is not kept: %s", error)
@@ -114,17 +115,3 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
 def _digests(folder: Path) -> dict[str, str]:
     paths = sorted(path for path in folder.iterdir() if path.name != _DIGESTS)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def _remove_oldest(home: Path, newest: Path) -> None:
-    """Remove conversions until the others fit the limit, those that were not used for longest first."""
-    entries = []
-    for entry in home.iterdir():
-        with contextlib.suppress(OSError):  # another process removes it
-            size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
-            entries.append((entry.stat().st_mtime, size, entry))
-    total = sum(size for _, size, _ in entries)
-    for _, size, entry in sorted(entries):
-        if total > CACHE_LIMIT and entry != newest:
-            shutil.rmtree(entry, ignore_errors=True)
-            total -= size

@@ -18,7 +18,7 @@ _MOST_NOISE = 0.5
 """Norm of the difference from the model's output, over the norm of this, where there are no labels."""
 
 
-def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None) -> list[Tensor]:
+def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None, precision: str) -> list[Tensor]:
     """Return the batches as float32 tensors on the CPU; TypeError or ValueError if they are not normalised images."""
     batches = [calibration] if isinstance(calibration, Tensor) else list(calibration or ())
     for batch in batches:
@@ -32,8 +32,8 @@ def check_batches(model: ImageModule, calibration: Iterable[Tensor] | None) -> l
                 "scale them to [0, 1] and normalise them first"
             )
     batches = [batch.cpu().float() for batch in batches if len(batch)]
-    if not batches:
-        raise ValueError("int8 needs calibration=: some batches of typical input, (N, C, H, W), a few hundred images")
+    if (precision == "int8") != bool(batches):
+        raise ValueError("precision='int8' and calibration= go together: some batches of a few hundred typical images")
     return batches
 
 

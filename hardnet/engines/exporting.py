@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from ..images.preprocess import Preprocessing
 from ..images.read import load_image
-from ..models.network import MIN_INPUT_SIZE, HarDNet, ImageModule, warn_if_untrained
+from ..models.network import HarDNet, ImageModule, warn_if_untrained
 from ..utils.errors import ExportError
 from ..utils.files import scratch_folder
 from ..utils.version import __version__
-from .base import Output, Run, difference, levels_of, map_levels, random_images, undisturbed
+from .base import Conversion, Output, Run, difference, levels_of, map_levels, random_images, undisturbed
 from .calibration import check_agreement, check_batches
 from .folding import evaluation_copy, fold
-from .onnx import load_onnx, quantize_onnx, write_onnx
-from .openvino import load_openvino, quantize_openvino, to_openvino, write_openvino
+from .onnx import load_onnx, write_onnx
+from .openvino import load_openvino, write_openvino
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": sys.float_info.max}
 """Largest difference from the model's output, relative to the largest value; in int8, labels are compared instead."""
@@ -47,29 +47,26 @@ def export(
 ) -> Path:
     """Write a model to a file that other programs can load, and return its path.
 
-    The file takes float32 ``images`` (batch, in_chans, height, width), prepared as for the model, and returns its
-    float32 ``logits``, or for a feature pyramid ``features_0``, ``features_1``, ... The number of images and their size
-    are free ("torch-export" from 64 pixels, the segmentation network from 128). The file contains texts: ``model``,
-    ``weights``, ``classes`` (a JSON list), ``preprocessing`` (JSON) and ``versions`` (JSON). It is loaded and compared
-    with the model on random images and a photograph, in several shapes, before it replaces an existing file.
+    The file takes float32 ``images`` (batch, in_chans, height, width), prepared as for the model, and returns float32
+    ``logits``, or for a feature pyramid ``features_0``, ``features_1``, ... The number of images and their size are
+    free ("torch-export" from 64 pixels, the segmentation network from 128). The file contains the texts ``model``,
+    ``weights``, and in JSON ``classes``, ``preprocessing`` and ``versions``. It is loaded and compared with the model
+    on random images and a photograph, in several shapes, before it replaces an existing file.
 
     Args:
         model: with the weights to export; it is not changed.
         path: of the file. "openvino" writes a second file next to it, with the weights and the suffix ``.bin``.
         format: "onnx" (opset 18), "openvino", "torch-export" or "torchscript".
-        uint8_input: take uint8 RGB values instead of float32: scaling and normalisation become part of the file, only
-            resizing and cropping remain outside.
+        uint8_input: take uint8 RGB values instead of float32: the file scales and normalises them.
         features: return a classifier's pooled ``features``, (batch, num_features), in place of its logits.
-        precision: "fp32"; in "onnx" and "openvino" also "fp16", which halves the file, and "int8". Files in int8 are
-            made for every processor: depthwise convolutions stay in float32 in "openvino", weights have 7 bits in
-            "onnx".
+        precision: "fp32"; in "onnx" and "openvino" also "fp16", which halves the file, and "int8", for which in
+            "openvino" depthwise convolutions stay in float32, so that every processor can run it.
         calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
 
     Raises:
         TypeError: the model is not one of this library, or ``calibration`` has something else than tensors.
-        ValueError: an unknown format, a suffix or a precision that does not fit it, ``uint8_input`` for a model that
-            does not take RGB, ``features`` of a model that is no classifier, a layer that cannot be exported, or
-            calibration images as in :func:`hardnet.accelerate`.
+        ValueError: an unknown format, a suffix, precision or input that does not fit it, ``features`` of a model that
+            is no classifier, a layer or calibration images that :func:`hardnet.accelerate` refuses.
         ImportError: the format needs a package that is missing; the message names the extra.
         ExportError: the output differs from that of the model by more than 1e-4 (fp16: 5e-2) of the largest value.
         OSError: the file cannot be written.
@@ -88,27 +85,27 @@ def export(
         raise ValueError(f"uint8_input is for RGB images, the model takes {model.in_chans} channels")
     if features and not isinstance(model, HarDNet):
         raise ValueError(f"features= is for classifiers, got {type(model).__name__}")
-    if (precision == "int8") != (calibration is not None):
-        raise ValueError("precision='int8' and calibration= go together: some batches of a few hundred typical images")
-    batches = [] if calibration is None else check_batches(model, calibration)
+    batches = check_batches(model, calibration, precision)
     warn_if_untrained(model)
     reference = evaluation_copy(model).cpu().float()
     if features:
         cast(HarDNet, reference).reset_classifier(0)
     normalising = preprocessing if uint8_input else None
-    original, network = ExportedModel(reference, normalising), ExportedModel(fold(reference), normalising)
+    folded: nn.Module = fold(reference)
+    if (format, precision) == ("onnx", "fp16"):  # OpenVINO compresses the weights itself
+        folded = Half(folded)
+    original, network = ExportedModel(reference, normalising), ExportedModel(folded, normalising)
     if uint8_input:
         batches = [_as_pixels(batch, preprocessing) for batch in batches]
-    least = kind.least_size * model.min_input_size // MIN_INPUT_SIZE
-    # Unequal sizes, and no map of one pixel: torch.export would treat them as constants.
+    # Unequal sizes, and no feature map of one pixel: torch.export would treat them as constants.
+    least = 2 * model.min_input_size
     example = random_images(2, model.in_chans, 2 * least, 3 * least, uint8_input)
     with torch.no_grad():
         count = len(levels_of(network(example)))
+    names = [f"features_{number}" for number in range(count)] if count > 1 else ["features"]
     if getattr(reference, "num_classes", None):
         names = ["logits"]
-    else:
-        names = ["features"] if count == 1 else [f"features_{number}" for number in range(count)]
-    job = ExportJob(network, example, names, _texts(model, preprocessing, uint8_input), precision, batches)
+    job = Conversion(network, example, precision, batches, names, _texts(model, preprocessing))
     with scratch_folder(target.parent, f".{target.name[:50]}.") as scratch:
         written = scratch / target.name
         with undisturbed():
@@ -135,15 +132,13 @@ def export(
     return target
 
 
-def _texts(model: ImageModule, preprocessing: Preprocessing, uint8_input: bool) -> dict[str, str]:
+def _texts(model: ImageModule, preprocessing: Preprocessing) -> dict[str, str]:
     """Return the texts that are stored in a file."""
-    form = f"uint8 {preprocessing.channels} (N, 3, H, W), resized and cropped"
-    form = form if uint8_input else "float32 (N, C, H, W), normalised"
     return {
         "model": model.config.name,
         "weights": str(model.weights_record or ""),
         "classes": json.dumps(model.categories),
-        "preprocessing": json.dumps({**asdict(preprocessing), "input": form}),
+        "preprocessing": json.dumps(preprocessing.to_dict()),
         "versions": json.dumps({"hardnet": __version__, "torch": torch.__version__}),
     }
 
@@ -154,13 +149,11 @@ class ExportedModel(nn.Module):
     def __init__(self, model: nn.Module, preprocessing: Preprocessing | None) -> None:
         super().__init__()
         self.model = model
-        self.mean: Tensor | None
-        self.std: Tensor | None
-        for name in ("mean", "std"):
-            if preprocessing is None:
-                setattr(self, name, None)  # torch.export of torch 2.6 fails on a buffer that is None
-            else:
-                self.register_buffer(name, torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1))
+        self.mean: Tensor | None = None
+        self.std: Tensor | None = None
+        if preprocessing is not None:
+            self.mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+            self.std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self.train(False)
 
     def forward(self, images: Tensor):  # type: ignore[no-untyped-def]
@@ -190,47 +183,16 @@ def _as_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-class ExportJob(NamedTuple):
-    """What is written to a file."""
-
-    model: ExportedModel  # in float32, on the CPU
-    example: Tensor  # input of the model
-    outputs: list[str]  # their names
-    texts: dict[str, str]
-    precision: str
-    calibration: list[Tensor]  # inputs of the model
-
-
 class Format(NamedTuple):
     """One kind of file."""
 
-    write: Callable[[ExportJob, Path], None]
-    load: Callable[[Path], Run]
-    """Return the function that runs a file, with the format's own library alone."""
+    write: Callable[[Conversion, Path], None]
+    load: Callable[[Path], Run]  # needs the format's own library alone
     suffix: str
-    least_size: int = MIN_INPUT_SIZE
-    """The smallest height and width, in pixels."""
     precisions: tuple[str, ...] = ("fp32",)
 
 
-def _write_onnx(job: ExportJob, path: Path) -> None:
-    if job.precision == "fp16":
-        job.model.model = Half(job.model.model)
-    write_onnx(job.model, path, job.example, job.texts, job.outputs)
-    if job.calibration:
-        quantize_onnx(path, job.calibration, seven_bits=True)
-
-
-def _write_openvino(job: ExportJob, path: Path) -> None:
-    network = to_openvino(job.model, job.example, job.outputs)
-    if job.calibration:
-        network = quantize_openvino(network, job.calibration, skip_depthwise=True)
-    for key, value in job.texts.items():
-        network.set_rt_info(value, ["hardnet", key])
-    write_openvino(network, path, half=job.precision == "fp16")
-
-
-def _write_torch_export(job: ExportJob, path: Path) -> None:
+def _write_torch_export(job: Conversion, path: Path) -> None:
     from torch.export import Dim
 
     sizes = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
@@ -241,18 +203,16 @@ def _write_torch_export(job: ExportJob, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _write_torchscript(job: ExportJob, path: Path) -> None:
-    scripted = torch.jit.freeze(torch.jit.script(job.model))
+def _write_torchscript(job: Conversion, path: Path) -> None:
     buffer = io.BytesIO()  # as above
-    torch.jit.save(scripted, buffer, _extra_files=job.texts)
+    torch.jit.save(torch.jit.freeze(torch.jit.script(job.model)), buffer, _extra_files=job.texts)
     path.write_bytes(buffer.getbuffer())
 
 
 FORMATS = {
-    "onnx": Format(_write_onnx, load_onnx, ".onnx", precisions=("fp32", "fp16", "int8")),
-    "openvino": Format(_write_openvino, load_openvino, ".xml", precisions=("fp32", "fp16", "int8")),
-    # torch.export treats a last feature map of one pixel as a special case and excludes it.
-    "torch-export": Format(_write_torch_export, lambda path: torch.export.load(path).module(), ".pt2", least_size=64),
+    "onnx": Format(write_onnx, load_onnx, ".onnx", ("fp32", "fp16", "int8")),
+    "openvino": Format(write_openvino, load_openvino, ".xml", ("fp32", "fp16", "int8")),
+    "torch-export": Format(_write_torch_export, lambda path: torch.export.load(path).module(), ".pt2"),
     "torchscript": Format(_write_torchscript, lambda path: torch.jit.load(str(path)), ".pt"),  # type: ignore[no-untyped-call]
 }
 """What ``format=`` may be."""

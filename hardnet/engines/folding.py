@@ -39,11 +39,7 @@ def fold(model: Model) -> Model:
     """Return a copy of a model, in evaluation mode, with batch normalisation folded into the convolutions.
 
     The copy computes the same up to rounding. It cannot be trained, and its state dict has other keys. Layers that were
-    replaced by others stay as they are.
-
-    Raises:
-        ValueError: a layer has a hook, is parametrised, is in training mode where the model is not, or normalises by
-            the statistics of each batch.
+    replaced by others stay as they are. ValueError names a layer that no copy can stand for.
     """
     folded = evaluation_copy(model)
     for layer in list(folded.modules()):

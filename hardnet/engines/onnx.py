@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import platform
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from ..models.network import ImageModule
-from ..utils.devices import cpu_flags
 from ..utils.optional import require
-from .base import EngineSettings, Run, undisturbed
+from .base import Conversion, EngineSettings, Run, undisturbed
 from .cache import converted
 
 INPUT = "images"
@@ -28,21 +26,9 @@ _LOWEST = "1.19"
 
 def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor]) -> Run:
     """Convert, or take the conversion from the cache, and open a session."""
-    runtime = require("onnxruntime", _LOWEST, extra="onnxruntime")
-    int8 = settings.precision == "int8"
-    seven_bits = int8 and cpu_sums_in_16_bits()
-    # The int8 file depends on the version of the quantiser, the float32 file does not.
-    conditions = (settings.precision, OPSET, runtime.__version__ if int8 else "", seven_bits)
-
-    def convert(folded: nn.Module, folder: Path) -> None:
-        write_onnx(folded, folder / "model.onnx", torch.zeros(2, model.in_chans, 64, 96))
-        if int8:
-            quantize_onnx(folder / "model.onnx", calibration, seven_bits)
-
-    def load(folder: Path) -> Run:
-        return load_onnx(folder / "model.onnx", settings.threads)
-
-    return converted(model, settings, calibration, conditions, convert, load)
+    version = require("onnxruntime", _LOWEST, extra="onnxruntime").__version__
+    load = functools.partial(load_onnx, threads=settings.threads)
+    return converted(model, settings, calibration, version, "model.onnx", write_onnx, load)
 
 
 def load_onnx(path: Path, threads: int | None = None) -> Run:
@@ -55,14 +41,8 @@ def load_onnx(path: Path, threads: int | None = None) -> Run:
     return lambda x: [torch.from_numpy(array) for array in session.run(None, {INPUT: x.contiguous().numpy()})]
 
 
-def write_onnx(
-    model: nn.Module, path: Path, example: Tensor, texts: dict[str, str] | None = None, names: Sequence[str] = ()
-) -> None:
-    """Write a model in evaluation mode for any number of images of any size, with the weights in the same file.
-
-    ``example`` has at least two images, not square, since equal sizes become one dimension. Any ONNX library reads the
-    ``texts``. ``names`` are those of the outputs.
-    """
+def write_onnx(job: Conversion, path: Path) -> None:
+    """Write a model for any number of images of any size, with the weights and the texts in the same file."""
     require("onnx", "1.17", extra="onnxruntime")
     require("onnxscript", "0.2", extra="onnxruntime")
     axes: dict[int, Any] = {0: "batch", 2: "height", 3: "width"}
@@ -70,42 +50,38 @@ def write_onnx(
         axes = dict.fromkeys(axes, importlib.import_module("torch.export").Dim.DYNAMIC)
     with torch.no_grad(), undisturbed():
         program = torch.onnx.export(
-            model,
-            (example,),
+            job.model,
+            (job.example,),
             dynamo=True,
             dynamic_shapes=(axes,),
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=names or None,
+            output_names=job.outputs or None,
             verbose=False,
         )
-    assert program is not None  # noqa: S101 - what the exporter returns with dynamo=True
-    program.model.metadata_props.update(texts or {})
-    program.save(str(path))
+        assert program is not None  # noqa: S101 - what the exporter returns with dynamo=True
+        program.model.metadata_props.update(job.texts)
+        program.save(str(path))
+        if job.calibration:
+            _quantize(path, job.calibration)
 
 
-def cpu_sums_in_16_bits() -> bool:
-    """Return whether int8 products are added in pairs in 16 bits, which saturate: on x86 without VNNI.
+def _quantize(path: Path, calibration: list[Tensor]) -> None:
+    """Replace a float32 file by its int8 form: activations per tensor, weights per channel.
 
-    Outside Linux, where it is not known, every x86 processor counts as such.
+    Weights have 7 bits: x86 processors without VNNI add products of int8 in pairs in 16 bits, which saturate.
     """
-    return platform.machine().lower() in ("x86_64", "amd64") and not cpu_flags() & {"avx512_vnni", "avx_vnni"}
-
-
-def quantize_onnx(path: Path, calibration: list[Tensor], seven_bits: bool) -> None:
-    """Replace a float32 ONNX file by its int8 form: activations per tensor, weights per channel, in 7 bits or 8."""
     inputs = ({INPUT: batch.contiguous().numpy()} for batch in calibration)
-    with undisturbed():
-        quantization = importlib.import_module("onnxruntime.quantization")
-        prepare = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
-        prepare(str(path), str(path), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(path),
-            str(path),
-            SimpleNamespace(get_next=lambda: next(inputs, None)),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            reduce_range=seven_bits,
-        )
+    quantization = importlib.import_module("onnxruntime.quantization")
+    prepare = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+    prepare(str(path), str(path), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        str(path),
+        str(path),
+        SimpleNamespace(get_next=lambda: next(inputs, None)),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        reduce_range=True,
+    )

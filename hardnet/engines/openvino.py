@@ -8,7 +8,6 @@ import importlib
 import io
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,31 @@ from ..images.preprocess import Preprocessing
 from ..models.network import ImageModule
 from ..utils.devices import cpu_flags
 from ..utils.optional import require
-from .base import EngineSettings, Output, Run, undisturbed
+from .base import Conversion, EngineSettings, Output, Run, undisturbed
 from .cache import converted
 
 _LOWEST = "2024.6"
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""Always set: the default on a processor with bf16 is to compute in bf16."""
 
 
 def build(model: ImageModule, settings: EngineSettings, calibration: list[Tensor]) -> Run:
     """Convert, or take the conversion from the cache, and compile it for this processor."""
-    openvino = require("openvino", _LOWEST, extra="openvino")
-    int8 = settings.precision == "int8"
-    skip_depthwise = int8 and cpu_has_amx_int8()
+    skip_depthwise = cpu_has_amx_int8()
 
-    def convert(folded: nn.Module, folder: Path) -> None:
-        network = to_openvino(folded, torch.zeros(1, model.in_chans, 64, 96))
-        if int8:
-            network = quantize_openvino(network, calibration, skip_depthwise)
-        write_openvino(network, folder / "model.xml")
-
-    def load(folder: Path) -> Run:
-        network = core().read_model(folder / "model.xml")
+    def load(path: Path) -> Run:
+        network = core().read_model(path)
 
         @functools.cache
         def compiled(of_pixels: bool) -> Run:
-            images = _with_pixels(network.clone(), settings.preprocessing) if of_pixels else network
-            return _runner(images, _HINTS[settings.precision], settings.threads)
+            images = network.clone()
+            if of_pixels and settings.preprocessing is not None:
+                images = _with_pixels(images, settings.preprocessing)
+            return _runner(images, "bf16" if settings.precision == "bf16" else "f32", settings.threads)
 
         return lambda x: compiled(x.dtype == torch.uint8)(x)
 
-    conditions = ("int8" if int8 else "float", openvino.__version__, skip_depthwise)
-    return converted(model, settings, calibration, conditions, convert, load)
+    conditions = require("openvino", _LOWEST, extra="openvino").__version__, skip_depthwise
+    write = functools.partial(write_openvino, skip_depthwise=skip_depthwise)
+    return converted(model, settings, calibration, conditions, "model.xml", write, load)
 
 
 def load_openvino(path: Path) -> Run:
@@ -76,6 +68,7 @@ def core() -> Any:
 
 def _runner(network: Any, precision: str, threads: int) -> Run:
     """Compile a network; return a function from images to its outputs, which threads may share."""
+    # Without a hint, a processor with bf16 computes in bf16.
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
     compiled = core().compile_model(network, "CPU", hints)
     local = threading.local()  # a request serves one thread at a time
@@ -89,55 +82,50 @@ def _runner(network: Any, precision: str, threads: int) -> Run:
     return run
 
 
-def _with_pixels(network: Any, preprocessing: Preprocessing | None) -> Any:
+def _with_pixels(network: Any, preprocessing: Preprocessing) -> Any:
     """Make the input of a network, in place, uint8 pixels that it scales and normalises itself."""
     openvino = require("openvino", _LOWEST, extra="openvino")
     pre = importlib.import_module("openvino.preprocess").PrePostProcessor(network)
     pre.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NCHW"))
     steps = pre.input().preprocess().convert_element_type(openvino.Type.f32)
-    assert preprocessing is not None  # noqa: S101 - without it there are no pixels
     steps.mean([255 * value for value in preprocessing.mean]).scale([255 * value for value in preprocessing.std])
     return pre.build()
 
 
-def to_openvino(model: nn.Module, example: Tensor, names: Sequence[str] = ()) -> Any:
-    """Convert a model in evaluation mode, for any number of images (N, C, H, W) of any size.
+def write_openvino(job: Conversion, path: Path, skip_depthwise: bool = True) -> None:
+    """Write a model for any number of images of any size: the network to ``path``, the weights to a ``.bin`` file.
 
-    ``example`` is an input of the model, ``names`` are those of the outputs.
-    """
-    openvino = require("openvino", _LOWEST, extra="openvino")
-    wrapped = nn.Sequential(model).eval()  # before 2025, OpenVINO takes a .config for that of a transformers model
-    with torch.no_grad(), undisturbed():
-        network = openvino.convert_model(wrapped, example_input=example, input=[-1, example.shape[1], -1, -1])
-    network.inputs[0].get_tensor().set_names({"images"})
-    for port, name in zip(network.outputs, names, strict=False):
-        port.get_tensor().set_names({name})
-    return network
-
-
-def write_openvino(network: Any, path: Path, half: bool = False) -> None:
-    """Write a converted model: the network to ``path``, the weights (in float16 if ``half``) to a ``.bin`` file.
+    ``skip_depthwise`` leaves the depthwise convolutions of int8 in float32: on processors with AMX, OpenVINO's int8
+    ones crash on small maps (seen with 2026.4.1 on an Intel Xeon).
 
     Raises:
         OSError: the files cannot be written.
     """
+    openvino = require("openvino", _LOWEST, extra="openvino")
+    wrapped = nn.Sequential(job.model).eval()  # before 2025, OpenVINO takes a .config for that of a transformers model
+    with torch.no_grad(), undisturbed():
+        shape = [-1, job.example.shape[1], -1, -1]
+        network = openvino.convert_model(wrapped, example_input=job.example, input=shape)
+        network.inputs[0].get_tensor().set_names({"images"})
+        for port, name in zip(network.outputs, job.outputs, strict=False):
+            port.get_tensor().set_names({name})
+        if job.calibration:
+            network = _quantize(network, job.calibration, skip_depthwise)
+    for key, value in job.texts.items():
+        network.set_rt_info(value, ["hardnet", key])
     try:
-        require("openvino", _LOWEST, extra="openvino").save_model(network, path, compress_to_fp16=half)
+        openvino.save_model(network, path, compress_to_fp16=job.precision == "fp16")
     except RuntimeError as error:
         raise OSError(f"OpenVINO could not write the file; the disk may be full ({error})") from error
 
 
-def quantize_openvino(network: Any, calibration: list[Tensor], skip_depthwise: bool) -> Any:
-    """Return the int8 form of a converted model, by NNCF.
-
-    ``skip_depthwise`` leaves the depthwise convolutions in float32: on processors with AMX, OpenVINO's int8 ones crash
-    on small maps (seen with 2026.4.1 on an Intel Xeon).
-    """
+def _quantize(network: Any, calibration: list[Tensor], skip_depthwise: bool) -> Any:
+    """Return the int8 form of a converted model, by NNCF."""
     images = [image[None] for batch in calibration for image in batch]
     depthwise = {"GroupConvolution"} & {operator.get_type_name() for operator in network.get_ops()}
     # NNCF draws progress bars on standard output, where the command line prints its results.
     bars = contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO())
-    with undisturbed(), bars:
+    with bars:
         nncf = require("nncf", "2.14", extra="int8")
         return nncf.quantize(
             network,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -11,21 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.devices import cpu_flags
-
-logger = logging.getLogger(__name__)
-
 _LOCK = threading.Lock()
 """Held while TorchScript's use of oneDNN's graphs, a setting of the whole process, is changed."""
 
 
-def fused_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
+class FusedConv(nn.Module):
     """Convolution, bias and activation in one oneDNN call: (N, C, H, W) -> (N, out, H / stride, W / stride), CPU.
 
-    ``arguments`` are padding, stride, dilation, groups, the activation's name, its numbers and its algorithm.
+    The activation is ReLU, ReLU6 or None.
     """
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *arguments)
-    return output
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.bias = None if conv.bias is None else conv.bias.detach()
+        name = {type(None): "none", nn.ReLU6: "hardtanh"}.get(type(activation), "relu")
+        numbers = [0.0, 6.0] if name == "hardtanh" else []
+        self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups, name, numbers, "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, out, H / stride, W / stride)."""
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.arguments)
+        return output
 
 
 def compile_graph(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
@@ -43,15 +49,6 @@ def compile_graph(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
         finally:
             torch.jit.enable_onednn_fusion(before)
     return graph
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether the processor computes in bf16."""
-    try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError) as error:
-        logger.warning("torch does not say whether the processor has bf16, the system is asked instead: %s", error)
-        return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
 def has_hooks(module: nn.Module) -> bool:
