@@ -65,7 +65,7 @@ def test_a_stream_is_lazy_and_bounded_and_leaves_no_threads_behind() -> None:
 
 
 def test_decoding_goes_on_while_the_model_runs() -> None:
-    decoded = []
+    decoded, waited = [], []
     enough = threading.Event()
 
     def transform(image: Image.Image) -> Tensor:
@@ -74,17 +74,10 @@ def test_decoding_goes_on_while_the_model_runs() -> None:
             enough.set()
         return small_transform(image)
 
-    class Waiting(MainColour):
-        waited = True
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.waited = self.waited and enough.wait(timeout=30)
-            return super().forward(x)
-
-    model = Waiting()
-    results = Classifier(model, device="cpu", transform=transform).predict((plain() for _ in range(6)), batch_size=2)
-    assert len(results) == 6
-    assert model.waited  # the third picture was decoded although the first two were not classified yet
+    classifier = Classifier(MainColour(), device="cpu", transform=transform)
+    classifier.model.register_forward_pre_hook(lambda *_: waited.append(enough.wait(timeout=30)))
+    assert len(classifier.predict((plain() for _ in range(6)), batch_size=2)) == 6
+    assert waited == [True] * 3  # the third picture was decoded although the first two were not classified yet
 
 
 def test_one_classifier_in_eight_threads(network: Classifier) -> None:

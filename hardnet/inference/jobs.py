@@ -32,18 +32,13 @@ Paths: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
 
 @dataclass(frozen=True)
 class JobSummary:
-    """What a complete output file holds."""
+    """A complete output file: its rows, with those of earlier parts, and how many of them have an error."""
 
     output: str
-    """Path of the file, as given."""
     rows: int
-    """Number of rows, including those of earlier parts."""
     failed: int
-    """Number of rows with an error in place of a result."""
     engine: str
-    """Engine of all rows."""
     precision: str
-    """Precision of all rows."""
 
     def __str__(self) -> str:
         name = printable(self.output)
@@ -247,29 +242,26 @@ class RowFile:
             advice = "Use the same options, or overwrite it"
             raise ValueError(f"{self._name}: cannot be resumed: its rows have {'; '.join(differences)}. {advice}")
 
-    def missing(self, items: Sequence[Item], batch_size: int) -> list[Item]:
+    def missing(self, items: list[Item], batch_size: int) -> list[Item]:
         """Check the rows that are there, and return the images that have none, in order.
 
-        If the rows end within a batch, its images are computed again, since engines may round differently in batches
-        of other sizes; :meth:`add` leaves them out. A row that is damaged or not of this verb is a ValueError.
+        If the rows are the first images and end within a batch, its images are computed again, since engines may round
+        differently in batches of other sizes; :meth:`add` leaves them out. A row that is damaged or not of this verb is
+        a ValueError.
         """
-        position, others = 0, Counter[str]()
+        done, remaining = Counter[str](), []
         for source, failed in self._read() if self.previous else ():
             self.rows += 1
             self.failed += failed
-            if position < len(items) and items[position].source == source:
-                position += 1
-            else:
-                others[source] += 1
-        if not others:
-            self._repeated = position % batch_size if position < len(items) else 0
-            return list(items[position - self._repeated :])
-        remaining = []
-        for item in items[position:]:
-            if others[item.source]:
-                others[item.source] -= 1
+            done[source] += 1
+        for item in items:
+            if done[item.source]:
+                done[item.source] -= 1
             else:
                 remaining.append(item)
+        if remaining and remaining == items[self.rows :]:
+            self._repeated = self.rows % batch_size
+            remaining = items[self.rows - self._repeated :]
         return remaining
 
     def start(self, run: dict[str, Any]) -> None:

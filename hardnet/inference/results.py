@@ -31,7 +31,6 @@ class Prediction:
     """One class with its probability."""
 
     label: str
-    """The name of the class."""
     index: int
     """Index of the class in the logits."""
     probability: float
@@ -126,7 +125,7 @@ class Embedding:
     """The vector of one image, or an error."""
 
     source: str
-    """The image: its path as given, or ``<image 3>``, ``<tensor 3>`` by the position among the results."""
+    """As in :class:`Prediction`."""
     vector: Tensor | None
     """(num_features,) in float32, on the CPU."""
     error: str | None = None
