@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import hardnet
 from hardnet.images.preprocess import Preprocessing
 from hardnet.training import Outcome, TrainOptions, train
 from hardnet.training.checkpoint import BEST, CHECKPOINT, FINAL, VALIDATION
-from hardnet.training.data import ImageSource, Splits, open_folder
+from hardnet.training.data import ImageSource, Splits, open_data, open_folder
 from hardnet.training.loop import Trainer
-from hardnet.training.metrics import read_metrics
+from hardnet.training.metrics import read_metrics, write_metrics
 from hardnet.training.signals import StopRequest
 from hardnet.utils.errors import DataError, TrainingError
 
@@ -235,23 +236,26 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, data: Path) 
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> None:
-    Trainer(options(data, tmp_path / "run"), ONE, StopAfter(0)).run()
-    path = tmp_path / "run" / CHECKPOINT
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = options(data, tmp_path / "run", resume="auto")
+    Trainer(wanted, ONE, StopAfter(0)).run()
 
-    def refused(match: str, where: Path = data, **changes: Any) -> None:
-        with pytest.raises(TrainingError, match=match):
-            Trainer(options(where, tmp_path / "new", **{"resume": str(path), **changes}), ONE)
+    def refused(match: str, error: type[Exception] = TrainingError, **changes: Any) -> None:
+        with pytest.raises(error, match=match):
+            Trainer(replace(wanted, **changes), ONE)
 
     make_folder(tmp_path / "two", classes=2, images=12)
     make_folder(tmp_path / "more", images=9)
-    refused(r"was made with classes 3 \(now 2\)", where=tmp_path / "two")
-    refused(r"was made with training images 24 \(now 27\)", where=tmp_path / "more")
+    refused(r"was made with classes 3 \(now 2\)", data=tmp_path / "two")
+    refused(r"was made with training images 24 \(now 27\)", data=tmp_path / "more")
     refused(r"was made with images per global batch 4 \(now 8\)", batch_size=8)
     changes = {"model": "hardnet68ds", "epochs": 3, "lr": 0.1}
     refused(r"was made with model 'hardnet39ds' \(now 'hardnet68ds'\), epochs 2 \(now 3\), lr 0.05", **changes)
-    refused("nothing.pt: no such file", resume=str(tmp_path / "nothing.pt"))
-    Trainer(options(data, tmp_path / "run"), ONE)  # not one epoch was complete: it starts over
+    refused("24 training images do not fill one global batch of 50", DataError, batch_size=25, accumulate=2)
+    Trainer(replace(wanted, resume="none"), ONE)  # not one epoch was complete: it starts over
+    write_metrics(tmp_path / "run", {"epoch": 1})
+    refused("holds a run already: go on with --resume auto", ValueError, resume="none")
+    path = tmp_path / "run" / CHECKPOINT
     content = read(path)
     for change, match in (
         ({"optimizer": {}}, "is not a valid training checkpoint"),
@@ -261,10 +265,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path) -> N
     ):
         torch.save(content | change, path)
         refused(match)
-    torch.save({"model": content["model"]}, path)
-    refused("is no checkpoint of a training run")
-    with pytest.raises(DataError, match="24 training images do not fill one global batch of 50"):
-        Trainer(options(data, tmp_path, batch_size=25, accumulate=2), ONE)
+    monkeypatch.setattr(ONE, "gather", lambda path: [path, None])
+    with pytest.raises(TrainingError, match="all machines must share it"):
+        Trainer(wanted, ONE, data=open_data(wanted))
 
 
 CRASH = """

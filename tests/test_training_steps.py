@@ -21,18 +21,18 @@ from hardnet.utils.errors import DataError
 
 def test_the_average_is_the_exponential_one(tmp_path: Path, small_data: Path) -> None:
     trainer = Trainer(options(small_data, tmp_path, ema=0.24), ONE)
-    assert trainer.state.model_ema is not None
+    assert trainer.model_ema is not None
     batches = trainer._batches()
-    trainer.state.model.train()
+    trainer.model.train()
     expected: dict[str, Tensor] = {}
     for step in range(3):
         trainer._train_step([next(batches)])
-        for name, value in trainer.state.model.state_dict().items():
+        for name, value in trainer.model.state_dict().items():
             if value.is_floating_point():
                 old = expected.get(name)
                 decay = (0, 2 / 11, 0.24)[step]  # less at the start
                 expected[name] = value.clone() if old is None else decay * old + (1 - decay) * value
-    averaged = trainer.state.model_ema.module.state_dict()
+    averaged = trainer.model_ema.module.state_dict()
     assert len(expected) > 300
     for name, value in expected.items():
         torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)
@@ -41,13 +41,13 @@ def test_the_average_is_the_exponential_one(tmp_path: Path, small_data: Path) ->
 def one_step(wanted: TrainOptions, batches: int = 1) -> Trainer:
     trainer = Trainer(wanted, ONE)
     source = trainer._batches()
-    set_training_mode(trainer.state.model, wanted)
+    set_training_mode(trainer.model, wanted)
     trainer._train_step([next(source) for _ in range(batches)])
     return trainer
 
 
 def parameters(trainer: Trainer) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.state.model.parameters()])
+    return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.model.parameters()])
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, small_data: Path) -> None:
@@ -63,8 +63,8 @@ def test_rare_classes_weigh_more(tmp_path: Path) -> None:
     make_folder(tmp_path, classes=1, images=8)
     trainer = Trainer(options(tmp_path, tmp_path / "run", class_weights="balanced", batch_size=10), ONE)
     batch = next(trainer._batches())
-    trainer.state.model.eval()
-    losses = torch.nn.functional.cross_entropy(trainer.state.model(batch.images), batch.labels, reduction="none")
+    trainer.model.eval()
+    losses = torch.nn.functional.cross_entropy(trainer.model(batch.images), batch.labels, reduction="none")
     expected = (losses[batch.labels == 0].mean() + losses[batch.labels == 1].mean()) / 2
     torch.testing.assert_close(trainer._loss(batch), expected)
 
@@ -72,7 +72,7 @@ def test_rare_classes_weigh_more(tmp_path: Path) -> None:
 def test_the_gradient_is_clipped(tmp_path: Path, small_data: Path) -> None:
     def norm(clip: float) -> float:
         trainer = one_step(options(small_data, tmp_path, clip=clip))
-        gradients = [p.grad.norm() for p in trainer.state.model.parameters() if p.grad is not None]
+        gradients = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
         return float(torch.stack(gradients).norm())
 
     free = norm(0.0)
@@ -92,7 +92,7 @@ def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_d
     wanted = options(small_data, tmp_path, amp="fp16", clip=1.0, epochs=4, resume="auto")
     trainer = Trainer(wanted, ONE)
     batch = next(trainer._batches())
-    trainer.state.model.train()
+    trainer.model.train()
     start = parameters(trainer)
     skipped = 0
     while torch.equal(parameters(trainer), start):  # the first scale, 65536, is too much for a new network
@@ -100,12 +100,12 @@ def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_d
         skipped += 1
         assert skipped < 16
     assert parameters(trainer).isfinite().all()
-    assert trainer.state.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
+    assert trainer.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
     trainer.progress.epoch, trainer.progress.step = divmod(skipped, trainer.steps_per_epoch)
     trainer._save()
     resumed = Trainer(wanted, ONE)
-    assert resumed.state.scaler.state_dict() == trainer.state.scaler.state_dict()
-    assert resumed.state.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
+    assert resumed.scaler.state_dict() == trainer.scaler.state_dict()
+    assert resumed.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
 
 
 def test_the_step_runs_the_compiled_model(tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +123,8 @@ def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path,
     wanted = options(small_data, tmp_path / "run", teacher=teacher, teacher_share=0.75, temperature=2.0)
     trainer = Trainer(wanted, ONE)
     batch = next(trainer._batches())
-    trainer.state.model.eval()
-    logits = trainer.state.model(batch.images)
+    trainer.model.eval()
+    logits = trainer.model(batch.images)
     models = [hardnet.create_model("hardnet39ds", weights=weights).eval() for weights in teachers]
     soft = torch.stack([(model(batch.images).detach() / 2).softmax(1) for model in models]).mean(0)
     hard_loss = torch.nn.functional.cross_entropy(logits, batch.labels)

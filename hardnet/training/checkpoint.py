@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from ..factory import create_model
 from ..images.preprocess import Preprocessing
-from ..models.network import HarDNet
 from ..utils.errors import TrainingError, WeightsError
 from ..utils.files import write_atomically
 from ..utils.text import escape_bytes, reason
@@ -64,67 +61,21 @@ class RunProgress:
     """Epoch of that validation, from 1; the last of several."""
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """The objects of a run that have a state, under their names in a checkpoint."""
+def describe_run(
+    options: TrainOptions, classes: Sequence[str], preprocessing: Preprocessing, images: int, global_batch: int
+) -> dict[str, Any]:
+    """Return what every file of a run holds beside its weights, so that they can be used without the run.
 
-    model: HarDNet
-    model_ema: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
-    scaler: torch.amp.GradScaler  # type: ignore[name-defined,unused-ignore]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return their state dicts."""
-        return {name: None if part is None else part.state_dict() for name, part in vars(self).items()}
-
-    def load_state_dict(self, content: Mapping[str, Any]) -> None:
-        """Load their state dicts."""
-        for name, part in vars(self).items():
-            if part is not None:
-                part.load_state_dict(content[name])
-
-
-@dataclass(frozen=True)
-class RunDescription:
-    """What a run derives from its options and data, and the options themselves."""
-
-    options: dict[str, Any]
-    """Plain values, as :meth:`TrainOptions.asdict` returns them."""
-    classes: Sequence[str]
-    preprocessing: Preprocessing
-    images: int
-    """Number of training images."""
-    global_batch: int
-    """Images per step of the optimiser, on all ranks."""
-
-    def counts(self) -> dict[str, int]:
-        """Return the numbers that must be the same when a run is resumed, under their names in messages."""
-        counts = {"classes": len(self.classes), "training images": self.images}
-        return counts | {"images per global batch": self.global_batch}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what is written with the weights, so that they can be used without the run."""
-        return {
-            "architecture": self.options["model"],
-            "classes": list(self.classes),
-            "preprocessing": self.preprocessing.to_dict(),
-            "options": self.options,
-            "versions": {"hardnet": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
-        }
-
-
-def save_checkpoint(folder: Path, state: TrainingState, progress: RunProgress, description: RunDescription) -> None:
-    """Write what the run needs to go on; the seed and the progress stand for random generators, see :mod:`.seeds`."""
-    position = {"progress": vars(progress), "counts": description.counts()}
-    save_atomically({**state.state_dict(), **position, **description.to_dict()}, folder / CHECKPOINT)
-
-
-def final_content(state: TrainingState, description: RunDescription, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return what the trained model needs to be used: its weights, the averaged ones if there are, and its record."""
-    model = state.model if state.model_ema is None else state.model_ema.module
-    facts = {"averaged": state.model_ema is not None, "block_activation": state.model.config.block_activation}
-    return {"model": model.state_dict(), **facts, "metrics": numbers, **description.to_dict()}
+    ``images`` is the number of training images, ``global_batch`` that of one step of the optimiser on all ranks.
+    """
+    return {
+        "architecture": options.model,
+        "classes": list(classes),
+        "preprocessing": preprocessing.to_dict(),
+        "options": options.asdict(),
+        "counts": {"classes": len(classes), "training images": images, "images per global batch": global_batch},
+        "versions": {"hardnet": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+    }
 
 
 def save_atomically(content: Mapping[str, Any], path: Path) -> None:
@@ -143,32 +94,25 @@ def find_checkpoint(options: TrainOptions) -> Path | None:
     """Return the checkpoint to resume from; None starts a new run, in a folder without a complete epoch."""
     folder = Path(options.output).expanduser()
     epochs = read_metrics(folder / METRICS)
-    latest = folder / CHECKPOINT
     if options.resume == "auto":
-        return latest if latest.exists() else None
-    path = Path(options.resume).expanduser() if options.resume else None
-    if epochs and path != latest:
+        return folder / CHECKPOINT if (folder / CHECKPOINT).exists() else None
+    if epochs:
         raise ValueError(f"{folder} holds a run already: go on with --resume auto, or name another --output")
-    return path
+    return None
 
 
-def restore(path: Path, state: TrainingState, description: RunDescription) -> RunProgress:
-    """Load a checkpoint of the same run into the state and return its progress."""
+def restore(path: Path, parts: Mapping[str, Any], description: Mapping[str, Any]) -> RunProgress:
+    """Load a checkpoint of the same run into its parts and return its progress."""
     try:
         content = read_pickled(read_file(path))
-    except WeightsError as error:
-        raise TrainingError(f"{path}: {error}") from error
-    if not isinstance(content, dict) or "optimizer" not in content:
-        raise TrainingError(
-            f"{path}: is no checkpoint of a training run (it has no optimiser state); start from its weights with "
-            "--weights instead of --resume"
-        )
-    try:
-        theirs, ours = content["options"] | content["counts"], description.options | description.counts()
+        theirs, ours = (values["options"] | values["counts"] for values in (content, description))
         changed = [name for name in ours if name not in _FREE and theirs.get(name) != ours[name]]
         if not changed:
-            state.load_state_dict(content)
+            for name, part in parts.items():
+                part.load_state_dict(content[name])
             return RunProgress(**content["progress"])
+    except WeightsError as error:
+        raise TrainingError(f"{path}: {error}") from error
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a valid training checkpoint: {error!r}") from error
     values = ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in changed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..factory import create_model
+from ..images.preprocess import Preprocessing
 from ..models.config import CONFIGS, stage_indices
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
@@ -20,7 +21,6 @@ from ..utils.errors import DataError
 from ..utils.text import printable
 from ..weights.catalog import DEFAULT
 from ..weights.load import Loaded, load_weights
-from .checkpoint import RunDescription
 from .comparison import class_names
 from .data import ImageSource
 from .options import TrainOptions
@@ -59,18 +59,19 @@ def build_model(
     return model, ema
 
 
-def build_teachers(options: TrainOptions, description: RunDescription, ranks: Ranks) -> list[HarDNet]:
+def build_teachers(
+    options: TrainOptions, classes: Sequence[str], preprocessing: Preprocessing, ranks: Ranks
+) -> list[HarDNet]:
     """Return the models from whose mean probabilities the student learns, frozen, on the rank's device."""
     teachers = []
     for source in () if options.teacher is None else map(str.strip, options.teacher.split(",")):
         name, _, weights = source.partition(":")
         model = name if name in CONFIGS else None
         loaded = load_weights(weights or DEFAULT if model else source, model=model, progress=ranks.first)
-        names = class_names(loaded, description.classes)
-        if list(map(printable, names)) != list(map(printable, description.classes)):
+        if list(map(printable, class_names(loaded, classes))) != list(map(printable, classes)):
             raise DataError(f"teacher {source} was trained on other classes, or numbers them in another order")
-        theirs, ours = loaded.preprocessing, description.preprocessing
-        if theirs is not None and (theirs.mean, theirs.std) != (ours.mean, ours.std):
+        theirs = loaded.preprocessing
+        if theirs is not None and (theirs.mean, theirs.std) != (preprocessing.mean, preprocessing.std):
             raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
         teacher = create_model(loaded.config.name, weights=loaded).eval().requires_grad_(False)
         teachers.append(_to_device(teacher, ranks))

@@ -28,7 +28,7 @@ from ..utils.progress import progress_bar
 from ..weights.folder import check_categories
 from ..weights.load import Loaded
 from . import checkpoint, components
-from .checkpoint import RunDescription, RunProgress, TrainingState
+from .checkpoint import RunProgress
 from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
@@ -106,24 +106,25 @@ class Trainer:
         check_categories(classes)  # not at the end of a long run
         if len(classes) < 2:
             raise DataError(f"{options.data} has one class, {classes[0]}: two or more are required")
-        global_batch = options.batch_size * options.accumulate * ranks.size
-        self.steps_per_epoch = images // global_batch
+        self._global_batch = options.batch_size * options.accumulate * ranks.size
+        self.steps_per_epoch = images // self._global_batch
         if not self.steps_per_epoch:
             raise DataError(
-                f"{options.data}: {images} training images do not fill one global batch of {global_batch} "
+                f"{options.data}: {images} training images do not fill one global batch of {self._global_batch} "
                 "(batch size x accumulation x ranks)"
             )
-        preprocessing = options.preprocessing(self._data.mean, self._data.std)
-        self._description = RunDescription(options.asdict(), classes, preprocessing, images, global_batch)
+        self._preprocessing = options.preprocessing(self._data.mean, self._data.std)
+        self._description = checkpoint.describe_run(options, classes, self._preprocessing, images, self._global_batch)
 
-        model, ema = components.build_model(options, len(classes), ranks, loaded)
-        optimizer = components.make_optimizer(model, options, global_batch)
-        scheduler = components.make_scheduler(optimizer, options, self.steps_per_epoch)
-        scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
-        self.state = TrainingState(model, ema, optimizer, scheduler, scaler)
+        self.model, self.model_ema = components.build_model(options, len(classes), ranks, loaded)
+        self.optimizer = components.make_optimizer(self.model, options, self._global_batch)
+        self.scheduler = components.make_scheduler(self.optimizer, options, self.steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
+        names = ("model", "model_ema", "optimizer", "scheduler", "scaler")  # as a checkpoint has them
+        self._parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         self._criterion = components.make_criterion(options, self._data.train).to(ranks.device)
         self._mix = components.make_mix(options, len(classes))
-        self._teachers = components.build_teachers(options, self._description, ranks)
+        self._teachers = components.build_teachers(options, classes, self._preprocessing, ranks)
 
         self.progress = RunProgress()
         self._skipped: set[str] = set()
@@ -131,13 +132,13 @@ class Trainer:
         if ranks.gather(path) != [path] * ranks.size:
             raise TrainingError(f"{self._folder} is not the same for all ranks: all machines must share it")
         if path is not None:
-            self.progress = checkpoint.restore(path, self.state, self._description)
+            self.progress = checkpoint.restore(path, self._parts, self._description)
             logger.info("going on from %s: epoch %d, step %d", path, self.progress.epoch + 1, self.progress.step)
-        self._forward: nn.Module = model
+        self._forward: nn.Module = self.model
         self._without_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         if ranks.size > 1:  # averages the gradients over the ranks
             devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-            parallel = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+            parallel = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
             self._forward, self._without_sync = parallel, parallel.no_sync
 
     def run(self) -> Outcome:
@@ -152,7 +153,7 @@ class Trainer:
         if self.ranks.first:
             draw_curves(self._folder)
             if self.options.save_pretrained:
-                checkpoint.write_pretrained(self._folder, self.state.model.weights_record)
+                checkpoint.write_pretrained(self._folder, self.model.weights_record)
         return Outcome(self._folder, self.progress.epoch, True, metrics)
 
     def _start(self) -> None:
@@ -160,7 +161,7 @@ class Trainer:
         val = self._data.val
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self._description.options, indent=1) + "\n"
+            text = json.dumps(self._description["options"], indent=1) + "\n"
             (self._folder / checkpoint.OPTIONS).write_text(text, "utf-8")
             if val is not None:
                 names = os.fsencode("".join(f"{name}\n" for name in val.names))
@@ -168,7 +169,7 @@ class Trainer:
 
     def _train_epoch(self) -> bool:
         """Do the steps that are left in this epoch; return False if a signal ended the run."""
-        components.set_training_mode(self.state.model, self.options)
+        components.set_training_mode(self.model, self.options)
         progress, save_every = self.progress, self.options.save_every
         label = f"epoch {progress.epoch + 1}/{self.options.epochs}"
         started = time.monotonic()
@@ -189,11 +190,11 @@ class Trainer:
     def _batches(self) -> Generator[LabelledBatch, None, None]:
         options, epoch, ranks = self.options, self.progress.epoch, self.ranks
         self._size = options.size_at(epoch)
-        mean, std = self._description.preprocessing.mean, self._description.preprocessing.std
+        mean, std = self._preprocessing.mean, self._preprocessing.std
         return load_batches(
             self._data.train,
             training_transform(options, self._size, mean, std),
-            training_batches(self._description.images, options, epoch, ranks.rank, ranks.size, self.progress.step),
+            training_batches(len(self._data.train), options, epoch, ranks.rank, ranks.size, self.progress.step),
             seed=(options.seed, epoch),
             workers=options.workers,
             skip_bad_images=options.skip_bad_images,
@@ -204,7 +205,7 @@ class Trainer:
         """Do one step with the average gradient over the batches; return whether some rank was asked to stop."""
         progress = self.progress
         torch.manual_seed(derive_seed(self.options.seed, "step", progress.epoch, progress.step, self.ranks.rank))
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss_sum, bad = 0.0, [message for batch in batches for message in batch.bad]
         for number, batch in enumerate(batches, 1):
             last = number == len(batches)
@@ -217,7 +218,7 @@ class Trainer:
                     )
                     mean_loss = sum(losses) / len(losses) / len(batches)
                     self._check_loss(mean_loss)
-                scaled = self.state.scaler.scale(loss / len(batches))
+                scaled = self.scaler.scale(loss / len(batches))
                 scaled.backward()  # type: ignore[no-untyped-call,unused-ignore]
         self._update()
         for message in chain.from_iterable(messages):
@@ -262,25 +263,24 @@ class Trainer:
         return functional.cross_entropy(logits.float() / temperature, probabilities) * temperature**2
 
     def _update(self) -> None:
-        state = self.state
         if self.options.clip:
-            state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), self.options.clip)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         with warnings.catch_warnings():  # the scaler may pass over the first step; the rate follows the position
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            state.scheduler.step()
-        if state.model_ema is not None:
-            state.model_ema.update_parameters(state.model)
+            self.scheduler.step()
+        if self.model_ema is not None:
+            self.model_ema.update_parameters(self.model)
 
     def _lr(self) -> float:
-        return max(float(group["lr"]) for group in self.state.optimizer.param_groups)
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Validate, record and save; return the epoch's numbers."""
         progress, options, number = self.progress, self.options, self.progress.epoch + 1
-        images = self.steps_per_epoch * self._description.global_batch
+        images = self.steps_per_epoch * self._global_batch
         numbers: dict[str, Any] = {
             "epoch": number,
             "lr": self._lr(),
@@ -306,7 +306,9 @@ class Trainer:
                         board.add_scalar(name, numbers[name], number)
             if self._report is not None:
                 self._report(numbers)
-            content = checkpoint.final_content(self.state, self._description, numbers)
+            model = self.model if self.model_ema is None else self.model_ema.module
+            facts = {"averaged": self.model_ema is not None, "block_activation": self.model.config.block_activation}
+            content = {"model": model.state_dict(), "metrics": numbers, **facts, **self._description}
             if last or self._stagnates(number):
                 checkpoint.save_atomically(content, self._folder / checkpoint.FINAL)
             if best:
@@ -321,21 +323,13 @@ class Trainer:
         return bool(best and patience) and epochs - best >= patience
 
     def _validate(self, source: ImageSource) -> dict[str, Any]:
-        models: dict[str, nn.Module] = {"": self.state.model}
-        if self.state.model_ema is not None:
-            models["ema_"] = self.state.model_ema.module
+        models: dict[str, nn.Module] = {"": self.model}
+        if self.model_ema is not None:
+            models["ema_"] = self.model_ema.module
         numbers: dict[str, Any] = {}
         for prefix, model in models.items():
             self.ranks.copy_from_first(model.buffers())  # each rank has seen other images; rank 0's are kept
-            result = evaluate(
-                model.eval(),
-                source,
-                self._description.preprocessing,
-                self.ranks,
-                batch_size=self.options.batch_size,
-                workers=self.options.workers,
-                skip_bad_images=self.options.skip_bad_images,
-            )
+            result = evaluate(model.eval(), source, self._preprocessing, self.ranks, **self.options.evaluation)
             numbers[f"{prefix}val_loss"] = result.loss
             numbers[f"{prefix}val_top1_error"] = result.top1_error
             if len(source.classes) > TOP:  # else it is always 0
@@ -343,5 +337,8 @@ class Trainer:
         return numbers
 
     def _save(self) -> None:
+        """Write what the run needs to go on; seed and progress stand for random generators, see :mod:`.seeds`."""
         if self.ranks.first:
-            checkpoint.save_checkpoint(self._folder, self.state, self.progress, self._description)
+            state = {name: part.state_dict() for name, part in self._parts.items()}
+            content = {**state, "progress": vars(self.progress), **self._description}
+            checkpoint.save_atomically(content, self._folder / checkpoint.CHECKPOINT)

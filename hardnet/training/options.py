@@ -45,7 +45,7 @@ class TrainOptions:
     lr: float = _option("learning rate for --lr-batch images; linear in the global batch", 0.05, low=0, high=10**38)
     size: int = _option("side of the training images, in pixels", 224, low=32, high=4096)
     device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
-    resume: str = _option("a checkpoint to continue, or auto: that of the output folder if there is one", "")
+    resume: str = _option("auto: continue the run in the output folder, if any", "none", choices=("none", "auto"))
 
     hold_out: int = _option("hold out N training images for validation instead of the folder val", 0, low=0, high=10**9)
     val_fraction: float = _option("share of each class held out if DATA has no folder val", 0.2, low=0, high=0.9)
@@ -137,6 +137,11 @@ class TrainOptions:
         """Return the size of the training images in an epoch, counted from 0."""
         sizes = [size for size, first in parse_size_schedule(self.size_schedule) if epoch >= first]
         return sizes[-1] if sizes else self.size
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Keywords of :func:`hardnet.training.evaluate`."""
+        return {"batch_size": self.batch_size, "workers": self.workers, "skip_bad_images": self.skip_bad_images}
 
     def asdict(self) -> dict[str, Any]:
         """Return plain values only, as checkpoints hold them."""

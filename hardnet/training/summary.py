@@ -103,8 +103,7 @@ def summarise_result(run: TrainOptions, data: Splits, ranks: Ranks) -> list[str]
     folder, val, lines = Path(run.output).expanduser(), data.val, []
     if val is not None:
         loaded = load_weights(folder / BEST, model=run.model)
-        options = {name: getattr(run, name) for name in ("batch_size", "workers", "skip_bad_images")}
-        measured = evaluate_weights(loaded, val, ranks, **options).measured
+        measured = evaluate_weights(loaded, val, ranks, **run.evaluation).measured
         key = "ema_val_top1_error" if run.ema else "val_top1_error"
         epochs = read_metrics(folder / METRICS)
         best = min((numbers[key], -numbers["epoch"]) for numbers in epochs if key in numbers)
