@@ -91,7 +91,7 @@ def _add_option(group: Any, name: str, kind: Any, finetuning: bool) -> None:
 
 def _default(name: str, finetuning: bool) -> str:
     """Return the default of an option of a verb as text; empty if the option is required or has none."""
-    value: Any = "of the data set" if name in ("mean", "std") else FIELDS[name].default
+    value: Any = FIELDS[name].default
     if finetuning:
         value = {"weights": "that of --model; without it, the packaged one", **finetune_stages(1)[1]}.get(name, value)
     if isinstance(value, bool):

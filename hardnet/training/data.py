@@ -7,20 +7,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..images.preprocess import Preprocessing
 from ..images.read import describe_left_out, find_images, image_extensions, load_image, read_size
 from ..utils.distributed import Ranks
 from ..utils.errors import DataError, ImageError
 from ..utils.progress import progress_bar
 from ..utils.text import counted, printable, reason
 from .fashion_mnist import RECORD, find_idx, read_garments
-from .options import Colour, TrainOptions
+from .options import TrainOptions
 from .seeds import permutation
 
 if TYPE_CHECKING:
@@ -87,14 +86,8 @@ class Splits:
 
     train: ImageSource
     val: ImageSource | None
-    mean: Colour = Preprocessing.mean
-    """Mean of each colour in [0, 1]."""
-    std: Colour = Preprocessing.std
-    """Standard deviation of each colour."""
     left_out: str = ""
-    """The files that are no images or cannot be read here: kinds and counts."""
-    bad: list[str] = field(default_factory=list)
-    """Error messages of the images that were left out since they cannot be read."""
+    """The files that are no images or cannot be read: kinds and counts."""
 
 
 def open_folder(root: Path, base: Path | None = None, left_out: Counter[str] | None = None) -> ImageSource:
@@ -184,8 +177,7 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
         ImageError: images cannot be read, and ``skip_bad_images`` is false.
     """
     if _is_fashion_mnist(options.data):
-        train, val = _hold_out(_open_fashion_mnist(options.data, "train"), options)
-        return Splits(train, val, RECORD.preprocessing.mean, RECORD.preprocessing.std)
+        return _hold_out(_open_fashion_mnist(options.data, "train"), options)
     root = _existing_folder(options.data)
     splits = find_splits(root)
     if splits and "train" not in splits:
@@ -209,14 +201,14 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
         raise ImageError(f"{count} cannot be read (--skip-bad-images leaves them out): {'; '.join(bad[:_NAMED])}")
     for message in bad:
         logger.warning("skipped %s", message)
+    left_out["damaged"] += len(bad)
+    text = describe_left_out(left_out)
     if len(parts) == 1:
-        train, val = _hold_out(parts[0], options)
-    else:
-        train = parts[0]
-        val = renumber(parts[1], train.classes, "the training images")
-        if missing := [name for name in train.classes if name not in parts[1].classes]:
-            logger.warning("%s: no folders of the classes %s", roots[1], _text(*missing))
-    return Splits(train, val, left_out=describe_left_out(left_out), bad=bad)
+        return _hold_out(parts[0], options, text)
+    train, val = parts
+    if missing := [name for name in train.classes if name not in val.classes]:
+        logger.warning("%s: no folders of the classes %s", roots[1], _text(*missing))
+    return Splits(train, renumber(val, train.classes, "the training images"), text)
 
 
 def find_defects(source: ImageSource, ranks: Ranks) -> dict[int, str]:
@@ -274,7 +266,7 @@ def open_listed(data: str, names: Collection[str]) -> ImageSource:
     raise DataError(f"{_text(data)}: has none of the {len(names)} validation images of the run")
 
 
-def _hold_out(source: ImageSource, options: TrainOptions) -> tuple[ImageSource, ImageSource | None]:
+def _hold_out(source: ImageSource, options: TrainOptions, left_out: str = "") -> Splits:
     """Split a source into training and validation images by the seed: ``hold_out``, or a share of every class."""
     held_out: list[int] = []
     if options.hold_out >= len(source):
@@ -289,10 +281,8 @@ def _hold_out(source: ImageSource, options: TrainOptions) -> tuple[ImageSource, 
                 logger.warning("the class %s has one image: it is trained on, not validated", _text(name))
             count = min(max(round(options.val_fraction * len(images)), 1), len(images) - 1)
             held_out += images[permutation(len(images), options.seed, "split", label)[:count]].tolist()
-    else:
-        return source, None
     rest = set(range(len(source))).difference(held_out)
-    return source.select(sorted(rest)), source.select(sorted(held_out))
+    return Splits(source.select(sorted(rest)), source.select(sorted(held_out)) if held_out else None, left_out)
 
 
 def _list_folder(folder: Path) -> list[Path]:

@@ -37,7 +37,7 @@ class LabelledBatch(NamedTuple):
     """Error messages of the images that are missing."""
 
 
-def training_transform(options: TrainOptions, size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:
+def training_transform(options: TrainOptions, size: int) -> Transform:
     """Return the augmentation: Pillow image -> float32 tensor (3, size, size)."""
     from torchvision import transforms as T  # type: ignore[import-untyped]  # noqa: N812 - the field's name for it
 
@@ -52,7 +52,7 @@ def training_transform(options: TrainOptions, size: int, mean: Sequence[float], 
         steps.append(T.RandAugment())
     elif options.auto_augment == "trivial":
         steps.append(T.TrivialAugmentWide())
-    steps += [T.ToTensor(), T.Normalize(list(mean), list(std), inplace=True)]
+    steps += [T.ToTensor(), T.Normalize(options.mean, options.std, inplace=True)]
     if options.erase:
         steps.append(T.RandomErasing(options.erase, scale=(0.02, options.erase_max)))
     transform: Transform = T.Compose(steps)

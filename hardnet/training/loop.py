@@ -113,7 +113,7 @@ class Trainer:
                 f"{options.data}: {images} training images do not fill one global batch of {self._global_batch} "
                 "(batch size x accumulation x ranks)"
             )
-        self._preprocessing = options.preprocessing(self._data.mean, self._data.std)
+        self._preprocessing = options.preprocessing()
         self._description = checkpoint.describe_run(options, classes, self._preprocessing, images, self._global_batch)
 
         self.model, self.model_ema = components.build_model(options, len(classes), ranks, loaded)
@@ -190,10 +190,9 @@ class Trainer:
     def _batches(self) -> Generator[LabelledBatch, None, None]:
         options, epoch, ranks = self.options, self.progress.epoch, self.ranks
         self._size = options.size_at(epoch)
-        mean, std = self._preprocessing.mean, self._preprocessing.std
         return load_batches(
             self._data.train,
-            training_transform(options, self._size, mean, std),
+            training_transform(options, self._size),
             training_batches(len(self._data.train), options, epoch, ranks.rank, ranks.size, self.progress.step),
             seed=(options.seed, epoch),
             workers=options.workers,

@@ -13,7 +13,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ..images.preprocess import Preprocessing
 from ..utils.text import reason
 
-Colour = tuple[float, float, float]
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", tuple: "a list of numbers"}
 
 
@@ -53,8 +52,8 @@ class TrainOptions:
     cache_size: int = _option("shrink images once, to this shorter side, in OUTPUT/cache", 0, low=0, high=10**4)
     workers: int = _option("data-loading processes per rank, at most one per processor", 4, low=0, high=1024)
     crop_ratio: float = _option("side of validation's central crop over the resized side", 0.875, low=0.01, high=1)
-    mean: tuple[float, float, float] | None = _option("mean of each colour in [0, 1]", None)
-    std: tuple[float, float, float] | None = _option("standard deviation of each colour in [0, 1]", None)
+    mean: tuple[float, float, float] = _option("mean of each colour in [0, 1]", Preprocessing.mean)
+    std: tuple[float, float, float] = _option("standard deviation of each colour in [0, 1]", Preprocessing.std)
     class_weights: str = _option("weigh the loss by 1 / images of the class", "none", choices=("none", "balanced"))
     eval_every: int = _option("validate after every so many epochs", 1, low=1, high=10**6)
 
@@ -99,14 +98,15 @@ class TrainOptions:
         """Check types and ranges; lists become tuples, paths text: values come from JSON, Python and the shell."""
         hints = get_type_hints(TrainOptions)
         for name, field in FIELDS.items():
-            value, kinds = getattr(self, name), get_args(hints[name]) or (hints[name],)
-            kind = get_origin(kinds[0]) or kinds[0]
+            value, hint = getattr(self, name), hints[name]
+            optional = type(None) in get_args(hint)
+            kind = get_args(hint)[0] if optional else get_origin(hint) or hint
             if isinstance(value, list):
                 value = tuple(value)
             elif isinstance(value, os.PathLike):
                 value = os.fspath(value)
             object.__setattr__(self, name, value)  # the dataclass is frozen
-            if value is None and type(None) in kinds:
+            if value is None and optional:
                 continue
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise ValueError(f"{name} must be {_TYPE_NAMES[kind]}, got {value!r:.100}")
@@ -129,9 +129,9 @@ class TrainOptions:
                 "value per channel: --batch-size 2 or more, or --size 64 or more"
             )
 
-    def preprocessing(self, mean: Colour = Preprocessing.mean, std: Colour = Preprocessing.std) -> Preprocessing:
-        """Return the preprocessing of validation; ``mean`` and ``std`` hold where the options have none."""
-        return Preprocessing(round(self.size / self.crop_ratio), self.size, self.mean or mean, self.std or std)
+    def preprocessing(self) -> Preprocessing:
+        """Return the preprocessing of validation."""
+        return Preprocessing(round(self.size / self.crop_ratio), self.size, self.mean, self.std)
 
     def size_at(self, epoch: int) -> int:
         """Return the size of the training images in an epoch, counted from 0."""

@@ -54,8 +54,6 @@ def describe_data(data: Splits) -> list[str]:
     lines.append(f"images of a class: {(', ' if listed is rows else ' to ').join(texts)}")
     if data.left_out:
         lines.append(f"left out: {data.left_out}")
-    if data.bad:
-        lines.append(f"left out since they cannot be read: {counted(len(data.bad), 'image')}, named above")
     if val is None:
         lines.append("no validation: neither errors nor a best epoch will be known (--val-fraction holds images out)")
     return lines
@@ -73,7 +71,7 @@ def describe_run(run: TrainOptions, ranks: Ranks) -> str:
 def estimate_seconds(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
     """Return how long a run will take, from a few images, one step, and one start of the data workers."""
     images, count = len(data.train), min(len(data.train), 8)
-    transform = training_transform(run, run.size, data.mean, data.std)
+    transform = training_transform(run, run.size)
     batches = [[position * images // count] for position in range(count)]
     started = time.perf_counter()
     loaded = load_batches(data.train, transform, batches, seed=(0, 0), workers=run.workers, skip_bad_images=True)
