@@ -72,7 +72,7 @@ def test_training_does_not_touch_the_test_images(tmp_path: Path) -> None:
     make_fashion_mnist(tmp_path)
     for path in tmp_path.glob("t10k*"):
         path.unlink()
-    splits = opened(tmp_path, hold_out=10)
+    splits = opened(tmp_path, val_fraction=0.25)
     assert splits.val is not None
     assert (len(splits.train), len(splits.val)) == (30, 10)
     with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
@@ -198,15 +198,6 @@ def held_out(where: Path, images: int, **changes: Any) -> list[str]:
     assert len(splits.train) + len(splits.val) == images
     assert set(splits.train.names).isdisjoint(splits.val.names)
     return list(splits.val.names)
-
-
-def test_holding_out_splits_by_the_seed_alone(tmp_path: Path) -> None:
-    make_folder(tmp_path, images=8)
-    names = held_out(tmp_path, 24, hold_out=5, seed=1)
-    assert len(names) == 5
-    assert held_out(tmp_path, 24, hold_out=5, seed=1) == names != held_out(tmp_path, 24, hold_out=5, seed=2)
-    with pytest.raises(DataError, match="cannot hold out 24 of 24"):
-        opened(tmp_path, hold_out=24)
 
 
 def test_a_plain_folder_is_split_by_class_and_seed(tmp_path: Path) -> None:

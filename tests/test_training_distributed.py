@@ -131,7 +131,7 @@ def test_two_ranks_with_half_the_batch_train_like_one(root: Path) -> None:
 
 
 def test_ranks_stop_together_resume_exactly_and_count_every_image_once(root: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"batch_size": 4, "ema": 0.9, "drop_rate": 0.2, "hold_out": 4, "mixup": 0.2}
+    changes: dict[str, Any] = {"batch_size": 4, "ema": 0.9, "drop_rate": 0.2, "mixup": 0.2}
     changes["skip_bad_images"] = True
     whole = plain(options(root / "data", tmp_path / "whole", **changes))
     resumed = plain(options(root / "data", tmp_path / "resumed", resume="auto", **changes))

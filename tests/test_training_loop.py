@@ -37,7 +37,7 @@ EVERYTHING: dict[str, Any] = {
     "warmup": 0.5,
     "label_smoothing": 0.1,
     "erase": 0.5,
-    "hold_out": 4,
+    "val_fraction": 0.125,
     "size_schedule": "32@0,36@1",
 }
 
@@ -126,7 +126,7 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
 
 
 def test_a_run_ends_when_no_epoch_gets_better(tmp_path: Path, data: Path) -> None:
-    wanted = options(data, tmp_path / "run", epochs=9, patience=2, lr=0.0, hold_out=4, freeze_bn=True, resume="auto")
+    wanted = options(data, tmp_path / "run", epochs=9, patience=2, lr=0.0, val_fraction=0.125, resume="auto")
     errors = iter([50.0, 25.0, 25.0, 75.0, 50.0])
 
     class Scripted(Trainer):

@@ -24,7 +24,7 @@ from ..weights.load import Loaded, load_weights
 from .arguments import OPTIONS, Verbs, prepare_process, say
 from .output import show
 
-_DATA_OPTIONS = ("data", "hold_out", "val_fraction", "seed", "skip_bad_images", "cache_size")
+_DATA_OPTIONS = ("data", "val_fraction", "seed", "skip_bad_images", "cache_size")
 _FROM_DATA = ("batch_size", "lr", "epochs", "min_scale", "cache_size")
 _FROM_WEIGHTS = ("size", "crop_ratio", "mean", "std")
 _METAVARS = {int: "N", float: "X", str: "TEXT"}

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ..factory import create_model
-from ..images.preprocess import Preprocessing
 from ..utils.errors import TrainingError, WeightsError
 from ..utils.files import write_atomically
 from ..utils.text import escape_bytes, reason
@@ -61,9 +60,7 @@ class RunProgress:
     """Epoch of that validation, from 1; the last of several."""
 
 
-def describe_run(
-    options: TrainOptions, classes: Sequence[str], preprocessing: Preprocessing, images: int, global_batch: int
-) -> dict[str, Any]:
+def common_content(options: TrainOptions, classes: Sequence[str], images: int, global_batch: int) -> dict[str, Any]:
     """Return what every file of a run holds beside its weights, so that they can be used without the run.
 
     ``images`` is the number of training images, ``global_batch`` that of one step of the optimiser on all ranks.
@@ -71,7 +68,7 @@ def describe_run(
     return {
         "architecture": options.model,
         "classes": list(classes),
-        "preprocessing": preprocessing.to_dict(),
+        "preprocessing": options.preprocessing().to_dict(),
         "options": options.asdict(),
         "counts": {"classes": len(classes), "training images": images, "images per global batch": global_batch},
         "versions": {"hardnet": __version__, "torch": str(torch.__version__), "python": platform.python_version()},

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..factory import create_model
-from ..images.preprocess import Preprocessing
 from ..models.config import CONFIGS, stage_indices
 from ..models.network import HarDNet
 from ..utils.distributed import Ranks
@@ -59,9 +58,7 @@ def build_model(
     return model, ema
 
 
-def build_teachers(
-    options: TrainOptions, classes: Sequence[str], preprocessing: Preprocessing, ranks: Ranks
-) -> list[HarDNet]:
+def build_teachers(options: TrainOptions, classes: Sequence[str], ranks: Ranks) -> list[HarDNet]:
     """Return the models from whose mean probabilities the student learns, frozen, on the rank's device."""
     teachers = []
     for source in () if options.teacher is None else map(str.strip, options.teacher.split(",")):
@@ -71,7 +68,7 @@ def build_teachers(
         if list(map(printable, class_names(loaded, classes))) != list(map(printable, classes)):
             raise DataError(f"teacher {source} was trained on other classes, or numbers them in another order")
         theirs = loaded.preprocessing
-        if theirs is not None and (theirs.mean, theirs.std) != (preprocessing.mean, preprocessing.std):
+        if theirs is not None and (theirs.mean, theirs.std) != (options.mean, options.std):
             raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
         teacher = create_model(loaded.config.name, weights=loaded).eval().requires_grad_(False)
         teachers.append(_to_device(teacher, ranks))

@@ -165,8 +165,8 @@ def find_splits(root: Path) -> dict[str, Path]:
 def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
     """Open the data set of a run, and check that its images can be read.
 
-    Without a folder for validation, ``hold_out`` images, or else ``val_fraction`` of each class, are held out of the
-    training images. Folders and files for tests are never used.
+    Without a folder for validation, ``val_fraction`` of each class is held out of the training images. Test images are
+    never used.
 
     Args:
         options: of the run.
@@ -183,7 +183,7 @@ def open_data(options: TrainOptions, ranks: Ranks | None = None) -> Splits:
     if splits and "train" not in splits:
         raise DataError(f"{options.data} holds {_text(*splits)}, but no folder train")
     roots = [splits.get("train", root)]
-    if "val" in splits and not options.hold_out:
+    if "val" in splits:
         roots.append(splits["val"])
     left_out, parts = Counter[str](), []
     bad: list[str] = []
@@ -267,22 +267,19 @@ def open_listed(data: str, names: Collection[str]) -> ImageSource:
 
 
 def _hold_out(source: ImageSource, options: TrainOptions, left_out: str = "") -> Splits:
-    """Split a source into training and validation images by the seed: ``hold_out``, or a share of every class."""
+    """Split a source into training and validation images: a share of every class, by the seed."""
+    if not options.val_fraction:
+        return Splits(source, None, left_out)
     held_out: list[int] = []
-    if options.hold_out >= len(source):
-        raise DataError(f"cannot hold out {options.hold_out} of {len(source)} images: nothing is left to train on")
-    if options.hold_out:
-        held_out = permutation(len(source), options.seed, "hold-out")[: options.hold_out].tolist()
-    elif options.val_fraction:
-        labels = torch.tensor(source.labels)
-        for label, name in enumerate(source.classes):
-            images = (labels == label).nonzero().flatten()
-            if len(images) == 1:
-                logger.warning("the class %s has one image: it is trained on, not validated", _text(name))
-            count = min(max(round(options.val_fraction * len(images)), 1), len(images) - 1)
-            held_out += images[permutation(len(images), options.seed, "split", label)[:count]].tolist()
+    labels = torch.tensor(source.labels)
+    for label, name in enumerate(source.classes):
+        images = (labels == label).nonzero().flatten()
+        if len(images) == 1:
+            logger.warning("the class %s has one image: it is trained on, not validated", _text(name))
+        count = min(max(round(options.val_fraction * len(images)), 1), len(images) - 1)
+        held_out += images[permutation(len(images), options.seed, "split", label)[:count]].tolist()
     rest = set(range(len(source))).difference(held_out)
-    return Splits(source.select(sorted(rest)), source.select(sorted(held_out)) if held_out else None, left_out)
+    return Splits(source.select(sorted(rest)), source.select(sorted(held_out)), left_out)
 
 
 def _list_folder(folder: Path) -> list[Path]:

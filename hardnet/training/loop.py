@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..utils.distributed import Ranks, connect
 from ..utils.errors import DataError, TrainingError
 from ..utils.files import writing
+from ..utils.log import warn_once
 from ..utils.optional import require
 from ..utils.progress import progress_bar
 from ..weights.folder import check_categories
@@ -113,8 +114,7 @@ class Trainer:
                 f"{options.data}: {images} training images do not fill one global batch of {self._global_batch} "
                 "(batch size x accumulation x ranks)"
             )
-        self._preprocessing = options.preprocessing()
-        self._description = checkpoint.describe_run(options, classes, self._preprocessing, images, self._global_batch)
+        self._content = checkpoint.common_content(options, classes, images, self._global_batch)
 
         self.model, self.model_ema = components.build_model(options, len(classes), ranks, loaded)
         self.optimizer = components.make_optimizer(self.model, options, self._global_batch)
@@ -124,15 +124,14 @@ class Trainer:
         self._parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         self._criterion = components.make_criterion(options, self._data.train).to(ranks.device)
         self._mix = components.make_mix(options, len(classes))
-        self._teachers = components.build_teachers(options, classes, self._preprocessing, ranks)
+        self._teachers = components.build_teachers(options, classes, ranks)
 
         self.progress = RunProgress()
-        self._skipped: set[str] = set()
         path = checkpoint.find_checkpoint(options)
         if ranks.gather(path) != [path] * ranks.size:
             raise TrainingError(f"{self._folder} is not the same for all ranks: all machines must share it")
         if path is not None:
-            self.progress = checkpoint.restore(path, self._parts, self._description)
+            self.progress = checkpoint.restore(path, self._parts, self._content)
             logger.info("going on from %s: epoch %d, step %d", path, self.progress.epoch + 1, self.progress.step)
         self._forward: nn.Module = self.model
         self._without_sync: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -161,7 +160,7 @@ class Trainer:
         val = self._data.val
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self._description["options"], indent=1) + "\n"
+            text = json.dumps(self._content["options"], indent=1) + "\n"
             (self._folder / checkpoint.OPTIONS).write_text(text, "utf-8")
             if val is not None:
                 names = os.fsencode("".join(f"{name}\n" for name in val.names))
@@ -222,23 +221,18 @@ class Trainer:
         self._update()
         for message in chain.from_iterable(messages):
             progress.skipped += 1
-            if message not in self._skipped:
-                logger.warning("skipped %s", message)
-            self._skipped.add(message)
+            warn_once(logger, message, "skipped %s", message)
         progress.loss_sum += mean_loss
         progress.step += 1
         return any(stops)
 
     def _check_loss(self, loss: float) -> None:
-        if math.isfinite(loss):
-            return
-        path = self._folder / checkpoint.CHECKPOINT
-        rest = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
-        raise TrainingError(
-            f"the loss is {loss} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} of "
-            f"{self.steps_per_epoch}, at a learning rate of {self._lr():.6g}; the step was not taken, {rest}. A lower "
-            "--lr, a --warmup or a --clip may help"
-        )
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} of "
+                f"{self.steps_per_epoch}, at a learning rate of {self._lr():.6g}; the step was not taken, nor "
+                f"{self._folder / checkpoint.CHECKPOINT} changed. A lower --lr, a --warmup or a --clip may help"
+            )
 
     def _loss(self, batch: LabelledBatch) -> Tensor:
         device, options = self.ranks.device, self.options
@@ -307,7 +301,7 @@ class Trainer:
                 self._report(numbers)
             model = self.model if self.model_ema is None else self.model_ema.module
             facts = {"averaged": self.model_ema is not None, "block_activation": self.model.config.block_activation}
-            content = {"model": model.state_dict(), "metrics": numbers, **facts, **self._description}
+            content = {"model": model.state_dict(), "metrics": numbers, **facts, **self._content}
             if last or self._stagnates(number):
                 checkpoint.save_atomically(content, self._folder / checkpoint.FINAL)
             if best:
@@ -328,7 +322,7 @@ class Trainer:
         numbers: dict[str, Any] = {}
         for prefix, model in models.items():
             self.ranks.copy_from_first(model.buffers())  # each rank has seen other images; rank 0's are kept
-            result = evaluate(model.eval(), source, self._preprocessing, self.ranks, **self.options.evaluation)
+            result = evaluate(model.eval(), source, self.options.preprocessing(), self.ranks, **self.options.evaluation)
             numbers[f"{prefix}val_loss"] = result.loss
             numbers[f"{prefix}val_top1_error"] = result.top1_error
             if len(source.classes) > TOP:  # else it is always 0
@@ -339,5 +333,5 @@ class Trainer:
         """Write what the run needs to go on; seed and progress stand for random generators, see :mod:`.seeds`."""
         if self.ranks.first:
             state = {name: part.state_dict() for name, part in self._parts.items()}
-            content = {**state, "progress": vars(self.progress), **self._description}
+            content = {**state, "progress": vars(self.progress), **self._content}
             checkpoint.save_atomically(content, self._folder / checkpoint.CHECKPOINT)

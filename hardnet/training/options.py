@@ -46,7 +46,6 @@ class TrainOptions:
     device: str = _option("cpu, cuda, cuda:1, ... or auto", "auto")
     resume: str = _option("auto: continue the run in the output folder, if any", "none", choices=("none", "auto"))
 
-    hold_out: int = _option("hold out N training images for validation instead of the folder val", 0, low=0, high=10**9)
     val_fraction: float = _option("share of each class held out if DATA has no folder val", 0.2, low=0, high=0.9)
     skip_bad_images: bool = _option("skip images that cannot be read, and count them", False)
     cache_size: int = _option("shrink images once, to this shorter side, in OUTPUT/cache", 0, low=0, high=10**4)
@@ -153,7 +152,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
 """The fields by name; ``metadata`` has "help", "range" and "choices"."""
 GROUPS = {
     "data": "what is set most often",
-    "hold_out": "data",
+    "val_fraction": "data",
     "crop": "augmentation",
     "label_smoothing": "loss and optimiser",
     "seed": "run",
