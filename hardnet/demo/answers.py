@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from .. import ImageError, ImageResult, WeightsError
 from ..images.read import decode_image
 from ..inference.jobs import csv_header, csv_line
-from ..inference.results import ImageResult
-from ..utils.errors import ImageError, WeightsError
 from ..utils.text import printable
 from .choices import Choice
 from .markup import render
@@ -56,18 +55,15 @@ class Order(NamedTuple):
 
 
 def parse_order(data: Any, choices: Mapping[str, Choice]) -> Order:
-    """Check what a browser sent: an order, of files that were uploaded here."""
-    try:
-        choice, name = choices[data["choice"]], data.get("example")
-        language = data["language"] if data["language"] in LANGUAGES else LANGUAGES[0]
-        if name:
-            examples = {name: path for other in choices.values() for name, path in other.examples.items()}
-            files = [_File(examples[name].name, examples[name])]
-        else:
-            files = [_upload(*file) for file in data["files"][:MAX_COUNT]]
-        return Order(language, choice, files, bool(name), bool(data.get("opened")))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"the order is malformed: {error!r}") from None
+    """Check what a browser sent: an order, of files that were uploaded here. Any exception means that it is not."""
+    choice, name = choices[data["choice"]], data.get("example")
+    language = data["language"] if data["language"] in LANGUAGES else LANGUAGES[0]
+    if name:
+        examples = {name: path for other in choices.values() for name, path in other.examples.items()}
+        files = [_File(examples[name].name, examples[name])]
+    else:
+        files = [_upload(*file) for file in data["files"][:MAX_COUNT]]
+    return Order(language, choice, files, bool(name), bool(data.get("opened")))
 
 
 def _upload(path: Any, name: Any, failure: Any) -> _File:
@@ -139,7 +135,7 @@ def _answer(order: Order) -> Iterator[Update]:
     if picture is not None:
         view = look(classifier, picture)
         status = render("heading", language, choice=choice, top=view.result.top)
-        yield Update(None, status, render("result", language, view=view, choice=choice, order=order))
+        yield Update(None, status, render("result", language, view=view, picture=picture, choice=choice, order=order))
         return
     rows: list[tuple[ImageResult, Image.Image | None]] = []
     views = []

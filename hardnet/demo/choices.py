@@ -6,13 +6,12 @@ from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
 from typing import Literal, cast
 
+from .. import Classifier, HarDNet, WeightsRecord
 from ..images.read import find_images
-from ..inference.classifier import Classifier
-from ..models.network import HarDNet
 from ..training.checkpoint import OPTIONS, VALIDATION
 from ..training.comparison import read_held_out
 from ..training.data import find_splits
-from ..weights.catalog import CATALOG, WeightsRecord
+from ..weights.catalog import CATALOG
 
 OWN, PACKAGED = "own", "hardnet39ds/FASHION_MNIST"
 MAX_EXAMPLES = 10

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..images.read import load_image
+from .. import get_weights, load_image
 from ..inference.gradcam import heat_map
-from ..weights.catalog import get_weights
 from .choices import OWN, PACKAGED
 from .texts import translate
 
@@ -51,12 +50,9 @@ def _example_label(say: Callable[[str], str], group: str, name: str) -> str:
 
 
 def _data_url(picture: Image.Image, limit: int) -> str:
-    """Return the picture, reduced to ``limit`` pixels (0: as it is), as a URL."""
-    stored, kind, options = io.BytesIO(), "png", dict[str, Any]()
-    if limit and max(picture.size) > limit:
-        picture = picture.copy()
-        picture.thumbnail((limit, limit))
-    if max(picture.size) > SMALL and picture.mode == "RGB":
-        kind, options = "jpeg", {"quality": 90}
-    picture.save(stored, kind, **options)
+    """Return the picture, reduced to ``limit`` pixels, as a URL."""
+    stored, picture = io.BytesIO(), picture.copy()
+    picture.thumbnail((limit, limit))
+    kind = "jpeg" if max(picture.size) > SMALL and picture.mode == "RGB" else "png"
+    picture.save(stored, kind, quality=90)
     return f"data:image/{kind};base64,{base64.b64encode(stored.getvalue()).decode()}"

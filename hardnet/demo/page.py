@@ -19,9 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..inference.classifier import Classifier
+from .. import Classifier, load_weights
 from ..utils.optional import require
-from ..weights.load import load_weights
 from .answers import MAX_BYTES, MAX_COUNT, TEMPORARY, answer
 from .choices import OWN, PACKAGED, Choice, list_choices
 from .guard import Guard, is_address

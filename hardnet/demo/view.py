@@ -10,20 +10,15 @@ from typing import cast
 from PIL import Image
 from torch import Tensor
 
+from .. import Classifier, HarDNet, ImageResult, load_weights
 from ..images.preprocess import Preprocessing
-from ..inference.classifier import Classifier
 from ..inference.gradcam import activation_level, class_activations
-from ..inference.results import ImageResult
-from ..models.network import HarDNet
 from ..weights.download import Progress
-from ..weights.load import load_weights
 from .choices import Choice
 
 ENGINE = "eager"
 MAX_LOADED = 2
 """Number of models of the catalogue that stay in memory."""
-MAX_SIDE = 640
-"""Pixels of the longer side of a picture on the page."""
 
 _one_at_a_time = threading.Lock()
 _classifiers: OrderedDict[str, Classifier] = OrderedDict()  # those of the catalogue that were used last
@@ -34,7 +29,6 @@ class View:
     """Content of the page for one picture."""
 
     result: ImageResult  # with the five most probable classes
-    picture: Image.Image  # reduced to MAX_SIDE pixels
     box: tuple[float, float, float, float]  # what the network gets, in parts of the picture: left, top, width, height
     maps: list[Tensor]  # Grad-CAM of each class on that part, (side, side) from 0 to 1
     side: int  # pixels of the network's input
@@ -54,7 +48,7 @@ def load(choice: Choice, progress: Progress) -> Future[Classifier]:
     def work() -> None:
         try:
             future.set_result(choice.classifier or _classifier(choice, progress))
-        except BaseException as error:
+        except Exception as error:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
@@ -73,11 +67,8 @@ def look(classifier: Classifier, picture: Image.Image, *, explain: bool = True) 
         maps = class_activations(network, tensor, [p.index for p in result.predictions]) if explain else []
     (width, height), side = picture.size, transform.crop
     left, top, right, bottom = transform.crop_box(width, height)
-    picture = picture.copy()
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
     return View(
         result,
-        picture,
         (left / width, top / height, (right - left) / width, (bottom - top) / height),
         maps,
         side,
