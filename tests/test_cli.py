@@ -234,39 +234,34 @@ def test_info_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
 def test_weights_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     record = publish(monkeypatch, tmp_path, "hardnet39ds")
     file = next(tmp_path.glob("*.pth"))
-    chosen = [record.model, record.tag]
+    name = (record.model, record.tag)
+
+    def run(*arguments: object) -> tuple[int, list[str]]:
+        return main(["weights", *map(str, arguments)]), capsys.readouterr().out.splitlines()
 
     def cached() -> str:
-        assert main(["weights", "list", "hardnet39ds"]) == 0
-        return next(line for line in capsys.readouterr().out.splitlines() if record.tag in line).split()[-1]
-
-    def verify(*paths: object) -> tuple[int, list[str]]:
-        status = main(["weights", "verify", *map(str, paths)])
-        return status, capsys.readouterr().out.splitlines()
+        return next(line for line in run("list", record.model)[1] if record.tag in line).split()[-1]
 
     assert cached() == "no"
-    assert main(["weights", "path", *chosen]) == 1
+    assert main(["weights", "path", *name]) == 1
     assert f"hardnet weights download {record}" in capsys.readouterr().err
-    assert main(["weights", "download", *chosen]) == 0
-    path = Path(capsys.readouterr().out.strip())
-    assert path.parent == download.cache_dir()
-    assert cached() == "yes"
-    assert main(["weights", "path", *chosen]) == 0
-    assert capsys.readouterr().out.strip() == str(path)
-    status, [line] = verify()
+    status, [path] = run("download", *name)
+    assert (status, Path(path).parent, cached()) == (0, download.cache_dir(), "yes")
+    assert run("path", *name) == (0, [path])
+    status, [line] = run("verify")
     assert (status, line.startswith(f"{path}: {record}, sha256:")) == (0, True)
-    content = bytearray(path.read_bytes())
+    content = bytearray(Path(path).read_bytes())
     content[1000] ^= 1
-    path.write_bytes(content)
-    status, [line] = verify()
+    Path(path).write_bytes(content)
+    status, [line] = run("verify")
     assert (status, line.startswith(f"{path}: ")) == (1, True)
     archive = tmp_path / "release.pth.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.write(file, "tiny.pth")
-    status, [line] = verify(archive)
+    status, [line] = run("verify", archive)
     assert (status, line.startswith(f"{archive}: {record}, sha256:")) == (0, True)
     archive.write_bytes(archive.read_bytes()[:100])
-    status, [good, cut, absent, device] = verify(file, archive, tmp_path / "absent.pth", os.devnull)
+    status, [good, cut, absent, device] = run("verify", file, archive, tmp_path / "absent.pth", os.devnull)
     assert (status, good.startswith(f"{file}: {record}, sha256:"), cut.startswith(f"{archive}: ")) == (1, True, True)
     assert absent.endswith("no such file")
     assert device == f"{os.devnull}: cannot be read: Not a regular file"

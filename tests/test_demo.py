@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -218,6 +218,7 @@ def test_idle_uploads_end_and_keep_nobody_from_uploading(
     monkeypatch.setattr(guard, "CHECK_BYTES", 100)
 
     import fastapi
+    import httpx
 
     app = fastapi.FastAPI()
 
@@ -225,29 +226,19 @@ def test_idle_uploads_end_and_keep_nobody_from_uploading(
     async def read(request: fastapi.Request) -> None:
         await request.body()
 
-    async def request(server: Any, promised: int, sent: int) -> int:
-        statuses: list[int] = []
-
-        async def receive() -> dict[str, object]:
-            nonlocal sent
-            if not sent:
-                await asyncio.sleep(60)
-            body, sent = bytes(sent), 0
+    async def upload(client: httpx.AsyncClient, promised: int, sent: int) -> int:
+        async def body() -> AsyncIterator[bytes]:
             (tmp_path / "other.bin").write_bytes(bytes(stored))
-            return {"type": "http.request", "body": body, "more_body": len(body) < promised}
+            yield bytes(sent)
+            await asyncio.sleep(60 if sent < promised else 0)
 
-        async def send(message: dict[str, Any]) -> None:
-            statuses.extend([message["status"]] if "status" in message else [])
-
-        headers = [(b"host", b"localhost"), (b"content-length", b"%d" % promised)]
-        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
-        await server(scope, receive, send)
-        [result] = statuses
-        return result
+        response = await client.post("/", content=body(), headers={"content-length": str(promised)})
+        return response.status_code
 
     async def visits() -> list[int]:
-        server = guard.Guard(app, [], 500_000, 800_000)
-        return await asyncio.gather(request(server, 50, 50), *(request(server, 500_000, 200) for _ in range(20)))
+        transport = httpx.ASGITransport(guard.Guard(app, [], 500_000, 800_000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await asyncio.gather(upload(client, 50, 50), *(upload(client, 500_000, 200) for _ in range(20)))
 
     assert asyncio.run(visits()) == [200] + [status] * 20
 
