@@ -1,11 +1,10 @@
 """The verb ``benchmark``: time models, engines and precisions against each other on this machine."""
 
 import argparse
-import json
 import time
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -13,14 +12,14 @@ from .. import Loaded, accelerate, create_model, list_models, load_weights
 from ..engines import ENGINES, PRECISIONS, available_engines
 from ..engines.timing import Step, estimate_statistics, quartiles, time_pass, timed_passes
 from ..utils.devices import usable_device
-from ..utils.files import write_atomically, writing
 from ..utils.text import table
 from ..utils.validation import image_size, positive
-from .arguments import SOME_FAILED, Verbs, pick, say
+from .arguments import SOME_FAILED, Verbs, say
 from .output import show
 
 PAUSE = 0.03  # seconds before each turn, in which the threads of the previous engine fall asleep
 Key: TypeAlias = tuple[str, str, str]  # model, engine, precision
+COLUMNS = ("model", "engine", "precision", "median ms", "lower quartile", "upper quartile", "images/s", "times eager")
 
 
 def add_verb(verbs: Verbs) -> None:
@@ -42,7 +41,6 @@ def add_verb(verbs: Verbs) -> None:
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     add("--rounds", type=positive, default=10, metavar="N", help="turns of each row (default: %(default)s)")
     add("--turn-seconds", type=float, default=0.3, metavar="S", help="length of a turn (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.set_defaults(run=_benchmark)
 
 
@@ -54,17 +52,11 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         for key in steps if number % 2 == 0 else reversed(steps):
             time.sleep(PAUSE)
             seconds[key] += timed_passes(steps[key], arguments.turn_seconds)
-    rows = _figures(seconds, arguments.batch_size)
-    if rows:
-        show(table(list(rows[0]), [["-" if v is None else str(v) for v in row.values()] for row in rows]))
+    if steps:
+        show(table(COLUMNS, _rows(seconds, arguments.batch_size)))
     for reason in left_out:
         say(f"left out: {reason}")
-    if arguments.json is not None:
-        content = pick(arguments, "batch_size", "size", "device", "rounds", "turn_seconds")
-        content |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows, "left_out": left_out}
-        with writing(arguments.json), write_atomically(arguments.json) as file:
-            file.write(json.dumps(content, indent=1).encode() + b"\n")
-    return 0 if rows else SOME_FAILED
+    return 0 if steps else SOME_FAILED
 
 
 def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
@@ -93,14 +85,10 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[Key, Step], list[str]]:
     return steps, left_out
 
 
-def _figures(seconds: dict[Key, list[float]], batch_size: int) -> list[dict[str, Any]]:
+def _rows(seconds: dict[Key, list[float]], batch_size: int) -> Iterator[tuple[str, ...]]:
     spreads = {key: quartiles(times) for key, times in seconds.items()}
-    rows: list[dict[str, Any]] = []
-    for (model, engine, precision), spread in spreads.items():
+    for (model, engine, precision), (lower, median, upper) in spreads.items():
         eager = spreads.get((model, "eager", "fp32"))
-        lower, median, upper = (round(1000 * seconds, 2) for seconds in spread)
-        row: dict[str, Any] = {"model": model, "engine": engine, "precision": precision}
-        row |= {"median_ms": median, "lower_quartile_ms": lower, "upper_quartile_ms": upper}
-        row |= {"images_per_second": float(f"{batch_size / spread[1]:.4g}")}
-        rows.append(row | {"times_eager": eager and round(eager[1] / spread[1], 2)})
-    return rows
+        milliseconds = [f"{1000 * value:.2f}" for value in (median, lower, upper)]
+        speed = f"{batch_size / median:.4g}", f"{eager[1] / median:.2f}" if eager else "-"
+        yield model, engine, precision, *milliseconds, *speed
