@@ -40,6 +40,10 @@ def saved(content: object) -> bytes:
     return buffer.getvalue()
 
 
+def prefixed(prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in STATE.items()}
+
+
 def parse(content: bytes, origin: str = "x.pth", config: HarDNetConfig = CONFIG) -> dict[str, Tensor]:
     return rename_imgclsmob(find_state(deserialise(content, origin)), config)
 
@@ -55,13 +59,26 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
         STATE,
         {"state_dict": STATE, "epoch": 3, "best": 0.5},
         {"model": STATE, "optimizer": {"lr": 0.1}},
-        {f"_orig_mod.module.{key}": value for key, value in STATE.items()},
+        prefixed("_orig_mod.module."),
         {"model": "hardnet39ds", "state_dict": STATE},
+        {"n_averaged": torch.tensor(3), **prefixed("module.")},
+        {"model_state_dict": STATE, "epoch": 3},
+        {"params": STATE, "optimizer": {"state": {}}},
+        {"state_dict": prefixed("net.backbone.")},
     ],
-    ids=["raw", "state_dict", "model", "_orig_mod.module.", "a name under model"],
-)
+    ids=[
+        "raw", "state_dict", "model", "_orig_mod.module.", "a name under model", "averaged model", "PyTorch's tutorial",
+        "only state dict", "two prefixes",
+    ],
+)  # fmt: skip
 def test_wrapped_state_dicts_are_unwrapped(content: object) -> None:
     assert_same(parse(saved(content)), STATE)
+
+
+def test_missing_counters_of_batches_are_zero(tmp_path: Path) -> None:
+    """As in files of PyTorch before 0.4.1 and of frozen normalisation."""
+    torch.save({key: value for key, value in STATE.items() if not key.endswith("num_batches_tracked")}, tmp_path / "x")
+    assert_same(dict(create_model(NAME, weights=tmp_path / "x").state_dict()), STATE)
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -84,8 +101,7 @@ def test_a_missing_safetensors_package_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_averaged_weights_are_taken_unless_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw, averaged = ({**STATE, "base.0.norm.bias": torch.full((24,), value)} for value in (1.0, 2.0))
     file = tmp_path / "x.pth"
-    wrapped = {f"module.{key}": value for key, value in averaged.items()}  # as torch's AveragedModel has it
-    for entry, ema in (("state_dict_ema", averaged), ("model_ema", {"n_averaged": torch.tensor(3), **wrapped})):
+    for entry, ema in (("state_dict_ema", averaged), ("model_ema", averaged)):
         torch.save({"state_dict": raw, entry: ema}, file)
         with caplog.at_level(logging.INFO, "hardnet"):
             assert create_model(NAME, weights=file).state_dict()["base.0.norm.bias"][0] == 2
@@ -181,6 +197,8 @@ def without(key: str) -> dict[str, Tensor]:
         (saved(STATE)[:-5000], "cannot be read"),
         (saved([1, 2, 3]), "holds an object of type list"),
         (saved({}), "is empty"),
+        (saved({"generator": STATE, "critic": STATE}), "has several state dicts, under generator, critic"),
+        (saved(prefixed("backbone.") | {"head.weight": torch.ones(2)}), r"outside the network, .* \(head\.weight\)"),
         (saved({"epoch": 3, "net": {"x": 1}}), "has the entries epoch, net; expected a state dict.*'state_dict'"),
         (saved(without("base.0.norm.bias")), r"does not fit hardnet39ds: 1 missing keys \(base\.0\.norm\.bias\)"),
         (saved({**STATE, "extra.weight": torch.zeros(1)}), r"1 unknown keys \(extra\.weight\)"),

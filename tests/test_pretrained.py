@@ -21,6 +21,7 @@ from hardnet.training import train
 NAME = "hardnet39ds"
 LABELS = ("cat", "dog")
 PREPROCESSING = Preprocessing(40, 32, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
+TIMM = {"input_size": [3, 32, 32], "crop_pct": 0.8, "mean": [0.1, 0.2, 0.3], "std": [1.0, 0.5, 0.25]}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
         (change(label_names=["cat", 3]), "must be a list of names"),
         (change(hardnet={"block_activation": "gelu"}), "block_activation must be relu or relu6"),
         (change(hardnet={"preprocessing": {"resize": 10**9}}), '"preprocessing" is not valid'),
+        (change(hardnet={}, pretrained_cfg=TIMM | {"interpolation": "hamming"}), "interpolation must be one of"),
         (change(hardnet=[]), "must hold an object"),
         (replaced("config.json", b"[1]"), "must hold an object"),
         (replaced("config.json", b"{"), "is not valid JSON"),
@@ -147,6 +149,12 @@ def test_a_folder_that_makes_no_sense_gives_one_error(
         hardnet.from_pretrained(folder)
     assert main(["weights", "verify", str(folder)]) != 0
     assert said.split("'")[0].split("\\")[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
+def test_the_interpolation_of_timms_configuration_is_carried(interpolation: str, folder: Path) -> None:
+    change(hardnet={}, pretrained_cfg=TIMM | {"interpolation": interpolation})(folder)
+    assert Classifier(folder, device="cpu").transform.interpolation == interpolation
 
 
 def test_no_path_is_taken_from_the_config(folder: Path, model: HarDNet) -> None:

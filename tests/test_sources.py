@@ -268,46 +268,14 @@ def test_the_default_is_one_rule() -> None:
     assert "FASHION_MNIST" in hardnet.list_weights()
 
 
-# Files as people have them
+def test_activations_of_a_run_are_kept(tmp_path: Path) -> None:
+    """A run that starts from weights with ReLU in the blocks ends in weights that say so."""
+    state = trained("hardnet39ds", num_classes=2).state_dict()
+    torch.save({"model": state, "architecture": "hardnet39ds", "block_activation": "relu"}, tmp_path / "model.pt")
+    assert hardnet.from_pretrained(tmp_path).config.block_activation == "relu"
 
 
-def without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        without_counters,
-        lambda state: {"n_averaged": torch.tensor(3), **{f"module.{key}": value for key, value in state.items()}},
-        lambda state: {"model_state_dict": state, "epoch": 3},
-        lambda state: {"params": state, "optimizer": {"state": {}}},
-        lambda state: {"state_dict": {f"net.backbone.{key}": value for key, value in state.items()}},
-    ],
-    ids=["no counters", "averaged model", "tutorial", "only state dict", "two prefixes"],
-)
-def test_files_as_people_have_them_are_loaded(wrap: Callable[..., Any], model: HarDNet, tmp_path: Path) -> None:
-    torch.save(wrap(model.state_dict()), tmp_path / "x.pth")
-    assert torch.equal(outputs_of(create_model(NAME, weights=tmp_path / "x.pth")), outputs_of(model))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (lambda state: {"generator": state, "critic": state}, "generator, critic"),
-        (
-            lambda state: {**{f"backbone.{key}": value for key, value in state.items()}, "head.weight": torch.ones(2)},
-            "head.weight",
-        ),
-    ],
-    ids=["two state dicts", "a detector"],
-)
-def test_files_with_more_than_the_network_are_refused(
-    content: Callable[..., Any], message: str, model: HarDNet, tmp_path: Path
-) -> None:
-    torch.save(content(model.state_dict()), tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=message):
-        create_model(NAME, weights=tmp_path / "x.pth")
+# Errors
 
 
 @pytest.mark.parametrize("source", ["https://example.org/a.pth", "nowhere/x.pth", "x.zip"])
@@ -346,27 +314,3 @@ def test_a_file_of_the_hub_without_a_known_hash_is_refused(
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(sources["folder"]))
     with pytest.raises(WeightsError, match="no known hash"):
         load_weights("hf-hub:owner/name")
-
-
-@pytest.mark.parametrize(("interpolation", "holds"), [("bicubic", True), ("lanczos", True), ("hamming", False)])
-def test_the_interpolation_of_timms_configuration_is_carried(
-    interpolation: str, holds: bool, sources: dict[str, Any], tmp_path: Path
-) -> None:
-    for file in Path(sources["folder"]).iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["hardnet"]
-    config["pretrained_cfg"]["interpolation"] = interpolation
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    if holds:
-        assert Classifier(tmp_path, device="cpu").transform.interpolation == interpolation
-    else:
-        with pytest.raises(WeightsError, match="interpolation must be one of"):
-            load_weights(tmp_path)
-
-
-def test_activations_of_a_run_are_kept(tmp_path: Path) -> None:
-    """A run that starts from weights with ReLU in the blocks ends in weights that say so."""
-    state = trained("hardnet39ds", num_classes=2).state_dict()
-    torch.save({"model": state, "architecture": "hardnet39ds", "block_activation": "relu"}, tmp_path / "model.pt")
-    assert hardnet.from_pretrained(tmp_path).config.block_activation == "relu"
