@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS
 
 from hardnet import Classifier, create_model, get_weights
-from hardnet.models.config import CONFIGS
 from hardnet.weights.catalog import CATALOG, Digest, Source, WeightsRecord, identify
 from hardnet.weights.download import fetch, find_cached
 
-LENGTHS = {"git-blob-sha1": 40, "sha1": 40, "sha256": 64, "sha256-prefix": 8}
 IMAGES = sorted((Path(__file__).parent.parent / "images" / "fashion_mnist").glob("*.png"))
 WRONG = {"ankle-boot-00023.png": "Sandal", "dress-00032.png": "Trouser", "t-shirt-top-00027.png": "Shirt"}
 """The samples that the checkpoint classifies wrongly."""
@@ -31,22 +28,8 @@ DIGESTS = [
 ]
 
 
-@pytest.fixture(params=CATALOG.values(), ids=str)
-def record(request: pytest.FixtureRequest) -> WeightsRecord:
-    return request.param
-
-
-def test_catalog_has_all_weights() -> None:
-    imagenet = {(name, "IMAGENET1K_V1") for name in MODELS}
-    retrained = {(name, "IMAGENET1K_V2") for name in ("hardnet39ds", "hardnet68ds", "hardnet85")}
-    assert CATALOG.keys() == imagenet | retrained | {("hardnet39ds", "FASHION_MNIST")}
-    names = [record.cache_filename(source) for record in CATALOG.values() for source in record.sources]
-    assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"hardnet-[a-z0-9_-]+\.pth", name) for name in names)
-
-
+@pytest.mark.parametrize("record", CATALOG.values(), ids=str)
 def test_records_are_complete(record: WeightsRecord) -> None:
-    assert record.model in CONFIGS
     assert len(record.categories) == record.num_classes == len(record.meta["categories"])
     assert 0 < record.top5_error < record.top1_error < 100
     assert record.meta["reported_by"] == record.reported_by != ""
@@ -57,23 +40,12 @@ def test_records_are_complete(record: WeightsRecord) -> None:
 
 
 def test_sources_are_the_published_ones() -> None:
-    lines = [
-        f"{record} {source.digest.scheme}:{source.digest.value} {source.url}"
-        for record in CATALOG.values()
-        for source in record.sources
-    ]
+    pairs = [(record, source) for record in CATALOG.values() for source in record.sources]
+    lines = [f"{record} {source.digest.scheme}:{source.digest.value} {source.url}" for record, source in pairs]
     assert lines == (Path(__file__).parent / "golden" / "sources.txt").read_text().splitlines()
-
-
-def test_sources_are_pinned_strongest_first(record: WeightsRecord) -> None:
-    assert record.sources
-    for source in record.sources:
-        assert source.url.startswith(("https://", "package:"))
-        assert re.fullmatch(rf"[0-9a-f]{{{LENGTHS[source.digest.scheme]}}}", source.digest.value)
-        if source.digest.scheme != "git-blob-sha1" and source.url.startswith("https://"):
-            assert source.digest.value[:8] in source.filename  # both publishers name their files so
-    strength = [list(LENGTHS).index(source.digest.scheme) for source in record.sources]
-    assert strength == sorted(strength)
+    names = [record.cache_filename(source) for record, source in pairs]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"hardnet-[a-z0-9_-]+\.pth", name) for name in names)
 
 
 @pytest.mark.parametrize("digest", DIGESTS, ids=str)
@@ -115,13 +87,9 @@ def test_the_shipped_checkpoint_needs_no_network_and_no_cache(monkeypatch: pytes
 
 
 def test_the_shipped_checkpoint_classifies_the_samples(device: str) -> None:
-    def as_file_name(label: str) -> str:
-        return label.lower().replace("/", "-").replace(" ", "-")
-
     results = Classifier("hardnet39ds", weights="FASHION_MNIST", device=device).predict(IMAGES)
     labels = {path.name: result.top.label for path, result in zip(IMAGES, results, strict=True)}
+    names = {label.lower().replace("/", "-").replace(" ", "-"): label for label in get_weights().categories}
     assert len(labels) == 30
-    assert {name[:-10] for name in labels} == {
-        as_file_name(category) for category in get_weights("hardnet39ds", "FASHION_MNIST").categories
-    }
-    assert {name: label for name, label in labels.items() if as_file_name(label) != name[:-10]} == WRONG
+    assert {name[:-10] for name in labels} == set(names)
+    assert {name: label for name, label in labels.items() if names[name[:-10]] != label} == WRONG
