@@ -56,12 +56,8 @@ class ScriptedServer:
         self._steps[path] = list(steps)
         return self.url + path
 
-    def requests(self, path: str) -> list[Seen]:
-        with self._lock:
-            return [seen for seen in self.seen if seen.path == path]
-
     def hits(self, path: str) -> int:
-        return len(self.requests(path))
+        return sum(seen.path == path for seen in self.seen)
 
     def take(self, handler: Handler) -> Step:
         with self._lock:
@@ -135,14 +131,5 @@ def raw(response: bytes, *, interval: float = 0.0) -> Step:
     return step
 
 
-def chunked(content: bytes) -> Step:
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return raw(head + b"%x\r\n%s\r\n" % (len(content), content) + b"0\r\n\r\n")
-
-
 def redirect(location: str) -> Step:
     return serve(b"", status=302, headers={"Location": location})
-
-
-def hang_up(handler: Handler) -> None:
-    """Close the connection without a response."""

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from http_server import (
-    CERTIFICATE,
-    Handler,
-    ScriptedServer,
-    Step,
-    chunked,
-    hang_up,
-    ranged,
-    raw,
-    redirect,
-    running,
-    serve,
-)
+from http_server import CERTIFICATE, Handler, ScriptedServer, Step, ranged, raw, redirect, running, serve
 from published import DIGESTS, GOOD, OTHER, ZIPPED, cached_names, packed, record_of
 
 import hardnet
@@ -69,17 +55,18 @@ def redirected_without_end(handler: Handler) -> None:
         handler.wfile.write(GOOD)
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD)
 FAULTS: dict[str, tuple[tuple[Step, ...], str, int]] = {
     # What the server does: (its responses, what the error says or "" if the download succeeds, number of requests)
     "another file": ((serve(OTHER),), "not the file with the digest sha256:", 1),
     "terminal commands": ((raw(b"HTTP/1.1 404 \x1b[2J\r\nContent-Length: 0\r\n\r\n"),), r"404: \x1b[2J", 1),
     "503, then good": ((serve(b"", status=503), serve(GOOD)), "", 2),
     "slow": ((raw(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD, interval=0.01),), "not complete after 1 seconds", 1),
-    "closes at once": ((hang_up,), "connection failed", 2),
+    "closes at once": ((raw(b""),), "connection failed", 2),
     "closes after half": ((serve(GOOD, sent=HALF),), f"closed after {HALF} of {len(GOOD)} bytes", 2),
     "stalls": ((serve(GOOD, sent=0, pause=0.5),), "no data for", 2),
     "endless": ((endless,), "larger than", 1),
-    "chunked": ((chunked(GOOD),), "", 1),
+    "chunked": ((raw(CHUNKED),), "", 1),
     "redirect": ((redirect("/good%20file.pth"),), "", 1),
     "redirect loop": ((redirect("/w.pth"),), "infinite loop", 5),
     "redirect to file:": ((redirect("file:///etc/passwd"),), "not allowed", 1),
@@ -157,56 +144,37 @@ def test_a_wrong_continuation_leads_to_a_new_start(
     assert server.hits("/w.pth") <= 3
 
 
-@pytest.fixture
-def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def test_waits_double_and_an_unknown_host_is_not_tried_again(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float] = []
     monkeypatch.setattr(transfer, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
-    return waits
-
-
-def test_waits_double(server: ScriptedServer, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "ATTEMPTS", 5)
     with pytest.raises(WeightsError, match="tried 5 times"):
         fetch(record_of(server.on("/a.pth", serve(b"", status=503))))
-    assert sleeps == pytest.approx([0.01, 0.02, 0.04, 0.08])
-
-
-def test_an_unknown_host_is_not_tried_again(sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(WeightsError, match="Name or service not known") as caught:
-        fetch(record_of("http://x.invalid/w.pth"))
+    with pytest.raises(WeightsError, match="connection failed") as caught:
+        fetch(record_of("http://x.invalid/a.pth"))
     assert caught.value.cause == "network"
-    assert sleeps == []
-
-
-@pytest.fixture
-def tls_server() -> Iterator[ScriptedServer]:
-    with running(tls=True) as script:
-        yield script
+    assert waits == pytest.approx([0.01, 0.02, 0.04, 0.08])
 
 
 def test_only_trusted_certificates_of_the_same_name_pass(
-    server: ScriptedServer, tls_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    record = record_of(tls_server.on("/w.pth", serve(GOOD)))
-    with pytest.raises(WeightsError, match="certificate is not trusted"):
-        fetch(record)
-    for variable in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
-        monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
-        with pytest.raises(WeightsError, match=r"none\.pem cannot be loaded"):
+    with running(tls=True) as secure:
+        record = record_of(secure.on("/w.pth", serve(GOOD)))
+        with pytest.raises(WeightsError, match="certificate is not trusted"):
             fetch(record)
-        monkeypatch.setenv(variable, str(CERTIFICATE))
-        fetch(record).path.unlink()
-    other_name = record_of(record.sources[0].url.replace("127.0.0.1", "localhost"))
-    with pytest.raises(WeightsError, match="certificate is not trusted"):
-        fetch(other_name)
-    server.on("/plain.pth", serve(GOOD))
-    down = record_of(tls_server.on("/down.pth", redirect(server.url + "/plain.pth")))
-    with pytest.raises(WeightsError, match="a redirect from https to http"):
-        fetch(down)
-    up = record_of(server.on("/up.pth", redirect(record.sources[0].url)))
-    assert fetch(up).content == GOOD
-    assert server.hits("/plain.pth") == 0
+        for variable in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+            monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
+            with pytest.raises(WeightsError, match=r"none\.pem cannot be loaded"):
+                fetch(record)
+            monkeypatch.setenv(variable, str(CERTIFICATE))
+            fetch(record).path.unlink()
+        with pytest.raises(WeightsError, match="certificate is not trusted"):
+            fetch(record_of(record.sources[0].url.replace("127.0.0.1", "localhost")))
+        server.on("/plain.pth", serve(GOOD))
+        with pytest.raises(WeightsError, match="a redirect from https to http"):
+            fetch(record_of(secure.on("/down.pth", redirect(server.url + "/plain.pth"))))
+        assert fetch(record_of(server.on("/up.pth", redirect(record.sources[0].url)))).content == GOOD
+        assert server.hits("/plain.pth") == 0

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,24 +29,24 @@ def model() -> HarDNet:
 
 def test_push_uploads_what_a_folder_holds(model: HarDNet, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    pushed: dict[str, Any] = {}
+    calls: list[Any] = []
 
-    class Api:
-        def __init__(self, token: str | None) -> None:
-            pushed["token"] = token
+    def upload_folder(repo_id: str, folder_path: str, commit_message: str) -> str:
+        calls.append(sorted(os.listdir(folder_path)))  # noqa: PTH208
+        return f"https://hub/{repo_id}/commit/1"
 
-        def create_repo(self, repo_id: str, private: bool | None, exist_ok: bool) -> Any:
-            assert exist_ok
-            pushed["private"] = private
-            return type("Url", (), {"repo_id": repo_id})
+    def create_repo(**options: Any) -> Any:
+        calls.append(options)
+        return SimpleNamespace(repo_id=options["repo_id"])
 
-        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
-            pushed["files"] = sorted(path.name for path in Path(folder_path).iterdir())
-            return f"https://hub/{repo_id}/commit/1"
+    def api(token: str) -> Any:
+        calls.append(token)
+        return SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder)
 
-    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "HfApi", api)
     assert model.push_to_hub("me/model", labels=LABELS, private=True, token="t") == "https://hub/me/model/commit/1"  # noqa: S106
-    assert pushed == {"token": "t", "private": True, "files": ["README.md", "config.json", "model.safetensors"]}
+    options = {"repo_id": "me/model", "private": True, "exist_ok": True}
+    assert calls == ["t", options, ["README.md", "config.json", "model.safetensors"]]
 
 
 @pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:model", "hf-hub:a/b/c", "hf-hub:../x/y"])
