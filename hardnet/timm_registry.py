@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .models.config import CONFIGS, HarDNetConfig, feature_levels
 from .models.features import checked_indices
 from .models.network import HarDNet, body
-from .utils.optional import refuse_foreign, require
+from .utils.optional import require
 from .weights.catalog import CATALOG, WeightsRecord
 from .weights.load import Source, fill, load_weights
 
@@ -31,7 +31,7 @@ take_indices = timm.models._features.feature_take_indices  # as a global, so tha
 
 _SCHEME = "hardnet:"
 """In place of a URL, so that timm knows that there are weights but cannot fetch them unverified."""
-GLOBAL_POOLS = ("avg", "max", "avgmax", "")
+_POOLS = ("avg", "max", "avgmax", "")
 
 
 class TimmHarDNet(HarDNet):
@@ -69,10 +69,6 @@ class TimmHarDNet(HarDNet):
         """(N, in_chans, H, W) -> the last feature map and the chosen levels, or the latter alone.
 
         ``indices`` are levels 0 to 4, or the number of last ones; None means all. ``norm`` has no effect.
-
-        Raises:
-            ValueError: another ``output_fmt``, or an input that the model refuses.
-            AssertionError: a level does not exist.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt}")
@@ -94,11 +90,7 @@ class TimmHarDNet(HarDNet):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop everything after the last chosen level, and the head; return the levels, counted from the start.
-
-        Raises:
-            AssertionError: a level does not exist.
-        """
+        """Drop everything after the last chosen level, and the head; return the levels, counted from the start."""
         selected, highest = take_indices(len(self._levels), indices)
         stop = self._levels[highest] + 1
         pruned = stop < len(self.base) - 1
@@ -121,8 +113,8 @@ class TimmHarDNet(HarDNet):
         super().reset_classifier(num_classes)
 
     def _set_pool(self, pool: str, num_classes: int) -> None:
-        if pool not in GLOBAL_POOLS:
-            raise ValueError(f"global_pool must be one of {GLOBAL_POOLS}, got {pool!r}")
+        if pool not in _POOLS:
+            raise ValueError(f"global_pool must be one of {_POOLS}, got {pool!r}")
         if not pool and num_classes:
             raise ValueError(f"global_pool='' goes with num_classes=0, got {num_classes}: classes need pooled features")
         pooling: nn.Module = nn.Identity()
@@ -158,13 +150,13 @@ def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) 
         config = replace(config, block_activation=record.block_activation)
     if not pretrained:
         return TimmHarDNet(config, **keywords)
+    source: Source | None = None
     if cfg.source == "hf-hub" and cfg.hf_hub_id:
-        source: Source | None = f"hf-hub:{cfg.hf_hub_id}"
+        source = f"hf-hub:{cfg.hf_hub_id}"
     elif cfg.file:
         source = str(cfg.file)
-    else:
-        foreign = cfg.state_dict or cfg.hf_hub_id or not str(cfg.url).startswith(_SCHEME)
-        source = None if foreign else record
+    elif str(cfg.url).startswith(_SCHEME) and not (cfg.state_dict or cfg.hf_hub_id):
+        source = record
     if source is None:
         tags = ", ".join(tag.lower() for model, tag in CATALOG if model == config.name)
         advice = f'weights of its catalogue ({tags}), or those of a file: pretrained_cfg_overlay={{"file": path}}'
@@ -204,19 +196,7 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
     return create
 
 
-def _register() -> None:
-    """Add the models to timm's registry unless they are there.
-
-    Raises:
-        ImportError: timm has another model under one of the names.
-    """
-    modules = {name: timm.model_entrypoint(name).__module__ for name in CONFIGS if timm.is_model(name)}
-    refuse_foreign(f"timm {timm.__version__}", modules, __name__)
-    for name in CONFIGS:
-        if name not in modules:
-            globals()[name] = timm.models.register_model(_entry_point(name))
-
-
 __all__ = ["TimmHarDNet"]
 
-_register()
+for _name in CONFIGS:
+    globals()[_name] = timm.models.register_model(_entry_point(_name))

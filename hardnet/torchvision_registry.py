@@ -9,7 +9,6 @@ everywhere in this library.
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,7 @@ from .models.config import CONFIGS
 from .models.cost import measure_cost
 from .models.features import HarDNetFeatures
 from .models.network import MIN_INPUT_SIZE
-from .utils.optional import refuse_foreign, require
-from .utils.text import known_names
+from .utils.optional import require
 from .weights.catalog import CATALOG, DEFAULT, DEFAULT_TAG, IMAGENET, PACKAGE, WeightsRecord, list_weights
 from .weights.load import load_weights
 
@@ -38,17 +36,14 @@ from torchvision.transforms._presets import ImageClassification  # type: ignore[
 
 
 class HarDNetWeights(_api.WeightsEnum):  # type: ignore[misc]  # torchvision has no types
-    """Weights in torchvision's manner, one enumeration per model, such as ``HarDNet68_Weights``."""
+    """Weights in torchvision's manner, one enumeration per model, such as ``HarDNet68_Weights``.
 
-    @property
-    def record(self) -> WeightsRecord:
-        """The catalogue's record: sources with their digests, provenance, errors and who reported them."""
-        record: WeightsRecord = self.value.meta["record"]
-        return record
+    ``meta["record"]`` is the catalogue's record: sources with their digests, provenance, errors and who reported them.
+    """
 
-    def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, torch.Tensor]:
-        """Fetch the weights and return their state dict; they are verified whatever ``check_hash`` is."""
-        return load_weights(self.record, progress=progress).state
+    def get_state_dict(self, progress: bool = True, **_: Any) -> dict[str, torch.Tensor]:
+        """Fetch the weights and return their state dict; they are always verified."""
+        return load_weights(self.value.meta["record"], progress=progress).state
 
 
 def return_layers(features: HarDNetFeatures) -> dict[str, str]:
@@ -81,9 +76,10 @@ def _meta(record: WeightsRecord) -> dict[str, Any]:
     side = record.preprocessing.crop
     cost = measure_cost(CONFIGS[record.model], height=side, width=side, num_classes=record.num_classes).total
     data = "ImageNet-1K" if record.evaluated_on == IMAGENET else record.evaluated_on  # torchvision's name for it
-    size = 4 * cost.params  # bytes of the parameters in float32, slightly less than the file's
-    if record.sources[0].url.startswith(PACKAGE):
-        size = (Path(__file__).parent / record.sources[0].url.removeprefix(PACKAGE)).stat().st_size
+    packaged = record.sources[0].url.startswith(PACKAGE)
+    size = cost.params * (
+        2 if packaged else 4
+    )  # bytes of the parameters, slightly less than the file's; float16 in the package
     return {
         **record.meta,
         "record": record,
@@ -99,15 +95,8 @@ def _meta(record: WeightsRecord) -> dict[str, Any]:
 
 def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
     def create(*, weights: Any = None, progress: bool = True, **keywords: Any) -> nn.Module:
-        if isinstance(weights, str):
-            tag = weights.removeprefix(f"{weights_enum.__name__}.")
-            if tag not in weights_enum.__members__:
-                names = known_names(tag, weights_enum.__members__)
-                raise ValueError(f"{name} has no weights {weights!r}; known: {names}")
-            weights = weights_enum[tag]
-        if not isinstance(weights, (weights_enum, type(None))):
-            raise TypeError(f"weights must be a member of {weights_enum.__name__} or its name, got {weights!r}")
-        record = None if weights is None else weights.record
+        weights = weights_enum.verify(weights)
+        record = None if weights is None else weights.meta["record"]
         model: nn.Module = create_model(name, weights=record, progress=progress, **keywords)
         return model
 
@@ -120,19 +109,7 @@ def _builder(name: str, weights_enum: Any) -> Callable[..., nn.Module]:
     return create
 
 
-def _register() -> None:
-    """Add the models to torchvision's registry unless they are there.
-
-    Raises:
-        ImportError: torchvision has another model under one of the names.
-    """
-    modules = {name: _api.get_model_builder(name).__module__ for name in _api.list_models() if name in CONFIGS}
-    refuse_foreign("torchvision", modules, __name__)
-    for name in CONFIGS:
-        if name not in modules:
-            weights_enum = _weights_enum(name)
-            globals()[weights_enum.__name__] = weights_enum
-            globals()[name] = _api.register_model()(_builder(name, weights_enum))
-
-
-_register()
+for _name in CONFIGS:
+    _enum = _weights_enum(_name)
+    globals()[_enum.__name__] = _enum
+    globals()[_name] = _api.register_model()(_builder(_name, _enum))

@@ -23,7 +23,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, folder: Path, model: str, tag: str 
     file = folder / f"{model}-{tag}.pth"
     torch.save(golden_state(model), file)
     digest = Digest("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
-    source = Source(f"https://example.invalid/{file.name}", digest, "a test")
+    source = Source(f"https://example.invalid/{file.name}", digest)
     record = replace(CATALOG[model, tag], sources=(source,))
     monkeypatch.setitem(CATALOG, (model, tag), record)
     monkeypatch.setenv("HARDNET_MIRROR", str(folder))
@@ -56,7 +56,7 @@ DIGESTS: dict[DigestScheme, str] = {
 
 
 def record_of(*urls: str, scheme: DigestScheme = "sha256") -> WeightsRecord:
-    sources = tuple(Source(url, Digest(scheme, DIGESTS[scheme]), f"publisher {n}") for n, url in enumerate(urls))
+    sources = tuple(Source(url, Digest(scheme, DIGESTS[scheme])) for url in urls)
     return WeightsRecord("hardnet68", "TEST_V1", sources, "made by the tests", 1.0, 0.1, "the tests")
 
 

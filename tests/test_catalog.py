@@ -61,7 +61,7 @@ def test_a_digest_matches_only_the_right_bytes(digest: Digest) -> None:
 
 def test_content_is_identified_by_its_strongest_digest() -> None:
     def made(*digests: Digest) -> WeightsRecord:
-        sources = tuple(Source(f"https://host.invalid/{n}.pth", digest, "test") for n, digest in enumerate(digests))
+        sources = tuple(Source(f"https://host.invalid/{n}.pth", digest) for n, digest in enumerate(digests))
         return WeightsRecord("hardnet68", "TEST", sources, "test", 1.0, 1.0, "test")
 
     none = Digest("sha1", "0" * 40)

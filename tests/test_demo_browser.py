@@ -57,7 +57,7 @@ if sys.argv[:1] == ["-m"]:
     from dataclasses import replace
     from hardnet.weights.catalog import CATALOG, Digest, Source
 
-    source = Source(os.environ["SOURCE"] + "/{}.pth", Digest("sha256", os.environ["SHA256"]), "the test")
+    source = Source(os.environ["SOURCE"] + "/{}.pth", Digest("sha256", os.environ["SHA256"]))
     for key, record in CATALOG.items():
         if key[1] != "FASHION_MNIST":
             CATALOG[key] = replace(record, sources=(replace(source, url=source.url.format(key[0])),))

@@ -38,7 +38,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsRecord:
     made = WeightsRecord(
         model="hardnet39ds",
         tag="THREE",
-        sources=(Source("https://example.invalid/three.pth", digest, "the tests"),),
+        sources=(Source("https://example.invalid/three.pth", digest),),
         provenance="made by the tests",
         top1_error=66.67,
         top5_error=0.0,

@@ -136,7 +136,7 @@ from hardnet.weights.catalog import Digest, Source, WeightsRecord
 from hardnet.weights.download import cache_dir, fetch
 
 url, value = sys.argv[1:]
-record = WeightsRecord("hardnet68", "TEST_V1", (Source(url, Digest("sha256", value), "x"),), "x", 1.0, 1.0, "x")
+record = WeightsRecord("hardnet68", "TEST_V1", (Source(url, Digest("sha256", value)),), "x", 1.0, 1.0, "x")
 cache_dir()
 
 def start():

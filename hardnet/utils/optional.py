@@ -23,13 +23,3 @@ def require(package: str, lowest: str, *, extra: str | None = None) -> Any:
     except ModuleNotFoundError as error:
         problem = f"{package} is not installed" if error.name == package else f"{package} cannot be imported ({error})"
     raise ImportError(f"{problem}, {requirement} is required: {advice}")
-
-
-def refuse_foreign(library: str, registered: dict[str, str], own: str) -> None:
-    """Raise ImportError if models that are ``registered`` in a library are of another module than ``own``."""
-    foreign = ", ".join(f"{name} ({module})" for name, module in registered.items() if module != own)
-    if foreign:
-        raise ImportError(
-            f"{library} has other models under these names: {foreign}. They were left as they are; "
-            "hardnet.create_model builds the models without it"
-        )

@@ -54,7 +54,6 @@ class Source:
     url: str
     """An http(s) address, or ``package:`` and a path within this package. A ``.zip`` holds the ``.pth``."""
     digest: Digest
-    publisher: str
 
     @property
     def filename(self) -> str:
@@ -151,7 +150,7 @@ def read_categories(filename: str) -> tuple[str, ...]:
 def _imgclsmob(release: str, model: str, top5_error: float, sha1: str) -> Source:
     name = f"{model}-{100 * top5_error:04.0f}-{sha1[:8]}.pth.zip"
     url = f"https://github.com/osmr/imgclsmob/releases/download/{release}/{name}"
-    return Source(url, Digest("sha1", sha1), "imgclsmob's release archive")
+    return Source(url, Digest("sha1", sha1))
 
 
 def _by_authors(
@@ -160,9 +159,9 @@ def _by_authors(
     sources = [_imgclsmob("v0.0.435", model, top5_error, archive)]
     if git is not None:
         folder = "https://raw.githubusercontent.com/PingoLH/Pytorch-HarDNet/de9662f30ffa7474c8a24b4bceb38b49be0903a0/"
-        sources.insert(0, Source(f"{folder}{model}.pth", Digest("git-blob-sha1", git), "the authors' git repository"))
+        sources.insert(0, Source(f"{folder}{model}.pth", Digest("git-blob-sha1", git)))
     url = f"https://ping-chao.com/hardnet/{model}-{host}.pth"
-    sources.append(Source(url, Digest("sha256-prefix", host), "the authors' host"))
+    sources.append(Source(url, Digest("sha256-prefix", host)))
     provenance = "trained and published by the HarDNet authors (PingoLH/Pytorch-HarDNet)"
     reported_by = "the HarDNet authors (PyTorch Hub page)"
     return WeightsRecord(model, "IMAGENET1K_V1", tuple(sources), provenance, top1_error, top5_error, reported_by)
@@ -183,7 +182,6 @@ def _by_osmr(
 _FASHION_MNIST = Source(
     f"{PACKAGE}weights/hardnet39ds-fashion-mnist.pth",
     Digest("sha256", "6f0a910f1e5a50bc35cc0d21aadb6308b649015d4dabdd353aa08ad1820af180"),
-    "this package",
 )
 _RECORDS = (
     _by_authors(
