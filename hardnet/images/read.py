@@ -148,7 +148,10 @@ def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     Raises:
         ImageError: the image could not be decoded; the message calls it ``name``.
     """
-    return _upright(image, name, is_shared=True)[0]
+    try:
+        return _upright(image, name, is_shared=True)[0]
+    except Exception as error:  # decoders fed with damaged bytes raise almost anything
+        raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
 
 
 def _upright(
@@ -156,16 +159,13 @@ def _upright(
 ) -> tuple[Image.Image, Box | None]:
     from PIL import ImageOps
 
-    try:
-        with _shared_image_lock if is_shared else nullcontext():
-            size = _scale_down(image, least_side) if least_side else None
-            _scale_transparent_level(image)
-            image.load()
-            # After loading: Pillow turns a TIFF upright while it loads, and drops the tag.
-            orientation = _orientation(image, name)
-        rgb = to_rgb(image, name, bits)
-    except Exception as error:  # decoders fed with damaged bytes raise almost anything
-        raise ImageError(f"{name}: cannot be read: {reason(error)}") from error
+    with _shared_image_lock if is_shared else nullcontext():
+        size = _scale_down(image, least_side) if least_side else None
+        _scale_transparent_level(image)
+        image.load()
+        # After loading: Pillow turns a TIFF upright while it loads, and drops the tag.
+        orientation = _orientation(image, name)
+    rgb = to_rgb(image, name, bits)
     box = None
     if size is not None:
         _replace_padding(rgb, *size)
@@ -367,12 +367,10 @@ def _decode(file: IO[bytes], name: str, use: Callable[[Image.Image, str], T]) ->
             if image.width * image.height <= MAX_PIXELS:
                 return use(image, name)
             why = f"is too large: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}"
-    except ImageError:
-        raise
     except UnidentifiedImageError:
         advice = _UNREADABLE.get(Path(name).suffix.lower())
         why = "is not an image in a format that Pillow decodes" + (f" ({advice})" if advice else "")
-    except Exception as error:  # Pillow's plug-ins raise almost anything when they open damaged bytes
+    except Exception as error:  # Pillow's plug-ins raise almost anything when they are fed with damaged bytes
         why = f"cannot be read: {reason(error)}"
     raise ImageError(f"{name}: {why}")
 
