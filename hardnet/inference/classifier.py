@@ -21,16 +21,7 @@ from torch import Tensor, nn
 from ..engines import Accelerated, EngineCache, accelerate
 from ..engines.cache import digest_of
 from ..factory import create_model
-from ..images.batches import (
-    Decode,
-    ImageLike,
-    Item,
-    Transform,
-    decode_ahead,
-    expand,
-    is_single,
-    prepare_each,
-)
+from ..images.batches import Decode, ImageLike, Item, Transform, decode_ahead, expand, is_single, prepare_each
 from ..images.preprocess import Preprocessing
 from ..models.config import NETWORKS
 from ..models.network import HarDNet, ImageModule, warn_if_untrained
