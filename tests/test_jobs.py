@@ -266,7 +266,7 @@ def test_lists_and_patterns(
     sources = [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()]
     assert sources == [names[5], names[4], *names[:4], names[5], *listed]  # of a pattern in natural order
     assert main(["predict"]) == 2
-    assert main(["predict", "--from-file", str(tmp_path / "gone.txt")]) == 2
+    assert main(["predict", "--from-file", str(tmp_path / "gone.txt")]) == 4
 
 
 def pictures(folder: Path, count: int) -> Path:

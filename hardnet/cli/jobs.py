@@ -12,7 +12,7 @@ from .. import JobSummary, ray
 from ..images.batches import Item, expand
 from ..images.read import natural_key
 from ..utils.errors import OutputError
-from ..utils.text import printable, reason, split_lines
+from ..utils.text import printable, split_lines
 from ..weights.catalog import DEFAULT
 from .arguments import SOME_FAILED, first_rank, pick, ranks_of_torchrun, say, status_of_images
 
@@ -29,10 +29,7 @@ def list_paths(arguments: argparse.Namespace) -> list[str]:
         else:
             paths.append(path)
     if arguments.from_file:
-        try:
-            paths += split_lines(Path(arguments.from_file).read_bytes())
-        except OSError as error:
-            raise ValueError(f"{printable(arguments.from_file)}: cannot be read: {reason(error)}") from None
+        paths += split_lines(Path(arguments.from_file).read_bytes())
     if not any(paths):
         raise ValueError("there are no images to work on: give a PATH or --from-file")
     return [path for path in paths if path]
