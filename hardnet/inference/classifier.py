@@ -113,10 +113,10 @@ class _Runner:
         return self.transform if type(self.transform) is Preprocessing else None
 
     def _connect(self) -> None:
-        """Set what runs the model, which is neither copied nor pickled."""
+        """Set what runs the model in a converted form, which is neither copied nor pickled."""
         self._engines = EngineCache(self.model, self._preprocessing()) if self._chooses else None
         self.engine = None if self._chooses else self.engine
-        self._run = self._plain_run()
+        self._run: Callable[[Tensor], object] | None = None
 
     def fix_engine(self, images: int | None, engine: str | None = None) -> str:
         """Choose the engine for a job of so many images, or take a named one, for all later calls; return its name."""
@@ -134,19 +134,15 @@ class _Runner:
         model = self.model
         return model.config.name if isinstance(model, (Accelerated, ImageModule)) else type(model).__name__
 
-    def _plain_run(self) -> Callable[[Tensor], object]:
-        """Return the function of a module that takes floating-point images in its own precision."""
-        model, transform = self.model, self.transform
+    def _run_module(self, images: Tensor) -> object:
+        """Run a module that takes pixels, or floating-point images in its own precision."""
+        model = self.model
+        if getattr(model, "takes_pixels", False) and getattr(model, "preprocessing", None) == self.transform:
+            return model(images)
+        if images.dtype == torch.uint8:
+            images = cast(Preprocessing, self.transform).normalise(images)
         weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-        if getattr(model, "takes_pixels", False) and getattr(model, "preprocessing", None) == transform:
-            return model
-
-        def run(images: Tensor) -> object:
-            if images.dtype == torch.uint8:
-                images = cast(Preprocessing, transform).normalise(images)
-            return model(images if weight is None else images.to(weight.dtype))
-
-        return run
+        return model(images if weight is None else images.to(weight.dtype))
 
     def _rows(self, images: ImageLike | Iterable[ImageLike | Item], batch_size: int) -> Iterator[SourceRow]:
         """Run the model: one row (width,) in float32 per image on the CPU, or why there is none (logged)."""
@@ -158,7 +154,9 @@ class _Runner:
         if self.engine is None and (alone or isinstance(images, (Sized, os.PathLike))):
             start = list(islice(items, _MANY + 1))
             count, items = len(start), chain(start, items)
-        run = self._run if self._engines is None or self.engine else self._engines.for_images(count or _MANY)[1]
+        run = self._run or self._run_module
+        if self.engine is None and self._engines is not None:
+            run = self._engines.for_images(count or _MANY)[1]
         with closing(decode_ahead(items, self.transform, self.model, batch_size, self.decode)) as decoded:
             while batch := list(islice(decoded, batch_size)):
                 for item, row in self._run_batch(run, batch):

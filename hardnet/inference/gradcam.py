@@ -160,8 +160,6 @@ def class_activations(
         hook.remove()
     maps = []
     for index in indices:
-        if not 0 <= index < logits.shape[1]:
-            raise ValueError(f"class must lie between 0 and {logits.shape[1] - 1}, got {index}")
         [gradient] = torch.autograd.grad(logits[0, index], outputs[0], retain_graph=True)
         coarse = (gradient.mean((2, 3), keepdim=True) * outputs[0].detach()).sum(1, keepdim=True).relu().float()
         fine = functional.interpolate(coarse, size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0].cpu()
