@@ -103,9 +103,9 @@ def test_a_folder_gives_upright_rgb_images_in_the_order_of_the_names(tmp_path: P
 def test_a_missing_or_malformed_tree_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, complaint in (
-        ("nowhere", r"nowhere: no such folder; expected train/CLASS/image"),
+        ("nowhere", r"nowhere is no folder; expected train/CLASS/image"),
         (".", r"no class folders; expected one subfolder of images per class"),
-        ("file", "file: is not a folder"),
+        ("file", "file is no folder"),
     ):
         with pytest.raises(DataError, match=complaint):
             opened(tmp_path / name)

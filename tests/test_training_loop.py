@@ -194,7 +194,6 @@ def test_signals_are_caught_in_training_only(monkeypatch: pytest.MonkeyPatch) ->
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):  # Ctrl-C after a first signal interrupts at once
             signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # a third signal does not interrupt the clean-up
     assert signal.getsignal(signal.SIGTERM) == before
 
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")  # torchrun forwards the Ctrl-C that the ranks have received
@@ -225,7 +224,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, data: Path) 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # a checkpoint takes more
     try:
-        with pytest.raises(TrainingError, match=r"could not be written: .*the previous one is untouched"):
+        with pytest.raises(TrainingError, match="could not be written, and is as before"):
             train(wanted)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

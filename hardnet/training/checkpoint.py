@@ -24,16 +24,11 @@ from .options import TrainOptions
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
-"""Training state that ``--resume`` continues from."""
-FINAL, BEST = "model.pt", "best.pt"
-"""Weights of the last epoch and of the best validation: the averaged ones if ``ema`` is on."""
-OPTIONS = "options.json"
-"""Every option of the run; usable as a recipe."""
-VALIDATION = "validation_images.txt"
-"""The images for validation as paths within the data set, a line each."""
-FOLDER = "pretrained"
-"""The result as a folder of ``save_pretrained``."""
+CHECKPOINT = "checkpoint.pt"  # the training state that --resume continues from
+FINAL, BEST = "model.pt", "best.pt"  # weights of the last epoch and of the best validation, averaged if ``ema`` is on
+OPTIONS = "options.json"  # every option of the run; usable as a recipe
+VALIDATION = "validation_images.txt"  # the images for validation as paths within the data set, a line each
+FOLDER = "pretrained"  # the result as a folder of ``save_pretrained``
 
 # Options that may change when a run is resumed. The parts of the batch are compared as the global batch.
 _FREE = {
@@ -46,18 +41,13 @@ _FREE = {
 class RunProgress:
     """How far a run has come, and sums over all ranks of the epoch it is in."""
 
-    epoch: int = 0
-    """Number of complete epochs."""
-    step: int = 0
-    """Number of steps of the next epoch that are done."""
-    loss_sum: float = 0.0
-    """Sum of the mean losses of these steps."""
+    epoch: int = 0  # complete ones
+    step: int = 0  # steps of the next epoch that are done
+    loss_sum: float = 0.0  # of the mean losses of these steps
     seconds: float = 0.0
     skipped: int = 0
-    best: float | None = None
-    """Lowest top-1 error of a validation so far, in per cent."""
-    best_epoch: int = 0
-    """Epoch of that validation, from 1; the last of several."""
+    best: float | None = None  # lowest top-1 error of a validation so far, in per cent
+    best_epoch: int = 0  # epoch of that validation, from 1; the last of several
 
 
 def common_content(options: TrainOptions, classes: Sequence[str], images: int, global_batch: int) -> dict[str, Any]:
@@ -78,13 +68,11 @@ def common_content(options: TrainOptions, classes: Sequence[str], images: int, g
 def save_atomically(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint, so that ``path`` is the previous or the complete new one at any time."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as file:
             torch.save(dict(content), file)
     except (OSError, RuntimeError) as error:  # torch's writer turns an OSError into a RuntimeError
-        rest = "the previous one is untouched" if path.exists() else "there is no previous one"
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise TrainingError(f"the checkpoint {path} could not be written: {reason(cause)}; {rest}") from error
+        raise TrainingError(f"{path} could not be written, and is as before: {reason(cause)}") from error
 
 
 def find_checkpoint(options: TrainOptions) -> Path | None:

@@ -93,7 +93,7 @@ def evaluate_weights(
         )
     model = create_model(loaded.config.name, weights=loaded)
     preprocessing = resize(loaded.preprocessing or Preprocessing(), size, crop_ratio)
-    predict = model.eval().to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    predict: Any = model.eval().to(ranks.device).to(memory_format=torch.channels_last)
     engine = choose_engine(model, precision, len(source)) if engine == "auto" else engine
     if (engine, precision) != ("eager", "fp32"):
         batches = None

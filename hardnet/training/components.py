@@ -27,8 +27,7 @@ from .seeds import seeded
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-_WARMUP_START = 0.01
-"""The share of the learning rate at the first step of the warm-up."""
+_WARMUP_START = 0.01  # share of the learning rate at the first step
 
 
 def build_model(
@@ -45,7 +44,7 @@ def build_model(
         )
     if options.freeze:
         model.base[:-1].requires_grad_(False)
-    model = _to_device(model, ranks)
+    model = model.to(ranks.device).to(memory_format=torch.channels_last)
 
     def average(averaged: Any, current: Any, steps: Any) -> None:
         # TensorFlow's and timm's rule. A short run would else end with weights that are mostly the initial ones.
@@ -71,12 +70,8 @@ def build_teachers(options: TrainOptions, classes: Sequence[str], ranks: Ranks) 
         if theirs is not None and (theirs.mean, theirs.std) != (options.mean, options.std):
             raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
         teacher = create_model(loaded.config.name, weights=loaded).eval().requires_grad_(False)
-        teachers.append(_to_device(teacher, ranks))
+        teachers.append(teacher.to(ranks.device).to(memory_format=torch.channels_last))
     return teachers
-
-
-def _to_device(model: HarDNet, ranks: Ranks) -> HarDNet:
-    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
 def make_criterion(options: TrainOptions, source: ImageSource) -> nn.Module:

@@ -27,20 +27,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its files."""
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
+# The usual names of splits, in lower case.
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-"""The split that a folder of a usual name, in lower case, is."""
-_DECODED = 2_000
-"""Images of a data set up to which all are decoded before training, not only their headers read."""
-_READERS = 8
-"""Threads that read files."""
-_NAMED = 5
-"""Names of files or classes in a message."""
+_DECODED = 2_000  # up to so many images are decoded before training, of more only the headers are read
+_READERS = 8  # threads that read files
+_NAMED = 5  # names of files or classes in a message
 
 
 @dataclass(eq=False)
@@ -308,8 +304,7 @@ def _is_fashion_mnist(data: str) -> bool:
 def _existing_folder(data: str) -> Path:
     root = Path(data).expanduser()
     if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "no such folder"
-        raise DataError(f"{_text(data)}: {problem}; expected train/CLASS/image and val/CLASS/image, or CLASS/image")
+        raise DataError(f"{_text(data)} is no folder; expected train/CLASS/image and val/CLASS/image, or CLASS/image")
     return root
 
 

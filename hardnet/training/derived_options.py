@@ -14,10 +14,8 @@ from .checkpoint import FINAL
 from .data import Splits
 from .options import TrainOptions
 
-_SIDE_FACTOR = 2.3
-"""Shorter side of a shrunk image over that of a training image: the smallest crop is not enlarged."""
-_CACHE_BYTES = 2 << 30
-"""Largest size of a cache of shrunk images that is derived."""
+_SIDE_FACTOR = 2.3  # shorter side of a shrunk image over that of a training image: the smallest crop is not enlarged
+_CACHE_BYTES = 2 << 30  # largest size of a cache of shrunk images that is derived
 
 # Below so many training images: global batch, learning rate for 256 images, epochs, epochs from weights.
 _SMALL = {1_000: (16, 0.4, 150, 40), 10_000: (64, 0.2, 150, 20), 50_000: (128, 0.1, 100, 10)}

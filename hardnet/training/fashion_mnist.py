@@ -35,10 +35,8 @@ def read_garments(folder: Path, split: str) -> tuple[list[Image.Image], list[int
         stem = f"{_STEMS[split]}-{kind}"
         path = find_idx(folder, stem)
         if path is None:
-            raise DataError(
-                f"{folder}: holds no {stem}-ubyte.gz (nor {stem}-ubyte, here or in FashionMNIST/raw); install Debian's "
-                "package dataset-fashion-mnist, or name the folder with the four files"
-            )
+            advice = "install Debian's package dataset-fashion-mnist, or name the folder with the four files"
+            raise DataError(f"{folder}: holds no {stem}-ubyte or {stem}-ubyte.gz; {advice}")
         arrays.append(read_idx(path))
     images, labels = arrays
     last = max(labels.tolist(), default=len(RECORD.categories))

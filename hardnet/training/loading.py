@@ -31,10 +31,8 @@ class LabelledBatch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    indices: list[int]
-    """Their numbers in the source."""
-    bad: list[str]
-    """Error messages of the images that are missing."""
+    indices: list[int]  # their numbers in the source
+    bad: list[str]  # error messages of the images that are missing
 
 
 def training_transform(options: TrainOptions, size: int) -> Transform:
@@ -66,8 +64,7 @@ class _Batches(Dataset[Any]):
     source: ImageSource
     transform: Transform
     seed: tuple[int, int] | None
-    substitute: bool
-    """Whether the next readable image takes the place of an unreadable one."""
+    substitute: bool  # the next readable image takes the place of an unreadable one
     decode: Decode
 
     def __getitem__(self, batch: list[int]) -> tuple[Any, list[int], list[int], list[str]]:

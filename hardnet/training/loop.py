@@ -33,7 +33,7 @@ from .checkpoint import RunProgress
 from .data import ImageSource, Splits, open_data
 from .evaluation import TOP, evaluate
 from .loading import LabelledBatch, load_batches, training_batches, training_transform, worker_failures
-from .metrics import draw_curves, open_board, write_metrics
+from .metrics import draw_curves, write_metrics
 from .options import TrainOptions
 from .seeds import derive_seed
 from .shrinking import keep_shrunk
@@ -294,7 +294,9 @@ class Trainer:
         if self.ranks.first:
             write_metrics(self._folder, numbers)
             if self.options.tensorboard:
-                with open_board(self._folder) as board:
+                from torch.utils.tensorboard import SummaryWriter
+
+                with SummaryWriter(str(self._folder / "tensorboard")) as board:  # type: ignore[no-untyped-call,unused-ignore]
                     for name in numbers.keys() - {"epoch"}:
                         board.add_scalar(name, numbers[name], number)
             if self._report is not None:

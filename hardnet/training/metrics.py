@@ -15,8 +15,7 @@ logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
-FEW_CLASSES = 30
-"""Classes whose counts and names fit into the cells of a confusion matrix."""
+FEW_CLASSES = 30  # counts and names of so many fit into the cells of a confusion matrix
 
 
 def write_metrics(folder: Path, numbers: dict[str, Any]) -> None:
@@ -25,13 +24,6 @@ def write_metrics(folder: Path, numbers: dict[str, Any]) -> None:
     epochs = [earlier for earlier in read_metrics(path) if earlier["epoch"] < numbers["epoch"]]
     with writing(path), write_atomically(path) as file:
         file.write("".join(json.dumps(epoch) + "\n" for epoch in [*epochs, numbers]).encode())
-
-
-def open_board(folder: Path) -> Any:
-    """Return a context manager with the method ``add_scalar``, which writes to a run's files for TensorBoard."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -158,14 +158,14 @@ GROUPS = {
     "seed": "run",
 }
 """Titles of the groups of fields, by the first field of each."""
-
-RECIPES = Path(__file__).with_name("recipes")
-"""The folder of the recipes that come with the library: JSON files with some of the fields of TrainOptions, or a list
-of such objects for runs that follow each other."""
+RECIPES = Path(__file__).with_name("recipes")  # JSON files as :func:`read_recipe` takes them
 
 
 def read_recipe(recipe: str) -> list[dict[str, Any]]:
-    """Return the options of each stage of a recipe, given by its name in the library or by the path of a JSON file."""
+    """Return the options of each stage of a recipe, given by its name in the library or by the path of a JSON file.
+
+    The file holds fields of TrainOptions, or a list of such objects for runs that follow each other.
+    """
     path = next((path for path in (RECIPES / f"{recipe}.json", Path(recipe).expanduser()) if path.is_file()), None)
     if path is None:
         names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.json")))

@@ -18,8 +18,7 @@ from .data import Splits
 if TYPE_CHECKING:
     from PIL import Image
 
-CACHE = "cache"
-"""Subfolder of a run with the shrunk images; it may be deleted at any time."""
+CACHE = "cache"  # subfolder of a run with the shrunk images; it may be deleted at any time
 
 
 def keep_shrunk(data: Splits, folder: Path, size: int) -> Splits:

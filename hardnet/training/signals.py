@@ -12,13 +12,12 @@ from typing import Any
 class StopRequest:
     """Stop gracefully: within this context SIGTERM and SIGINT set ``requested``, which is read between two steps.
 
-    A second SIGINT raises KeyboardInterrupt, later ones are ignored. Under torchrun, which forwards a Ctrl-C that the
-    ranks have received already, no SIGINT interrupts. Outside the main thread, Python allows no handlers.
+    A further SIGINT raises KeyboardInterrupt, but not under torchrun, which forwards a Ctrl-C that the ranks have
+    received already. Outside the main thread, Python allows no handlers.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._interrupts = "TORCHELASTIC_RUN_ID" not in os.environ
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -32,8 +31,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        interrupt = self.requested and number == signal.SIGINT and self._interrupts
-        self.requested = True
-        if interrupt:
-            self._interrupts = False
+        if self.requested and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
+        self.requested = True

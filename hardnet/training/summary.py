@@ -34,12 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MISTAKES, MISTAKES_PICTURE, CONFUSION = "mistakes.csv", "mistakes.png", "confusion.png"
-"""The validation images that the result gets wrong as a list and as a picture; the confusion matrix."""
 
-_LISTED = 10
-"""Classes and mistakes in the text."""
-_SIDE, _COLUMNS, _ROWS = 180, 6, 4
-"""Thumbnails of the picture of mistakes: longest side in pixels, and their number."""
+_LISTED = 10  # classes and mistakes in the text
+_SIDE, _COLUMNS, _ROWS = 180, 6, 4  # thumbnails of the picture of mistakes: longest side in pixels, and their number
 
 
 def describe_data(data: Splits) -> list[str]:
