@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
@@ -59,7 +61,7 @@ def common_content(options: TrainOptions, classes: Sequence[str], images: int, g
         "architecture": options.model,
         "classes": list(classes),
         "preprocessing": options.preprocessing().to_dict(),
-        "options": options.asdict(),
+        "options": json.loads(json.dumps(dataclasses.asdict(options))),  # with lists for tuples
         "counts": {"classes": len(classes), "training images": images, "images per global batch": global_batch},
         "versions": {"hardnet": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     }
@@ -87,7 +89,7 @@ def find_checkpoint(options: TrainOptions) -> Path | None:
 
 
 def restore(path: Path, parts: Mapping[str, Any], description: Mapping[str, Any]) -> RunProgress:
-    """Load a checkpoint of the same run into its parts and return its progress."""
+    """Load a checkpoint of the run that ``description`` is of into its parts, and return its progress."""
     try:
         content = read_pickled(read_file(path))
         theirs, ours = (values["options"] | values["counts"] for values in (content, description))

@@ -127,8 +127,8 @@ def training_batches(
 
 def evaluation_batches(source: ImageSource, batch_size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
     """Return the indices of each batch of a rank: a batch holds the same images whatever the number of ranks."""
-    starts = range(rank * batch_size, len(source), ranks * batch_size)
-    return [list(range(start, min(start + batch_size, len(source)))) for start in starts]
+    images = range(len(source))
+    return [list(images[start : start + batch_size]) for start in images[rank * batch_size :: ranks * batch_size]]
 
 
 def load_batches(

@@ -26,9 +26,7 @@ def _option(text: str, default: Any = dataclasses.MISSING, *, low: float = -math
 class TrainOptions:
     """How to train. Sizes in pixels, durations in epochs unless a name says otherwise.
 
-    The defaults are the authors' recipe for ImageNet: SGD with Nesterov momentum 0.9, learning rate 0.05 for a
-    global batch of 256, weight decay 6e-5, 150 epochs of a cosine, RandomResizedCrop to 224 pixels and flips.
-    The help text of every field is in its metadata and in ``hardnet train --help``.
+    The defaults are the authors' recipe for ImageNet. ``hardnet train --help`` describes every field.
 
     Raises:
         ValueError: a value is of another type or out of its range, or two exclude each other.
@@ -141,11 +139,6 @@ class TrainOptions:
     def evaluation(self) -> dict[str, Any]:
         """Keywords of :func:`hardnet.training.evaluate`."""
         return {"batch_size": self.batch_size, "workers": self.workers, "skip_bad_images": self.skip_bad_images}
-
-    def asdict(self) -> dict[str, Any]:
-        """Return plain values only, as checkpoints hold them."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return values
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}

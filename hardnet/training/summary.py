@@ -24,7 +24,7 @@ from .checkpoint import BEST, FINAL, FOLDER
 from .comparison import evaluate_weights
 from .data import ImageSource, Splits
 from .evaluation import Evaluation
-from .loading import load_batches, training_transform
+from .loading import load_batches, training_transform, worker_failures
 from .metrics import FEW_CLASSES, METRICS, draw_confusion, read_metrics
 from .options import TrainOptions
 
@@ -65,6 +65,7 @@ def describe_run(run: TrainOptions, ranks: Ranks) -> str:
     return f"{run.model} from {weights} on {', '.join(filter(None, parts))}"
 
 
+@worker_failures()
 def estimate_seconds(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
     """Return how long a run will take, from a few images, one step, and one start of the data workers."""
     images, count = len(data.train), min(len(data.train), 8)
