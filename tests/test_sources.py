@@ -312,5 +312,5 @@ def test_a_file_of_the_hub_without_a_known_hash_is_refused(
 ) -> None:
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(sources["folder"]))
-    with pytest.raises(WeightsError, match="no known hash"):
+    with pytest.raises(WeightsError, match="is no known hash"):
         load_weights("hf-hub:owner/name")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 import threading
 import zipfile
@@ -61,18 +60,6 @@ def deserialise(content: bytes, filename: str) -> Any:
         return load(content)
     except Exception as error:  # also of types that torch does not have, and of impossible shapes
         raise WeightsError(f"is not a readable safetensors file: {reason(error)}") from error
-
-
-def safetensors_metadata(content: bytes) -> dict[str, Any]:
-    """Return the texts in the header of a safetensors file; {} if it has none, or no valid header.
-
-    Format: https://github.com/huggingface/safetensors#format.
-    """
-    length = int.from_bytes(content[:8], "little")
-    try:
-        return dict(json.loads(content[8 : 8 + length])["__metadata__"]) if length < len(content) else {}
-    except (ValueError, RecursionError, TypeError, LookupError):
-        return {}
 
 
 def read_pickled(content: bytes) -> Any:

@@ -32,7 +32,7 @@ from ..utils.text import printable, reason
 from ..utils.version import __version__
 from .catalog import Digest, DigestScheme
 from .download import is_offline
-from .files import deserialise, read_file, safetensors_metadata
+from .files import deserialise, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def save_pretrained(
     preprocessing = model.preprocessing if preprocessing is None else preprocessing
     target = expand_user(folder)
     config = _config(model, categories, preprocessing)
-    card = _card(model, categories, preprocessing, notes, repository or target.name)
+    card = _card(model, categories, notes, repository or target.name)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     weights = save(state, metadata={"format": "pt", "hardnet": json.dumps(config, ensure_ascii=False)})
     config["hardnet"]["sha256"] = hashlib.sha256(weights).hexdigest()
@@ -199,19 +199,15 @@ def download_repository(name: str, revision: str | None, token: str | None) -> P
         note = " (HARDNET_OFFLINE is set: it must be in the cache)" if offline else ""
         raise WeightsError(f"could not be downloaded{note}: {reason(error)[:500]}") from error
     for file in (folder / CONFIG, folder / WEIGHTS):
-        if file.is_file():
-            _check_hash(file)
+        stored = file.resolve()  # the file is a link to one that is named by its hash
+        scheme = _HUB_HASHES.get(len(stored.name))
+        if not stored.is_file():
+            continue
+        if scheme is None:
+            raise WeightsError(f"{file.name} cannot be checked: {stored.name:.80} is no known hash of the Hub")
+        if not Digest(scheme, stored.name).matches(stored.read_bytes()):
+            raise WeightsError(f"{file.name} does not have the hash that the Hub states; delete {stored}")
     return folder
-
-
-def _check_hash(file: Path) -> None:
-    """Check a file of the Hub's cache against its hash: it is a link to a file that is named by its hash."""
-    stored = file.resolve()
-    scheme = _HUB_HASHES.get(len(stored.name))
-    if scheme is None:
-        raise WeightsError(f"{file.name} cannot be checked: the Hub states no known hash for it ({stored.name:.80})")
-    if not Digest(scheme, stored.name).matches(file.read_bytes()):
-        raise WeightsError(f"{file.name} does not have the hash that the Hub states; delete {stored}")
 
 
 def read_folder(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -233,10 +229,14 @@ def read_description(content: bytes) -> dict[str, Any] | None:
     """Return what a safetensors file of :func:`save_pretrained` says about itself; None for other files.
 
     The entries are those of a file of ``hardnet train``: ``architecture``, ``block_activation``, ``classes`` and
-    ``preprocessing``.
+    ``preprocessing``. Format: https://github.com/huggingface/safetensors#format.
     """
-    config = safetensors_metadata(content).get("hardnet")
-    return _description(_entries(config.encode())) if isinstance(config, str) else None
+    length = int.from_bytes(content[:8], "little")
+    try:
+        config = json.loads(content[8 : 8 + length] if length < len(content) else b"")["__metadata__"]["hardnet"]
+    except (ValueError, RecursionError, TypeError, LookupError):
+        return None
+    return _description(_entries(config))
 
 
 def _read(path: Path) -> bytes:
@@ -246,10 +246,10 @@ def _read(path: Path) -> bytes:
         raise WeightsError(f"{path.name}: {error}") from error
 
 
-def _entries(content: bytes) -> dict[str, Any]:
+def _entries(content: bytes | str) -> dict[str, Any]:
     try:
         config = json.loads(content)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, TypeError) as error:
         raise WeightsError(f"{CONFIG} is not valid JSON: {printable(str(error))}") from error
     if not isinstance(config, dict) or not isinstance(config.setdefault("hardnet", {}), dict):
         raise WeightsError(f'{CONFIG} and its entry "hardnet" must hold an object')
@@ -296,16 +296,12 @@ def _config(model: HarDNet, labels: Sequence[str] | None, preprocessing: Preproc
     return content | {"pretrained_cfg": cfg, "hardnet": section}
 
 
-def _card(
-    model: HarDNet, labels: Sequence[str] | None, preprocessing: Preprocessing | None, notes: Sequence[str], place: str
-) -> str:
+def _card(model: HarDNet, labels: Sequence[str] | None, notes: Sequence[str], place: str) -> str:
     paragraphs = [_CARD.format(mark=_MARK, model=model, version=__version__, place=printable(place)).strip()]
     record = model.weights_record
     if record is not None:
         paragraphs.append(f"Initial weights: {record}, {record.provenance}, licence {record.licence}.")
     paragraphs += notes
-    if preprocessing is not None:
-        paragraphs.append(f"Preprocessing: {preprocessing!r}")
     if labels is not None:
         names = ", ".join(printable(label) for label in labels[:20])
         paragraphs.append(f"Classes: {names}{', ...' if len(labels) > 20 else ''}")
