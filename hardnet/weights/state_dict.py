@@ -77,7 +77,7 @@ def _strip_prefix(content: dict[Any, Tensor]) -> StateDict:
     if others:
         outside = f"{len(others)} entries outside the network, which is under {prefix!r}"
         raise WeightsError(f"has {outside} ({_enumerate(others)}): save the network's state dict alone")
-    if set(prefix.split(".")) - {"module", "_orig_mod", ""}:  # those of DistributedDataParallel and torch.compile
+    if prefix:
         logger.info("the prefix %r is removed from the keys", prefix)
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
@@ -184,20 +184,16 @@ def load_state(model: HarDNet | HarDNetFeatures | FCHarDNet, state: StateDict) -
         state = state | {_STEM_KEY: adapt_stem(state[_STEM_KEY], model.in_chans)}
         logger.info("stem adapted from %d to %d channels", _COLOURS, model.in_chans)
     state = {key: torch.zeros_like(value) for key, value in expected.items() if key.endswith(_COUNTER)} | state
-    common = [(key, value, expected[key]) for key, value in state.items() if key in expected]
+    pairs = [(key, value, expected[key]) for key, value in state.items() if key in expected]
     wrong: dict[str, Iterable[str]] = {
         "missing keys": expected.keys() - state.keys(),
         "unknown keys": state.keys() - expected.keys(),
         "other shapes": [
             f"{key} {tuple(value.shape)} in the file, {tuple(other.shape)} in the model"
-            for key, value, other in common
+            for key, value, other in pairs
             if value.shape != other.shape
         ],
-        "other types": [
-            f"{key} {value.dtype}, {value.layout} on {value.device}"
-            for key, value, other in common
-            if _kind(value) != _kind(other)
-        ],
+        "other types": [f"{key} {_kind(value)}" for key, value, other in pairs if _kind(value) != _kind(other)],
     }
     if any(wrong.values()):
         name = identify_model(state)
@@ -224,8 +220,9 @@ def _with_head_of(model: HarDNet | FCHarDNet, state: StateDict) -> StateDict:
     return body | {key: value for key, value in model.state_dict().items() if key.startswith(head)}
 
 
-def _kind(value: Tensor) -> tuple[object, ...]:
-    return value.is_floating_point(), value.layout, value.is_meta
+def _kind(value: Tensor) -> str:
+    number = "float" if value.is_floating_point() else str(value.dtype)
+    return f"{number}, {value.layout}{', on meta' if value.is_meta else ''}"
 
 
 def _mismatch(name: str, wrong: dict[str, Iterable[str]]) -> str:
