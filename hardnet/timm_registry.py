@@ -132,10 +132,7 @@ def _pretrained_cfg(record: WeightsRecord) -> Any:
         min_input_size=(3, 32, 32), pool_size=(values.crop // 32, values.crop // 32),
         crop_pct=values.crop / values.resize, interpolation=values.interpolation, mean=values.mean, std=values.std,
         num_classes=record.num_classes, first_conv="base.0.conv", classifier=CONFIGS[record.model].head,
-        license=record.licence.lower(),
-        description=f"{record.provenance}; top-1 error {record.top1_error:.2f} % as reported by {record.reported_by}",
-        origin_url="https://github.com/PingoLH/Pytorch-HarDNet",
-        paper_name="HarDNet: A Low Memory Traffic Network", paper_ids="arXiv:1909.00948",
+        license=record.licence.lower(), paper_ids="arXiv:1909.00948",
     )  # fmt: skip
 
 

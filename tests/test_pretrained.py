@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_data import options, picture
+from training_data import options
 
 import hardnet
 from hardnet import Classifier, HarDNet, WeightsError, create_model
@@ -100,20 +100,24 @@ def test_what_cannot_be_saved_is_refused(model: HarDNet, tmp_path: Path) -> None
         model.save_pretrained(tmp_path / "x", labels=("a", "b", "c"))
     with pytest.raises(ValueError, match="without classes"):
         create_model(NAME, num_classes=0).save_pretrained(tmp_path / "x")
+    replaced = create_model(NAME, num_classes=2)
+    replaced.base[0].norm = torch.nn.GroupNorm(1, 24)
+    with pytest.raises(ValueError, match=r"base\.0\.norm is not as in hardnet39ds"):
+        replaced.save_pretrained(tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 def change(**entries: object) -> Callable[[Path], object]:
     def write(folder: Path) -> None:
         path = folder / "config.json"
-        told = json.loads(path.read_text()) | entries
+        config = json.loads(path.read_text()) | entries
         path.unlink()
-        path.write_text(json.dumps(told))
+        path.write_text(json.dumps(config))
 
     return write
 
 
-def replaced(name: str, content: bytes) -> Callable[[Path], object]:
+def replace_file(name: str, content: bytes) -> Callable[[Path], object]:
     def write(folder: Path) -> None:
         (folder / name).unlink()
         (folder / name).write_bytes(content)
@@ -133,10 +137,10 @@ def replaced(name: str, content: bytes) -> Callable[[Path], object]:
         (change(hardnet={"preprocessing": {"resize": 10**9}}), '"preprocessing" is not valid'),
         (change(hardnet={}, pretrained_cfg=TIMM | {"interpolation": "hamming"}), "interpolation must be one of"),
         (change(hardnet=[]), "must hold an object"),
-        (replaced("config.json", b"[1]"), "must hold an object"),
-        (replaced("config.json", b"{"), "is not valid JSON"),
-        (replaced("config.json", b"[" * 100_000), "is not valid JSON"),
-        (replaced("model.safetensors", b"\x80\x02."), "belongs to other weights"),
+        (replace_file("config.json", b"[1]"), "must hold an object"),
+        (replace_file("config.json", b"{"), "is not valid JSON"),
+        (replace_file("config.json", b"[" * 100_000), "is not valid JSON"),
+        (replace_file("model.safetensors", b"\x80\x02."), "belongs to other weights"),
         (lambda folder: [file.unlink() for file in folder.iterdir()], "a folder without config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: no such file"),
     ],
@@ -149,6 +153,12 @@ def test_a_folder_that_makes_no_sense_gives_one_error(
         hardnet.from_pretrained(folder)
     assert main(["weights", "verify", str(folder)]) != 0
     assert said.split("'")[0].split("\\")[0] in capsys.readouterr().out
+
+
+def test_weights_of_an_interrupted_save_bring_their_own_labels(folder: Path, tmp_path: Path) -> None:
+    create_model(NAME, num_classes=3).save_pretrained(tmp_path / "new", labels=("a", "b", "c"))
+    replace_file("model.safetensors", (tmp_path / "new" / "model.safetensors").read_bytes())(folder)
+    assert hardnet.from_pretrained(folder).categories == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
@@ -175,14 +185,9 @@ def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
     assert_same(loaded, model)
 
 
-def test_a_trained_model_travels_with_its_classes(tmp_path: Path) -> None:
-    for split, count in {"train": 2, "val": 1}.items():
-        for label, name in enumerate(("bird", "fish", "toad")):
-            (tmp_path / "data" / split / name).mkdir(parents=True)
-            for index in range(count):
-                picture(label, index).convert("RGB").save(tmp_path / "data" / split / name / f"{index}.png")
+def test_a_trained_model_travels_with_its_classes(small_data: Path, tmp_path: Path) -> None:
     changes = {"model": "hardnet68ds", "epochs": 1, "batch_size": 6, "ema": 0.5, "resume": "auto"}
-    wanted = options(tmp_path / "data", tmp_path / "run", **changes, save_pretrained=True)
+    wanted = options(small_data, tmp_path / "run", **changes, save_pretrained=True)
     metrics = train(wanted).metrics
     assert metrics is not None
     folder = tmp_path / "run" / "pretrained"
