@@ -1,10 +1,9 @@
 """List the models that visitors of the demo page can choose, with example pictures."""
 
 import json
-from dataclasses import dataclass, field
 from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from .. import Classifier, HarDNet, WeightsRecord
 from ..images.read import find_images
@@ -17,15 +16,13 @@ OWN, PACKAGED = "own", "hardnet39ds/FASHION_MNIST"
 MAX_EXAMPLES = 10
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A model with its weights."""
 
     name: str  # on the page
     group: Literal["own", "garments", "things"]  # decides which examples go with it, and the language of the classes
-    record: WeightsRecord | None = None  # None for one's own model
-    classifier: Classifier | None = None  # None for those of the catalogue, which are loaded when they are chosen
-    examples: dict[str, Path] = field(default_factory=dict)  # pictures by name
+    source: Classifier | WeightsRecord  # one's own model, or one of the catalogue, which is loaded when it is chosen
+    examples: dict[str, Path]  # pictures by name
 
 
 def list_choices(classifier: Classifier | None = None, source: str = "") -> dict[str, Choice]:
@@ -38,14 +35,14 @@ def list_choices(classifier: Classifier | None = None, source: str = "") -> dict
         path = Path(source)
         name = f"{display_name(cast(HarDNet, classifier.model).config.name)} {path.name}"
         examples = validation_pictures(path.parent if path.is_file() else path)
-        choices[OWN] = Choice(name, "own", classifier=classifier, examples=examples)
+        choices[OWN] = Choice(name, "own", classifier, examples)
     garments, photographs = sample_images()
     for (model, tag), record in CATALOG.items():
         key, name = f"{model}/{tag}", f"{display_name(model)} {tag}"
         if key == PACKAGED:
-            choices[key] = Choice(name, "garments", record, examples=garments)
+            choices[key] = Choice(name, "garments", record, garments)
         else:
-            choices[key] = Choice(name, "things", record, examples=photographs)
+            choices[key] = Choice(name, "things", record, photographs)
     return choices
 
 

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import cast
@@ -17,11 +16,9 @@ from ..weights.download import Progress
 from .choices import Choice
 
 ENGINE = "eager"
-MAX_LOADED = 2
-"""Number of models of the catalogue that stay in memory."""
 
 _one_at_a_time = threading.Lock()
-_classifiers: OrderedDict[str, Classifier] = OrderedDict()  # those of the catalogue that were used last
+_classifiers: dict[str, Classifier] = {}  # those of the catalogue that have been chosen
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def load(choice: Choice, progress: Progress) -> Future[Classifier]:
 
     def work() -> None:
         try:
-            future.set_result(choice.classifier or _classifier(choice, progress))
+            future.set_result(_classifier(choice, progress))
         except Exception as error:
             future.set_exception(error)
 
@@ -91,12 +88,9 @@ def warm_up(classifier: Classifier) -> Classifier:
 
 
 def _classifier(choice: Choice, progress: Progress) -> Classifier:
-    assert choice.record is not None  # noqa: S101
-    name = choice.name
-    classifier = _classifiers.pop(name, None)
-    if classifier is None:
-        classifier = warm_up(Classifier(load_weights(choice.record, progress=progress), engine=ENGINE))
-    _classifiers[name] = classifier
-    while len(_classifiers) > MAX_LOADED:
-        _classifiers.popitem(last=False)
-    return classifier
+    if isinstance(choice.source, Classifier):
+        return choice.source
+    if choice.name not in _classifiers:
+        loaded = load_weights(choice.source, progress=progress)
+        _classifiers[choice.name] = warm_up(Classifier(loaded, engine=ENGINE))
+    return _classifiers[choice.name]
