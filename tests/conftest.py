@@ -74,11 +74,11 @@ def small_model(name: str = "hardnet39ds") -> HarDNet:
         return create_model(name, num_classes=10).eval()
 
 
-def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:
+def same(result: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
     """Whether shapes agree, and values within a tolerance relative to the largest."""
-    if found.shape != wanted.shape:
+    if result.shape != expected.shape:
         return False
-    return not len(wanted) or bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+    return not len(expected) or bool((result - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def random_images(*shape: int) -> Tensor:

@@ -1,17 +1,20 @@
-"""Documentation: every Python block runs, every command parses, every link and file exists.
+"""Documentation: every Python block runs, every command parses, every link and file exists; API pages, pictures.
 
 The Python of a page runs in its own process, offline, in a folder with the files that the pages name (``work_folder``).
 ImageNet weights are random numbers there (:mod:`offline_copy`). Commands are parsed by the program's own parser; quick
 ones that print a shown result are run.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import dropwhile, groupby, pairwise, takewhile
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from offline_copy import REPO, blocks_of, lay_ready, python_of, read_page, run_s
 
 import hardnet
 from hardnet import cli
+from tools import pictures
 
 PAGES = sorted(
     str(path.relative_to(REPO))
@@ -163,3 +167,36 @@ def test_links_and_files_exist(page: str) -> None:
             assert anchor in [re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings], target
     for name in re.findall(r"`((?:hardnet|docs|tests|tools|benchmarks|examples|images|notebooks)/[\w./-]*)`", prose):
         assert (REPO / name).exists(), name
+
+
+# API pages, which `.ci/run` builds with Sphinx
+
+
+@pytest.mark.parametrize("module", ["hardnet", "hardnet.images", "hardnet.engines", "hardnet.training", "hubconf"])
+def test_every_public_name_is_on_one_page(module: str) -> None:
+    entry = re.compile(r"^\.\. auto(?:class|data|exception|function):: ([\w.]+)", re.MULTILINE)
+    targets = [
+        name for page in (REPO / "docs" / "api").glob("*.rst") for name in entry.findall(page.read_text("utf-8"))
+    ]
+    documented = [id(resolve_name(target)) for target in targets]
+    public = import_module(module)
+    assert [name for name in public.__all__ if id(getattr(public, name)) not in documented] == []
+    assert len(targets) == len(set(targets))
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_a_committed_picture_can_be_drawn_again(name: str) -> None:
+    assert pictures.PICTURES[name]().axes
+    assert (pictures.FOLDER / name).stat().st_size > 10_000
+
+
+def test_the_confusions_are_those_of_the_reported_error() -> None:
+    [evaluation] = json.loads((pictures.TRAINING / "fashion-mnist-confusions.json").read_text(encoding="utf-8"))
+    record = hardnet.get_weights(evaluation["model"], evaluation["weights"])
+    assert tuple(evaluation["classes"]) == record.categories
+    assert [sum(row) for row in evaluation["confusion"]] == [1000] * 10
+    correct = sum(row[number] for number, row in enumerate(evaluation["confusion"]))
+    assert 100 - correct / 100 == pytest.approx(record.top1_error, abs=1e-9)
