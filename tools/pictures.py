@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,9 @@ def harmonic_links_of_a_block() -> Figure:
     output_layers = kept_layers(layers)
     colours = {1: BLUE, 2: ORANGE, 4: PURPLE, 8: "#bf3989"}
     figure = Figure(figsize=(9, 4.6), layout="constrained")
-    axes = _canvas(figure, (-0.6, layers + 0.6), (-2.0, 3.1), equal=True)
+    axes = figure.subplots()
+    axes.set(xlim=(-0.6, layers + 0.6), ylim=(-2.0, 3.1), aspect="equal")
+    axes.axis("off")
     for layer in range(layers + 1):
         width = layer_width(layer, growth, config.growth_multiplier) if layer else config.stem_channels[1]
         colour = GREEN if layer in output_layers else GREY
@@ -105,46 +109,43 @@ def training_curves() -> Figure:
 def speed() -> Figure:
     """Reported error over measured latency in four engines, over memory and over multiply-accumulates."""
     results = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
-    rows = [row for row in results["rows"] if (row["batch_size"], row["height"]) == (1, 224)]
-    rows = [row for row in rows if row["source"] != "pytorchcv"]
-
-    def figures(engine: str, precision: str) -> list[dict[str, Any]]:
-        return [row for row in rows if (row["engine"], row["precision"]) == (engine, precision)]
-
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in results["rows"]:
+        if (row["batch_size"], row["height"]) == (1, 224) and row["source"] != "pytorchcv":
+            rows[row["engine"], row["precision"]].append(row)
     figure = Figure(figsize=(10, 8), layout="constrained")
     *panels, memory, macs = figure.subplots(2, 3, sharey=True).flatten()
     for axes, engine in zip(
         panels, (("eager", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")), strict=True
     ):
-        latencies = {row["model"]: row["milliseconds"]["median"] for row in figures(*engine)}
-        _scatter(axes, engine_name(*engine), results["networks"], latencies)
-        _log_axis(axes, "milliseconds per image", (1, 2, 5, 10, 20, 50, 100), (0.6, 150))
-    megabytes = {row["model"]: row["running_memory_mb"] for row in figures("openvino", "fp32")}
-    _scatter(memory, "Memory in OpenVINO", results["networks"], megabytes)
-    _log_axis(memory, "MB", (100, 200, 300, 500), (75, 700))
+        latencies = {row["model"]: row["milliseconds"]["median"] for row in rows[engine]}
+        axes.set(title=engine_name(*engine), xlabel="milliseconds per image")
+        _scatter(axes, results["networks"], latencies, (1, 2, 5, 10, 20, 50, 100), (0.6, 150))
+    megabytes = {row["model"]: row["running_memory_mb"] for row in rows["openvino", "fp32"]}
+    memory.set(title="Memory in OpenVINO", xlabel="MB")
+    _scatter(memory, results["networks"], megabytes, (100, 200, 300, 500), (75, 700))
     billions = {model: facts["macs"] / 1e9 for model, facts in results["networks"].items()}
-    _scatter(macs, "Multiply-accumulates", results["networks"], billions)
-    _log_axis(macs, "10\u2079 per image", (0.2, 0.5, 1, 2, 5, 10), (0.11, 22))
+    macs.set(title="Multiply-accumulates", xlabel="10\u2079 per image")
+    _scatter(macs, results["networks"], billions, (0.2, 0.5, 1, 2, 5, 10), (0.11, 22))
     for axes in (panels[0], panels[3]):
         axes.set_ylabel("reported top-1 error (%)")
-    lines = [
-        Line2D([], [], marker="o", color=BLUE, linestyle="", label="HarDNet, this library"),
-        Line2D([], [], marker="s", color=ORANGE, linestyle="", label="other families"),
-        Line2D(
-            [], [], marker="o", mfc="white", color=GREY, linestyle="", label="first published weights; filled: the best"
-        ),
-    ]
-    machine = results["machine"]
-    title = (
-        f"One image of 224 x 224 pixels, median. {machine['processor']}, {machine['cores']} cores, {results['date']}."
+    legend = (
+        ("HarDNet, this library", {"marker": "o", "color": BLUE}),
+        ("other families", {"marker": "s", "color": ORANGE}),
+        ("first published weights; filled: the best", {"marker": "o", "mfc": "white", "color": GREY}),
     )
+    lines = [Line2D([], [], linestyle="", label=text, **style) for text, style in legend]
+    machine = f"{results['machine']['processor']}, {results['machine']['cores']} cores, {results['date']}"
+    title = f"One image of 224 x 224 pixels, median. {machine}."
     figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False, title=title)
     return figure
 
 
-def _scatter(axes: Axes, title: str, networks: dict[str, Any], costs: dict[str, float]) -> None:
-    """Draw the errors of the first weights and of the best ones over the cost of each network."""
-    axes.set_title(title, fontsize=11)
+def _scatter(
+    axes: Axes, networks: dict[str, Any], costs: dict[str, float], marks: Sequence[float], ends: tuple[float, float]
+) -> None:
+    """Draw the errors of the first weights and of the best ones over the cost of each network, on a log axis."""
+    axes.title.set_fontsize(11)
     axes.grid(alpha=0.3)
     axes.set_ylim(18.5, 29)
     for marker, colour, style, ours in (("o", BLUE, "-", True), ("s", ORANGE, "", False)):
@@ -157,21 +158,10 @@ def _scatter(axes: Axes, title: str, networks: dict[str, Any], costs: dict[str, 
             axes.annotate(LABELS[model], (costs[model], lowest), textcoords="offset points", fontsize=8, **place)
             points.append((costs[model], lowest))
         axes.plot(*zip(*points, strict=True), marker=marker, color=colour, linestyle=style, lw=1)
-
-
-def _log_axis(axes: Axes, label: str, marks: tuple[float, ...], ends: tuple[float, float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(*ends)
     axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
     axes.minorticks_off()
-    axes.set_xlabel(label)
-
-
-def _canvas(figure: Figure, across: tuple[float, float], upwards: tuple[float, float], equal: bool = False) -> Axes:
-    axes = figure.subplots()
-    axes.set(xlim=across, ylim=upwards, aspect="equal" if equal else "auto")
-    axes.axis("off")
-    return axes
 
 
 PICTURES = {
