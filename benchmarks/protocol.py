@@ -28,6 +28,7 @@ import torch
 from benchmarks.networks import BASELINE, Case, images_of, in_engine, settled_network
 from hardnet.engines.base import images_at_once
 from hardnet.engines.timing import quartiles, time_pass, timed_passes
+from hardnet.utils.devices import usable_processors
 from hardnet.utils.files import write_atomically, writing
 from hardnet.utils.version import __version__
 
@@ -176,7 +177,7 @@ def _machine(device: str) -> dict[str, Any]:
     machine: dict[str, Any] = {
         "processor": f"{model[1]}, family {family[1]}" if model and family else platform.processor(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_processors(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch_threads": torch.get_num_threads(),
     }

@@ -39,16 +39,9 @@ def test_multiply_accumulates_agree_with_torchs_counter(name: str) -> None:
 
 def test_a_small_network_by_hand() -> None:
     config = HarDNetConfig(
-        name="tiny",
-        stem_channels=(4, 6),
-        block_layers=(2,),
-        growth_rates=(8,),
-        growth_multiplier=1.5,
-        transition_channels=(10,),
-        downsample=(True,),
-        depthwise=False,
-        drop_rate=0.0,
-    )
+        "tiny", stem_channels=(4, 6), block_layers=(2,), growth_rates=(8,), growth_multiplier=1.5,
+        transition_channels=(10,), downsample=(True,), depthwise=False, drop_rate=0.0,
+    )  # fmt: skip
     cost = measure_cost(config, height=32, width=64, num_classes=5)
     stem, stage, head = cost.stages
     # 3x3 stride 2 to 4 x 16 x 32, 3x3 to 6 x 16 x 32, max pooling to 6 x 8 x 16

@@ -251,23 +251,11 @@ def test_building_and_running_is_silent(
     assert torch.get_num_threads() == threads
 
 
-# Figure 1 of the paper, read off by hand: each layer's inputs, nearest first.
-LINKS = {
-    1: (0,),
-    2: (1, 0),
-    3: (2,),
-    4: (3, 2, 0),
-    5: (4,),
-    6: (5, 4),
-    7: (6,),
-    8: (7, 6, 4, 0),
-    12: (11, 10, 8),
-    16: (15, 14, 12, 8, 0),
-}
-
-
 def test_the_harmonic_rule_by_hand() -> None:
-    assert {layer: harmonic_links(layer) for layer in LINKS} == LINKS
+    # Figure 1 of the paper: the inputs of layers 1 to 8, nearest first
+    links = [(0,), (1, 0), (2,), (3, 2, 0), (4,), (5, 4), (6,), (7, 6, 4, 0)]
+    assert [harmonic_links(n) for n in range(1, 9)] == links
+    assert (harmonic_links(12), harmonic_links(16)) == ((11, 10, 8), (15, 14, 12, 8, 0))
     # k = 16, m = 1.6: 16; 16 * 1.6 = 25.6 -> 26; 25.6 * 1.6 = 40.96 -> 41 -> 40
     assert [layer_width(n, 16, 1.6) for n in (1, 2, 3, 4)] == [16, 26, 16, 40]
     # k = 14, m = 1.7: 14; 23.8 -> 24; 40.46 -> 41 -> 40; 68.782 -> 69 -> 68

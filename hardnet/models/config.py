@@ -16,11 +16,7 @@ Activation = Literal["relu6", "relu"]
 
 @dataclass(frozen=True)
 class HarDNetConfig:
-    """The configuration of one variant.
-
-    The tuples ``block_layers``, ``growth_rates``, ``transition_channels`` and ``downsample`` hold one entry
-    per HarDBlock.
-    """
+    """The configuration of one variant."""
 
     name: str
     stem_channels: tuple[int, ...]
@@ -52,7 +48,7 @@ class HarDNetConfig:
         return "finalConv" if self.decoder else f"base.{head_index(self)}.3"
 
     def rows(self) -> Iterator[tuple[int, int, int, bool]]:
-        """Iterate over the blocks: layers, growth rate, transition channels, downsample."""
+        """Iterate over the HarDBlocks: layers, growth rate, transition channels, downsample."""
         return zip(self.block_layers, self.growth_rates, self.transition_channels, self.downsample, strict=True)
 
 
