@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
@@ -103,8 +104,6 @@ def create_network(source: str, model: str) -> nn.Module:
         network.get_submodule("features").final_pool = nn.AdaptiveAvgPool2d(1)  # its own is for 224 x 224 pixels only
         return network
     if source == "torchvision":
-        import torchvision
-
         options = {"weights_backbone": None, "num_classes": 19} if (source, model) in SEGMENTATION_PEERS else {}
         return torchvision.models.get_model(model, weights=None, **options)
     if (source, model) in SEGMENTATION_PEERS:
@@ -206,8 +205,6 @@ def cost(source: str, model: str) -> dict[str, Any]:
 def reported_top1_errors(source: str, model: str) -> tuple[float, float]:
     """Return reported top-1 errors on ImageNet in per cent: of the first published weights, and the lowest of all."""
     if source == "torchvision":
-        import torchvision
-
         metrics = [weights.meta["_metrics"] for weights in torchvision.models.get_model_weights(model)]
         errors = [round(100 - float(metric["ImageNet-1K"]["acc@1"]), 2) for metric in metrics]
     elif source == "timm":
