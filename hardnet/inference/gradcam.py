@@ -5,6 +5,7 @@ Grad-CAM: Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -146,22 +147,16 @@ def class_activations(
     1 is the position with the most evidence for the class; the map is 0 if there is none. The model must be in
     evaluation mode; its parameters and their gradients are not changed.
     """
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weight = next(model.parameters())
-    if weight.is_inference():  # created in inference mode: autograd takes copies only
-        state = {name: value.clone() for name, value in state.items()}
     level = level or activation_level(model, *image.shape[1:])
-    outputs: list[Tensor] = []
-    hook = model.base[level.module_index].register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    try:  # with gradients from the input on, so that it works for a frozen model, too
-        batch = image[None].to(weight.device, weight.dtype).clone().requires_grad_()
-        logits = torch.func.functional_call(model, state, batch)
-    finally:
-        hook.remove()
+    with torch.no_grad():
+        features = model.base[: level.module_index + 1](image[None].to(weight.device, weight.dtype))
+    rest = copy.deepcopy(model.base[level.module_index + 1 :])  # autograd takes no weights made in inference mode
+    logits = rest(features.requires_grad_().clone())
     maps = []
     for index in indices:
-        [gradient] = torch.autograd.grad(logits[0, index], outputs[0], retain_graph=True)
-        coarse = (gradient.mean((2, 3), keepdim=True) * outputs[0].detach()).sum(1, keepdim=True).relu().float()
+        [gradient] = torch.autograd.grad(logits[0, index], features, retain_graph=True)
+        coarse = (gradient.mean((2, 3), keepdim=True) * features.detach()).sum(1, keepdim=True).relu().float()
         fine = functional.interpolate(coarse, size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0].cpu()
         maps.append(fine / fine.max().clamp_min(torch.finfo(torch.float32).tiny))
     return maps
