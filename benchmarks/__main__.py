@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     speed.set_defaults(run=_speed)
     folder = verbs.add_parser("end-to-end", help="time the classifier on JPEG files", **options)
     folder.add_argument("--images", type=positive, default=2000, help="JPEG files")
-    folder.add_argument("--pixels", type=image_size, metavar="WxH", help="sides of the files; about 500x375 if None")
+    folder.add_argument("--pixels", type=image_size, default=(500, 375), metavar="WxH", help="sides of the files")
     folder.add_argument("--decode", nargs="+", choices=["exact", "fast"], default=["exact"], help="ways of decoding")
     folder.set_defaults(run=_end_to_end)
     verbs.add_parser("tables", help="write the tables of the pages from the results").set_defaults(run=_tables)
@@ -99,7 +99,7 @@ def _end_to_end(arguments: argparse.Namespace) -> None:
             except (ImportError, NotImplementedError) as error:
                 _say(f"no figures for {case}: {error}")
                 continue
-            add_rows(results, [row | {"pixels": list(arguments.pixels or (500, 375))}], arguments.json)
+            add_rows(results, [row | {"pixels": list(arguments.pixels)}], arguments.json)
     print(tables.end_to_end_table(results))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.networks import Case, images_of, in_engine, settled_network
+from benchmarks.networks import Case, build, images_of
 from hardnet.engines.timing import time_pass
 from hardnet.images.batches import Decode
 from hardnet.images.preprocess import Preprocessing
@@ -25,7 +25,7 @@ def measure_folder(case: Case, paths: Sequence[Path], device: str, decoding: Dec
     repeated alone, in one thread, and the model is timed alone on full batches.
     """
     preprocessing = Preprocessing()
-    fast = in_engine(settled_network(case, device), case, preprocessing)
+    fast = build(case, device, preprocessing)
     classifier = Classifier(fast, device=device, decode=decoding)
     for _ in classifier.stream(paths[: case.batch_size], batch_size=case.batch_size):
         pass  # a warm-up

@@ -150,30 +150,24 @@ class TrainingStep(nn.Module):
             self.optimizer.step()
 
 
-def settled_network(case: Case, device: str = "cpu") -> nn.Module:
-    """Return the network of a case in evaluation mode, with activations in the range of a trained network."""
-    network = create_network(case.source, case.model)
-    with cpu_threads(1):  # equal statistics on every run: conversions are cached by the weights
-        estimate_statistics(network, 224, 224)
-    return network.eval().to(device)
-
-
-def in_engine(network: Any, case: Case, preprocessing: Preprocessing | None = None) -> nn.Module:
-    """Return a settled network in the engine of a case.
+def build(case: Case, device: str, preprocessing: Preprocessing | None = None) -> nn.Module:
+    """Return the network of a case in its engine, with activations in the range of a trained network.
 
     Raises:
         NotImplementedError: the engine is not installed, or does not have this precision.
     """
+    network = create_network(case.source, case.model)
     if case.engine in TRAINING:
-        return TrainingStep(network, case.engine == TRAINING[1])
-    if case.engine == "eager" and preprocessing is None:
-        return network
-    device = next(network.parameters()).device
+        return TrainingStep(network.to(device), case.engine == TRAINING[1])
     if case.engine not in available_engines(device, case.precision):
         raise NotImplementedError(f"the {case.engine} engine has no {case.precision} here")
-    network = network if case.source == OURS else Peer(case.model, fuse(network))
+    with cpu_threads(1):  # equal statistics on every run: conversions are cached by the weights
+        estimate_statistics(network, 224, 224)
+    network = network.eval().to(device)
+    if case.engine == "eager" and preprocessing is None:
+        return network
     return accelerate(
-        network,
+        network if isinstance(network, ImageModule) else Peer(case.model, fuse(network)),
         engine=case.engine,
         precision=case.precision,
         example_input=images_of(case.shape, device),

@@ -22,20 +22,11 @@ def calibration_images() -> list[Tensor]:
     return list(torch.split(torch.stack([transform(next(parts).resize((224, 224))) for _ in range(64)]), 8))
 
 
-def write_jpegs(folder: Path, number: int, pixels: tuple[int, int] | None) -> list[Path]:
-    """Write JPEG files, cut from the photographs at random places; return their paths. A third of them are upright.
-
-    The same arguments give the same files. Without ``pixels``, the longer and the shorter side, they have about
-    500 x 375, and the sides vary by a fifth.
-    """
-    chance = random.Random(0)  # noqa: S311
-    parts = _random_parts(chance)
-    paths = []
-    for index in range(number):
-        scale = chance.uniform(0.8, 1.2)
-        long, short = pixels or (round(side * scale * chance.uniform(0.95, 1.05)) for side in (500, 375))
-        paths.append(folder / f"{index:05}.jpg")
-        next(parts).resize((short, long) if index % 3 == 0 else (long, short)).save(paths[-1], quality=90)
+def write_jpegs(folder: Path, number: int, pixels: tuple[int, int]) -> list[Path]:
+    """Write JPEG files of a width and a height, every third upright, and return their paths: always the same files."""
+    paths = [folder / f"{index:05}.jpg" for index in range(number)]
+    for index, (path, part) in enumerate(zip(paths, _random_parts(random.Random(0)))):  # noqa: B905, S311  (no end)
+        part.resize(pixels[::-1] if index % 3 == 0 else pixels).save(path, quality=90)
     return paths
 
 

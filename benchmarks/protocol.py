@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.networks import BASELINE, Case, images_of, in_engine, settled_network
+from benchmarks.networks import BASELINE, Case, build, images_of
 from hardnet.engines.base import images_at_once
 from hardnet.engines.timing import quartiles, time_pass, timed_passes
 from hardnet.utils.devices import usable_processors
@@ -46,7 +46,7 @@ class Worker:
         if find_spec(case.engine) is not None:
             importlib.import_module(case.engine)
         self.before, self.device = resident_megabytes("VmRSS"), device
-        self.network = in_engine(settled_network(case, device), case)
+        self.network = build(case, device)
 
     def start(self, shape: tuple[int, int, int]) -> None:
         """Warm up on images of a shape, which the following turns run on."""

@@ -11,22 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-import hardnet
 from benchmarks import protocol, tables
 from benchmarks.__main__ import main as benchmarks_main
-from benchmarks.networks import (
-    BASELINE,
-    OURS,
-    PEERS,
-    Case,
-    Peer,
-    compared_groups,
-    cost,
-    create_network,
-    images_of,
-    in_engine,
-    settled_network,
-)
+from benchmarks.networks import BASELINE, OURS, PEERS, Case, build, compared_groups, cost, images_of
 from hardnet.cli import main
 
 SHAPE = (1, 224, 224)
@@ -84,16 +71,16 @@ def test_costs_are_those_of_the_literature(
 
 
 def test_another_family_runs_in_our_engines() -> None:
-    model = settled_network(Case("torchvision", "mobilenet_v2", "torch", "fp32", *SHAPE))
+    case = Case("torchvision", "mobilenet_v2", "eager", "fp32", *SHAPE)
     x = images_of((2, 64, 96), "cpu")
     with torch.inference_mode():
-        expected = model(x)
-        result = hardnet.accelerate(Peer("mobilenet_v2", model), engine="torch")(x)
+        expected = build(case, "cpu")(x)
+        result = build(case._replace(engine="torch"), "cpu")(x)
     assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_a_training_step_changes_the_weights() -> None:
-    step = in_engine(create_network(OURS, "hardnet39ds"), Case(OURS, "hardnet39ds", "training", "fp32", 2, 32, 32))
+    step = build(Case(OURS, "hardnet39ds", "training", "fp32", 2, 32, 32), "cpu")
     before = step.network.base[0].conv.weight.clone()
     with torch.inference_mode():  # as engines are timed
         step(images_of((2, 32, 32), "cpu"))
