@@ -155,9 +155,8 @@ def _create(config: HarDNetConfig, cfg: Any, pretrained: bool, **keywords: Any) 
     elif str(cfg.url).startswith(_SCHEME) and not (cfg.state_dict or cfg.hf_hub_id):
         source = record
     if source is None:
-        tags = ", ".join(tag.lower() for model, tag in CATALOG if model == config.name)
-        advice = f'weights of its catalogue ({tags}), or those of a file: pretrained_cfg_overlay={{"file": path}}'
-        raise ValueError(f"pretrained: {config.name} takes the {advice}")
+        advice = 'a tag of the catalogue, or a file by pretrained_cfg_overlay={"file": path}'
+        raise ValueError(f"pretrained: {config.name} takes {advice}")
     loaded = load_weights(source, model=config.name)
     model = TimmHarDNet(loaded.config, **keywords)
     fill(model, loaded)

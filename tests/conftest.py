@@ -164,7 +164,7 @@ def _no_handler_stays() -> Iterator[None]:
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Without the user's cache and settings; random numbers do not depend on the tests that ran before."""
     proxies = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-    certificates = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    certificates = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     for name in (*proxies, *certificates, "HARDNET_MIRROR", "HARDNET_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.hub, "_hub_dir", None)

@@ -7,7 +7,6 @@ import errno
 import http.client
 import io
 import logging
-import os
 import socket
 import ssl
 import time
@@ -41,7 +40,6 @@ BACKOFF = 0.5
 _CHUNK = 256 * 1024
 _PROGRESS = 1024 * 1024
 _RETRIED = (408, 425, 429)
-_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HIDDEN = "an address that is not valid"
 
 
@@ -134,7 +132,7 @@ def _receive(url: str, buffer: io.BytesIO, deadline: float, report: Report) -> b
 
 
 def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-    """Request ``url``. Proxies are those of the usual environment variables."""
+    """Request ``url``. Proxies and certificates are those of the usual environment variables, such as SSL_CERT_FILE."""
     if not is_valid(url):
         raise TransferError("not a valid http or https address")
     parts = urllib.parse.urlsplit(url)
@@ -143,8 +141,7 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     if parts.username is not None:
         credentials = urllib.parse.unquote_to_bytes(f"{parts.username}:{parts.password or ''}")
         request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(credentials).decode()}")
-    secure = urllib.request.HTTPSHandler(context=_trusted_certificates())
-    response: http.client.HTTPResponse = urllib.request.build_opener(secure, _Redirects).open(request, timeout=TIMEOUT)
+    response: http.client.HTTPResponse = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
     return response
 
 
@@ -162,16 +159,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if req.type == "https" and not newurl.startswith("https:"):
             raise TransferError(f"a redirect from https to http: {redact(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _trusted_certificates() -> ssl.SSLContext:
-    """Trust the system's certificates, or those in the bundle that the environment names."""
-    bundle = next((os.environ[name] for name in _BUNDLES if os.environ.get(name)), None)
-    try:
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as error:
-        advice = f"see {', '.join(_BUNDLES)}"
-        raise TransferError(f"the certificate bundle {bundle} cannot be loaded: {reason(error)} ({advice})") from error
 
 
 def _as_transfer_error(error: Exception) -> TransferError:
