@@ -39,14 +39,11 @@ def test_push_uploads_what_a_folder_holds(model: HarDNet, monkeypatch: pytest.Mo
         calls.append(options)
         return SimpleNamespace(repo_id=options["repo_id"])
 
-    def api(token: str) -> Any:
-        calls.append(token)
-        return SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder)
-
-    monkeypatch.setattr(hub, "HfApi", api)
-    assert model.push_to_hub("me/model", labels=LABELS, private=True, token="t") == "https://hub/me/model/commit/1"  # noqa: S106
+    api = SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder)
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    assert model.push_to_hub("me/model", labels=LABELS, private=True) == "https://hub/me/model/commit/1"
     options = {"repo_id": "me/model", "private": True, "exist_ok": True}
-    assert calls == ["t", options, ["README.md", "config.json", "model.safetensors"]]
+    assert calls == [options, ["README.md", "config.json", "model.safetensors"]]
 
 
 @pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:model", "hf-hub:a/b/c", "hf-hub:../x/y"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..factory import create_model
 from ..utils.errors import WeightsError
 from ..utils.text import table
-from ..weights.catalog import CATALOG, DEFAULT, get_weights, list_models, list_weights
+from ..weights.catalog import CATALOG, DEFAULT, get_weights, list_models
 from ..weights.download import cache_dir, fetch, find_cached
 from ..weights.load import load_weights
 from .arguments import SOME_FAILED, Verbs, say
@@ -41,8 +41,7 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:
-    names = [arguments.model] if arguments.model else list_models()
-    records = [get_weights(name, tag) for name in names for tag in list_weights(name)]
+    records = [record for record in CATALOG.values() if arguments.model in (None, record.model)]
     if arguments.sources:
         sources = [(record, source) for record in records for source in record.sources]
         lines = [(record.model, record.tag, source.url, str(source.digest)) for record, source in sources]

@@ -158,16 +158,13 @@ class HarDNet(ImageModule):
         return push_to_hub(self, repo, **options)
 
     @classmethod
-    def from_pretrained(
-        cls: type[_Network], source: Any, *, revision: str | None = None, token: str | None = None
-    ) -> _Network:
+    def from_pretrained(cls: type[_Network], source: Any) -> _Network:
         """Build the model that a source of weights holds, with its classes and preprocessing, in evaluation mode.
 
         Args:
             source: any source of :func:`hardnet.load_weights`, such as the folder of a training run or of
-                ``save_pretrained``; or "owner/name" or "owner/name@revision" of the Hugging Face Hub.
-            revision: of the repository: a branch, a tag or a commit.
-            token: for private repositories; None takes that of ``hf auth login``.
+                ``save_pretrained``; or "owner/name" or "owner/name@revision" of the Hugging Face Hub, whose library
+                takes the token for private repositories from ``hf auth login`` or ``HF_TOKEN``.
 
         Raises:
             WeightsError: files are missing, could not be downloaded, are damaged, or contradict each other.
@@ -175,7 +172,7 @@ class HarDNet(ImageModule):
         """
         from ..weights.load import build_pretrained
 
-        return build_pretrained(cls, source, revision, token)
+        return build_pretrained(cls, source)
 
 
 def warn_if_untrained(model: nn.Module) -> None:

@@ -154,23 +154,19 @@ def _structure(model: HarDNet) -> set[tuple[str, str]]:
     return descriptions
 
 
-def push_to_hub(
-    model: HarDNet, repo: str, *, token: str | None = None, private: bool | None = None, **options: Any
-) -> str:
+def push_to_hub(model: HarDNet, repo: str, *, private: bool | None = None, **options: Any) -> str:
     """Save a model to a repository of the Hub in one commit and return the commit's address.
 
     Args:
         model: the model.
         repo: "owner/name"; it is created if it does not exist.
-        token: None takes that of ``hf auth login``.
         private: for a new repository; None takes the owner's default.
         options: keywords of :func:`save_pretrained`.
 
     Raises:
         ImportError: huggingface_hub or safetensors is not installed.
     """
-    hub = require("huggingface_hub", "0.25")
-    api = hub.HfApi(token=token)
+    api = require("huggingface_hub", "0.25").HfApi()
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder, **{"repository": repo, **options})
         name = api.create_repo(repo_id=repo, private=private, exist_ok=True).repo_id
@@ -182,19 +178,19 @@ def is_repository(source: str) -> bool:
     return bool(_REPOSITORY.fullmatch(source))
 
 
-def download_repository(name: str, revision: str | None, token: str | None) -> Path:
+def download_repository(name: str) -> Path:
     """Return the folder of a repository in the Hub's cache, its files checked against the Hub's hashes.
 
     With ``HARDNET_OFFLINE=1`` only the cache is searched.
     """
     if not is_repository(name):
         raise WeightsError(f"expected {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name@revision")
-    name, _, tag = name.partition("@")
+    name, _, revision = name.partition("@")
     hub = require("huggingface_hub", "0.25")
     offline = is_offline()
-    options = {"token": token, "allow_patterns": [CONFIG, WEIGHTS], "local_files_only": offline}
+    options = {"allow_patterns": [CONFIG, WEIGHTS], "local_files_only": offline}
     try:
-        folder = Path(hub.snapshot_download(name, revision=revision or tag or None, **options))
+        folder = Path(hub.snapshot_download(name, revision=revision or None, **options))
     except Exception as error:  # of the HTTP library as well, which differs between versions
         note = " (HARDNET_OFFLINE is set: it must be in the cache)" if offline else ""
         raise WeightsError(f"could not be downloaded{note}: {reason(error)[:500]}") from error

@@ -64,9 +64,8 @@ Source = str | os.PathLike[str] | WeightsRecord | Loaded
 
 
 def load_weights(
-    source: Source, *, model: str | None = None, progress: Progress = True, use_ema: bool = True,
-    revision: str | None = None, token: str | None = None,
-) -> Loaded:  # fmt: skip
+    source: Source, *, model: str | None = None, progress: Progress = True, use_ema: bool = True
+) -> Loaded:
     """Read weights once, and find out of which model they are, with which classes and preprocessing.
 
     Args:
@@ -79,8 +78,6 @@ def load_weights(
         progress: show a progress bar for downloads on a terminal, or a function of the bytes so far and in total (None
             if unknown).
         use_ema: prefer the averaged weights of a training checkpoint.
-        revision: branch, tag or commit of a repository of the Hub.
-        token: access token for private repositories of the Hub; None takes that of ``hf auth login``.
 
     Raises:
         WeightsError: the weights could not be downloaded, are damaged, or are not of this model.
@@ -98,17 +95,17 @@ def load_weights(
         return _loaded(str(record), content, record=record, digest=digest, use_ema=use_ema)
     place = os.fspath(source)  # type: ignore[arg-type]
     try:
-        return _of_model(_load_path(place, model, use_ema, revision, token), model)
+        return _of_model(_load_path(place, model, use_ema), model)
     except WeightsError as error:
         raise WeightsError(f"{printable(place)}: {error}") from error
 
 
-def build_pretrained(kind: type[Network], source: Source, revision: str | None, token: str | None) -> Network:
+def build_pretrained(kind: type[Network], source: Source) -> Network:
     """Build a HarDNet, or a subclass with the same arguments; see :meth:`hardnet.HarDNet.from_pretrained`."""
     is_path = isinstance(source, (str, os.PathLike)) and expand_user(source).exists()
     if isinstance(source, str) and not is_path and folder.is_repository(source):
         source = HUB_PREFIX + source
-    loaded = load_weights(source, revision=revision, token=token)
+    loaded = load_weights(source)
     if loaded.config.decoder:
         name = loaded.config.name
         raise WeightsError(f"{loaded.name}: is {name}: hardnet.{name}(weights=...) loads it")
@@ -157,10 +154,9 @@ def _find_record(source: Source, model: str | None) -> WeightsRecord | None:
     raise ValueError(f"{problem}; known: {names}; nor is there such a file")
 
 
-def _load_path(source: str, model: str | None, use_ema: bool, revision: str | None, token: str | None) -> Loaded:
+def _load_path(source: str, model: str | None, use_ema: bool) -> Loaded:
     if source.startswith(HUB_PREFIX):
-        repository = folder.download_repository(source.removeprefix(HUB_PREFIX), revision, token)
-        return _loaded(source, *folder.read_folder(repository))
+        return _loaded(source, *folder.read_folder(folder.download_repository(source.removeprefix(HUB_PREFIX))))
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
         raise WeightsError("is an address; only weights of the catalogue are downloaded: save the file, give its path")
     path = expand_user(source)
