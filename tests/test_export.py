@@ -140,7 +140,7 @@ def test_lower_precisions(
     assert not same(logits, expected)
     assert (logits.argmax(1) == expected.argmax(1)).float().mean() >= 0.9
     if precision == "int8":
-        monkeypatch.setattr(calibration, "LEAST_AGREEMENT", 1.01)
+        monkeypatch.setattr(calibration, "MOST_CHANGED", -0.01)
         with pytest.raises(ValueError, match="of the labels of the calibration images"):
             export(model, small, format=name, uint8_input=uint8, **options)
         assert _outputs(small, name, x)[0].equal(logits)  # the file is the previous one

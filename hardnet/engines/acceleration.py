@@ -27,9 +27,6 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """What ``precision=`` may be. Not every engine has each of them."""
 
-CALIBRATION_IMAGES = 256
-"""How many images are enough to calibrate int8."""
-
 
 class Engine(NamedTuple):
     """One row of the table of engines."""
@@ -50,8 +47,7 @@ _TABLE = {
 }
 EAGER_UP_TO, TORCH_UP_TO = 32, 10_000
 """Images up to which, on CPUs, building the engine "torch", and converting for another one, do not pay off."""
-_COMPILE_AFTER = 256
-"""Images of a shape after which compiling a graph pays off."""
+_COMPILE_AFTER = 256  # images of a shape, after which compiling a graph pays off
 _TOLERANCES = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.5, "int8": sys.float_info.max}  # bf16 with random weights: 0.1
 """Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated."""
 

@@ -64,8 +64,7 @@ class Accelerated(nn.Module):
         takes_pixels: True if it takes uint8 images as well, which it normalises by ``preprocessing``.
 
     Raises:
-        ValueError: in ``forward``, an input of a shape that the model refuses, of another type than float32 (or uint8,
-            with ``takes_pixels``) or on another device.
+        ValueError: in ``forward``, an input of a shape, type or device that it does not take.
         RuntimeError: in ``train``.
         TypeError: it is pickled.
     """

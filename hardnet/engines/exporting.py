@@ -170,7 +170,6 @@ class Half(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.half()
-        self.train(False)
 
     def forward(self, x: Tensor) -> Output:
         """Float32 (N, C, H, W) -> float32 output of the model."""

@@ -18,9 +18,7 @@ from .base import Conversion, EngineSettings, Run, undisturbed
 from .cache import converted
 
 INPUT = "images"
-"""The name of the input."""
-OPSET = 18
-"""The opset of the files: the oldest one that torch's exporter writes, so that most runtimes read them."""
+OPSET = 18  # the oldest one that torch's exporter writes, so that most runtimes read the files
 _LOWEST = "1.19"
 
 

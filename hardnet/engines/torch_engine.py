@@ -25,9 +25,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_MAX_GRAPHS = 4
-"""Graphs that are kept, one per shape. Each holds its own copy of the weights."""
-
+_MAX_GRAPHS = 4  # one per shape; each holds its own copy of the weights
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of a graph and of fused operators from torch's, relative to the largest value."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..engines import CALIBRATION_IMAGES, accelerate, choose_engine
+from ..engines import accelerate, choose_engine
 from ..factory import create_model
 from ..images.preprocess import Preprocessing
 from ..utils.distributed import Ranks
@@ -98,7 +98,7 @@ def evaluate_weights(
     if (engine, precision) != ("eager", "fp32"):
         batches = None
         if precision == "int8" and calibration is not None:
-            count = min(CALIBRATION_IMAGES, len(calibration))
+            count = min(256, len(calibration))  # enough for int8
             spread = [index * len(calibration) // count for index in range(count)]
             batches = [preprocessing(calibration.load(index)[0])[None] for index in spread]
         predict = accelerate(model, engine=engine, precision=precision, calibration=batches)
