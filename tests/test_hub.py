@@ -37,11 +37,11 @@ sys.path[:] = [entry for entry in sys.path if entry != {str(REPO)!r}]
 """
 
 
-def run(code: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, cwd: Path, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter with the path cleared of this checkout, also where it is installed editable."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORGET_THIS_CHECKOUT + textwrap.dedent(code)],
+        [sys.executable, "-W", "ignore", "-c", FORGET_THIS_CHECKOUT + before + textwrap.dedent(code)],
         cwd=cwd,
         env=environment | variables,
         capture_output=True,
@@ -50,8 +50,8 @@ def run(code: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
-def output(code: str, cwd: Path, **variables: str) -> str:
-    result = run(code, cwd, **variables)
+def output(code: str, cwd: Path, before: str = "", **variables: str) -> str:
+    result = run(code, cwd, before, **variables)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -72,8 +72,7 @@ def hub(checkout: Path, tmp_path: Path) -> Path:
 
 
 def test_the_github_form_from_a_filled_cache(hub: Path, tmp_path: Path) -> None:
-    code = f"""
-    {textwrap.indent(NO_NETWORK, "    ").strip()}
+    code = """
     import pickle, torch
     models = []
     for reference in ("somebody/hardnet:main", "somebody/hardnet"):
@@ -87,7 +86,8 @@ def test_the_github_form_from_a_filled_cache(hub: Path, tmp_path: Path) -> None:
         print(error)
     print(torch.hub.help(reference, "hardnet85", trust_repo=True))
     """
-    first, second, same, model, refusal, *help_text = output(code, tmp_path, TORCH_HOME=str(hub.parent)).splitlines()
+    lines = output(code, tmp_path, NO_NETWORK, TORCH_HOME=str(hub.parent)).splitlines()
+    first, second, same, model, refusal, *help_text = lines
     assert first == second == "hardnet39ds hardnet68 hardnet68ds hardnet85"
     assert (same, model) == ("True True", "HarDNet 2 10")
     assert refusal.startswith("hardnet39ds() got an unexpected keyword argument 'num_class'")
@@ -101,12 +101,11 @@ def test_loading_takes_nothing_but_torch(checkout: Path, tmp_path: Path) -> None
     weights = tmp_path / "weights.pth"
     torch.save(golden_state("hardnet39ds"), weights)
     code = f"""
-    {textwrap.indent(ONLY_TORCH, "    ").strip()}
     import torch
     model = torch.hub.load({str(checkout)!r}, "hardnet39ds", source="local", weights={str(weights)!r})
     print(*model.eval()(torch.zeros(1, 3, 64, 64)).shape, *sorted({{"torchvision", "PIL", "numpy"}} & set(sys.modules)))
     """
-    assert output(code, tmp_path).split() == ["1", "1000"]
+    assert output(code, tmp_path, ONLY_TORCH).split() == ["1", "1000"]
 
 
 @pytest.mark.slow
