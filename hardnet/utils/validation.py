@@ -2,8 +2,6 @@
 
 import argparse
 
-_MOST_DIGITS = 6  # of a side in pixels: more would overflow
-
 
 def check_count(what: str, value: int, least: int) -> None:
     """Check that a value is an integer >= ``least``; the ValueError names it by ``what``."""
@@ -13,8 +11,8 @@ def check_count(what: str, value: int, least: int) -> None:
 
 def image_size(text: str) -> tuple[int, int]:
     """Read H or HxW, in pixels; for argparse."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and len(side) <= _MOST_DIGITS for side in sides):
+    sides = text.lower().split("x")  # of more than six digits the products would overflow
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) <= 6 for side in sides):
         raise argparse.ArgumentTypeError(f"must be H or HxW in pixels, as in 224 or 480x640, got {text!r}")
     return int(sides[0]), int(sides[-1])
 
