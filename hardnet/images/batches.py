@@ -36,15 +36,11 @@ Decode: TypeAlias = Literal["exact", "fast"]
 """How files are decoded and resized: "exact" is equal to torchvision to the last bit. "fast" decodes JPEG files at 1/2,
 1/4 or 1/8 of their size while the shorter side stays at least twice the resize, and resizes what the crop shows."""
 
-_NICE = 10
-"""How much lower the priority of threads that decode is."""
+_NICE = 10  # how much lower the priority of threads that decode is
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode."""
-_LARGE, _HINT_AFTER = 2_000_000, 32
-"""From how many pixels on a picture counts as large, and after how many images fast decoding is suggested."""
-
-_FAR_OUT = 30.0
-"""Beyond what any usual normalisation gives; ImageNet's gives up to 2.7."""
+_LARGE, _HINT_AFTER = 2_000_000, 32  # pixels of a large picture; images after which fast decoding is suggested
+_FAR_OUT = 30.0  # beyond what any usual normalisation gives; ImageNet's gives up to 2.7
 
 logger = logging.getLogger(__name__)
 

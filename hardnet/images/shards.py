@@ -23,8 +23,7 @@ MAX_BYTES = 4 * MAX_PIXELS
 """The largest encoded image that is read, in bytes: a bitmap with the most pixels and four channels."""
 Row: TypeAlias = "tuple[str, bytes | None, str | None]"
 """Name, content (of a listed file: location) and error; one of the latter two is None."""
-_READERS = 16
-"""Threads that read files."""
+_READERS = 16  # threads that read files
 
 
 def resolve(path: str, filesystem: Any = None) -> tuple[Any, str]:

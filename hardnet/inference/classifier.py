@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 import os
 import re
@@ -36,8 +34,7 @@ from .results import Embedding, ImageResult, Prediction, Results
 
 logger = logging.getLogger(__name__)
 
-_MANY = 10_000
-"""Number of images from which on :func:`choose_engine` converts the model; counted for a generator, too."""
+_MANY = 10_000  # images from which on the model is converted; a generator counts as so many
 Calibration = ImageLike | Iterable[ImageLike]
 SourceRow = tuple[str, Tensor | None, str | None]
 """The source of an image, what the model returned for it, and why there is none."""
@@ -250,9 +247,8 @@ class LabellingRunner(_Runner):
             self.labels = self._labels_for(classes)
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the results, with a digest of the labels."""
-        labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
-        return super().describe() | {"labels": labels}
+        """Return what decides the results, with the labels."""
+        return super().describe() | {"labels": self.labels and list(self.labels)}
 
     def __repr__(self) -> str:
         classes = "unknown" if self.labels is None else len(self.labels)

@@ -141,8 +141,7 @@ def _write_rows(
         return cast(JobSummary, ranks.gather(summary)[0])
 
 
-_COLUMNS = ("label", "index", "probability", "predictions")
-"""Columns of the predictions in a .csv file, between the source and the error."""
+_COLUMNS = ("label", "index", "probability", "predictions")  # of a .csv file, between the source and the error
 _FORMULA = r"(?='*[=+\-@\t\r])"
 
 

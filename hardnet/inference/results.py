@@ -20,10 +20,8 @@ from ..utils.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-_SIDE = 160
-"""Pixels of the longer side of a picture in a notebook."""
-_MAX_SHOWN = 40
-"""Number of images that a list of results shows in a notebook."""
+_SIDE = 160  # pixels of the longer side of a picture in a notebook
+_MAX_SHOWN = 40  # images of a list of results in a notebook
 
 
 @dataclass(frozen=True)
