@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -178,14 +179,9 @@ def read_recipe(recipe: str) -> list[dict[str, Any]]:
 
 def parse_size_schedule(text: str) -> list[tuple[int, int]]:
     """Turn "40@0,52@10" into [(40, 0), (52, 10)]: pairs of a size and the epoch from which it holds."""
-    pairs: list[tuple[int, int]] = []
-    for part in filter(None, text.split(",")):
-        size, _, first = part.strip().partition("@")
-        if not (size.isdecimal() and first.isdecimal()) or int(size) < 32:
-            raise ValueError(
-                f"the size schedule is written SIZE@EPOCH,..., as in 40@0,52@10, sizes >= 32; got {text!r}"
-            )
-        if pairs and int(first) <= pairs[-1][1]:
-            raise ValueError(f"the epochs of the size schedule must rise, got {text!r}")
-        pairs.append((int(size), int(first)))
+    pairs = [(int(size), int(first)) for size, first in re.findall(r"(\d+)@(\d+)", text)]
+    epochs = [first for _, first in pairs]
+    plain = ",".join(f"{size}@{first}" for size, first in pairs)
+    if plain != text.replace(" ", "") or epochs != sorted(set(epochs)) or any(size < 32 for size, _ in pairs):
+        raise ValueError(f"a size schedule is SIZE@EPOCH,... with sizes from 32 and rising epochs, got {text!r}")
     return pairs
