@@ -1,7 +1,5 @@
 """Grad-CAM: against its formula, for any class, stride, head and device, and as a picture."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Pictures of every mode as RGB: grey of all depths, floating point, alpha, palettes, other colour spaces."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Image files: read upright and in the right colours, or refused with a reason; folders."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

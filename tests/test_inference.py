@@ -1,7 +1,5 @@
 """Classifier and Extractor: predictions, labels, transforms, devices, streaming, embeddings."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator

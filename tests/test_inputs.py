@@ -1,7 +1,5 @@
 """Inputs of a classifier: files, folders, images, arrays and tensors, their order, and unusable ones among them."""
 
-from __future__ import annotations
-
 import io
 import logging
 import math

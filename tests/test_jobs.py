@@ -1,7 +1,5 @@
 """Output files of `predict` and `extract`: one row per image in every format, resuming, the ranks of torchrun."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import functools

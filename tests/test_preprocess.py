@@ -1,7 +1,5 @@
 """The evaluation transform: torchvision's own pipeline to the last bit, and no memory bombs."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

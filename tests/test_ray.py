@@ -1,7 +1,5 @@
 """Ray Data on this machine: the rows of every kind of source, faults, and the results of one process."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -1,7 +1,5 @@
 """FC-HarDNet-70: the golden vectors of the original, sizes, weights, engines, exports and the Segmenter."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

@@ -1,7 +1,5 @@
 """Images of shards and Parquet files: an odd member is left out or becomes a row with its error; the rest is read."""
 
-from __future__ import annotations
-
 import io
 import os
 import tarfile

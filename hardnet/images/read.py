@@ -49,10 +49,8 @@ T = TypeVar("T")
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded, in pixels: where Pillow begins to suspect a decompression bomb."""
 
-Box: TypeAlias = "tuple[float, float, float, float]"
-"""Left, upper, right and lower edge of a part of an image, in pixels."""
+Box: TypeAlias = "tuple[float, float, float, float]"  # left, upper, right and lower edge of a part, in pixels
 File: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
-"""A path, or a file opened for binary reading."""
 
 # Recognised by Pillow but not decoded by itself: EPS would run Ghostscript, IPTC hands on whatever is wrapped in it to
 # any format, EPS among them, and the others need a foreign loader.

@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 
 _MANY = 10_000  # images from which on the model is converted; a generator counts as so many
 Calibration = ImageLike | Iterable[ImageLike]
-SourceRow = tuple[str, Tensor | None, str | None]
-"""The source of an image, what the model returned for it, and why there is none."""
+SourceRow = tuple[str, Tensor | None, str | None]  # image, output of the model, and why there is none
 
 
 class _Runner:

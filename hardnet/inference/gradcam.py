@@ -25,9 +25,7 @@ from .results import ImageResult, Prediction, result_html
 if TYPE_CHECKING:
     from PIL import Image
 
-MIN_MAP = 8
-"""Smallest side, in pixels, of a feature map that is taken by default: coarser ones say little about the position."""
-
+_MIN_MAP = 8  # smallest side of a feature map that is taken by default: coarser ones say little about the position
 _MIN_SIDE = 448
 
 # Polynomials in 1, x, ..., x^5 for red, green and blue of the colour map "turbo", by Anton Mikhailov (Google, 2019,
@@ -133,7 +131,7 @@ def _find(predictions: Sequence[Prediction], label: str | int) -> Prediction:
 def activation_level(model: HarDNet, height: int, width: int) -> FeatureInfo:
     """Return the deepest level whose map of such an image has at least 8 pixels a side: stride 16 for 224 pixels."""
     levels = feature_levels(model.config)
-    large = [level for level in levels if min(height, width) // level.stride >= MIN_MAP]
+    large = [level for level in levels if min(height, width) // level.stride >= _MIN_MAP]
     return large[-1] if large else levels[0]
 
 
