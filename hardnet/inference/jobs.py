@@ -4,6 +4,7 @@ import base64
 import contextlib
 import copy
 import importlib
+import io
 import json
 import mmap
 import os
@@ -196,7 +197,7 @@ class RowFile:
             raise ValueError("resume continues a file and overwrite replaces it: choose one of them")
         self._rows = self._path if self._grows else self._path.with_name(f"{self._path.name}.part")
         self._record = self._rows.with_name(f"{self._rows.name}.run.json")
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO = io.BytesIO()  # until :meth:`start`
         self._end = self._repeated = 0
         self.previous: dict[str, Any] = {}
         """The run of the rows that are there."""
@@ -215,8 +216,7 @@ class RowFile:
                 yield
             finally:
                 with contextlib.suppress(OSError):  # reported when it was written
-                    if self._file is not None:
-                        self._file.close()
+                    self._file.close()
 
     def _open_previous(self) -> None:
         begun, complete = _has_bytes(self._rows), _has_bytes(self._path)
@@ -228,10 +228,8 @@ class RowFile:
             try:
                 self.previous = dict(json.loads(self._record.read_bytes()))
             except (OSError, ValueError, TypeError) as error:
-                name = printable(self._record.name)
-                raise ValueError(
-                    f"{self._name}: cannot be resumed: {name}, which says what computed its rows: {reason(error)}"
-                ) from None
+                record = f"the record of its run, {printable(self._record.name)}"
+                raise ValueError(f"{self._name}: cannot be resumed without {record}: {reason(error)}") from None
 
     def check(self, run: dict[str, Any]) -> None:
         """Check that the rows that are there are of this run; the ValueError names what differs."""
@@ -274,7 +272,7 @@ class RowFile:
                 with write_atomically(self._record) as record:
                     record.write(json.dumps(run, indent=1).encode() + b"\n")
             if self._csv and not self._end:
-                self._write([csv_header(self._width)])
+                self._file.write(f"{csv_header(self._width)}\n".encode())
 
     def line(self, result: Any) -> str:
         """Return the row of an image, for :meth:`add`."""
@@ -288,21 +286,18 @@ class RowFile:
     def add(self, rows: list[tuple[str, bool]]) -> int:
         """Append rows, each a line and whether it has an error, and return how many were new."""
         rows, self._repeated = rows[self._repeated :], 0
+        content = "".join(f"{line}\n" for line, _ in rows).encode("utf-8", "surrogateescape")
         with writing(self._name):
-            self._write([line for line, _ in rows])
+            self._file.write(content)  # at once: whole batches
+            self._file.flush()
         self.rows += len(rows)
         self.failed += sum(failed for _, failed in rows)
         return len(rows)
 
-    def _write(self, lines: list[str]) -> None:
-        file = cast(BinaryIO, self._file)
-        file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))  # at once: whole batches
-        file.flush()
-
     def finish(self, run: dict[str, Any]) -> None:
         """Close the file; write the .parquet or .npz file from the rows, which remain if that fails."""
         with writing(self._name):
-            cast(BinaryIO, self._file).close()
+            self._file.close()
             if not self._grows:
                 with write_atomically(self._path) as file:
                     (self._write_npz if self._suffix == ".npz" else self._write_parquet)(file, json.dumps(run))
