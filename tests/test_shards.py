@@ -22,9 +22,9 @@ PNG = encoded(noise(8, 8))
 
 def rows(*paths: Path, column: str | None = None) -> dict[str, str]:
     """The sources within each path, with their errors; empty where there is an image."""
-    found = list(read_files(iter(list(list_files(map(str, paths)))), None, column))
-    assert all((content is None) == (error is not None) for _, content, error in found)
-    return {Path(name).name: error or "" for name, _, error in found}
+    contents = list(read_files(iter(list(list_files(map(str, paths)))), None, column))
+    assert all((content is None) == (error is not None) for _, content, error in contents)
+    return {Path(name).name: error or "" for name, _, error in contents}
 
 
 @pytest.mark.parametrize("kind", ["", "gz", "bz2", "xz"])
@@ -68,9 +68,9 @@ def test_columns_and_cells_of_parquet(
 ) -> None:
     monkeypatch.setattr(shards, "MAX_BYTES", 2000)
     parquet.write_table(pa.table({"label": [0, 1], "image": values}), tmp_path / "t.parquet")
-    found = rows(tmp_path / "t.parquet", column=column)
-    assert error in "".join(found.values())
-    assert ("0" in found) == error.startswith("1")
+    contents = rows(tmp_path / "t.parquet", column=column)
+    assert error in "".join(contents.values())
+    assert ("0" in contents) == error.startswith("1")
 
 
 def test_an_interrupted_job_says_what_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

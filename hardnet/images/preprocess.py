@@ -134,9 +134,9 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Scale to [0, 1] and normalise: uint8 (3, H, W) or (N, 3, H, W) -> float32 of the same shape."""
-        mean, std = (torch.tensor(each, device=pixels.device).view(3, 1, 1) for each in (self.mean, self.std))
+        mean, std = (torch.tensor(row, device=pixels.device).view(3, 1, 1) for row in (self.mean, self.std))
         result = torch.empty_like(pixels, dtype=torch.float32)
-        for image, values in zip(*(each.view(-1, *each.shape[-3:]) for each in (result, pixels)), strict=True):
+        for image, values in zip(result.view(-1, *result.shape[-3:]), pixels.view(-1, *pixels.shape[-3:]), strict=True):
             image.copy_(values).div_(255).sub_(mean).div_(std)  # one image stays in the cache
         return result
 

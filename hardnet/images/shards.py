@@ -99,8 +99,8 @@ def read_files(files: Iterator[Row], filesystem: Any, column: str | None) -> Ite
             return [(name, None, f"{printable(name)}: cannot be read: {reason(error)}")]
 
     with ThreadPoolExecutor(_READERS) as pool:
-        while some := list(islice(files, 4 * _READERS)):
-            for rows in pool.map(read_file, some):
+        while group := list(islice(files, 4 * _READERS)):
+            for rows in pool.map(read_file, group):
                 yield from rows
 
 
