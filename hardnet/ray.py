@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from .images.batches import Decode, Item
@@ -26,7 +27,7 @@ from .weights.catalog import DEFAULT
 
 logger = logging.getLogger(__name__)
 
-_FILES_PER_TASK, _ROWS, _BYTES = 256, 256, 32 * 2**20  # of a reading task; the most in a block
+_FILES_PER_TASK, _ROWS = 256, 16  # of a reading task; of a table
 _ACTOR_CPUS, _TASK_CPUS = 0.8, 0.1  # what is left of a core reads and writes
 _NAMES = ("source", "path", "__key__")
 
@@ -62,17 +63,11 @@ def read(paths: Sequence[str], *, filesystem: Any = None, column: str | None = N
 
 
 def _read(table: Any, filesystem: Any, column: str | None) -> Iterator[Any]:
-    """Read a block of files; yield tables of bounded size."""
-    rows: list[Row] = []
-    size = 0
-    for row in read_files(zip(*(values.to_pylist() for values in table.columns), strict=True), filesystem, column):
-        rows.append(row)
-        size += len(row[1] or b"")
-        if len(rows) == _ROWS or size >= _BYTES:
-            yield _table(rows)
-            rows, size = [], 0
-    if rows:
-        yield _table(rows)
+    """Read a block of files; yield tables of a few images, which Ray joins to blocks of bounded size."""
+    files = zip(*(values.to_pylist() for values in table.columns), strict=True)
+    rows = read_files(files, filesystem, column)
+    while group := list(islice(rows, _ROWS)):
+        yield _table(group)
 
 
 def _table(rows: list[Row]) -> Any:
