@@ -151,18 +151,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_handler_stays() -> Iterator[None]:
-    """The command line directs the library's log to the standard error of its test, which is closed afterwards."""
-    logger = logging.getLogger("hardnet")
-    handlers, level = logger.handlers, logger.level
-    yield
-    logger.handlers = handlers
-    logger.setLevel(level)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Without the user's cache and settings; random numbers do not depend on the tests that ran before.
 
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Without the user's cache and settings; random numbers do not depend on the tests that ran before."""
+    The command line directs the log to the standard error of its test, which is closed afterwards.
+    """
     proxies = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
     certificates = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     for name in (*proxies, *certificates, "HARDNET_MIRROR", "HARDNET_OFFLINE"):
@@ -170,3 +163,8 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))
     torch.manual_seed(0)
+    logger = logging.getLogger("hardnet")
+    handlers, level = logger.handlers, logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
