@@ -205,7 +205,7 @@ def test_the_demo_takes_every_source(source: Any) -> None:
     pytest.importorskip("gradio")
     from hardnet.demo.choices import list_choices
 
-    own = next(iter(list_choices(Classifier(source, device="cpu"), str(source)).values())).classifier
+    own = next(iter(list_choices(Classifier(source, device="cpu"), str(source)).values())).source
     assert own.model.config.name == NAME
 
 
