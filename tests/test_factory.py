@@ -64,7 +64,7 @@ def test_builders_build_their_own(name: str) -> None:
         (lambda: create_model("hardnet68", num_classes=-1), ValueError, "num_classes must be .* got -1"),
         (lambda: create_model("hardnet68", num_classes=True), ValueError, "got True"),
         (lambda: create_model("hardnet68", in_chans=0), ValueError, "in_chans must be .* got 0"),
-        (lambda: create_model("hardnet68", drop_rate=1.5), ValueError, r"between 0 and 1, but got 1\.5"),
+        (lambda: create_model("hardnet68", drop_rate=1.5), ValueError, r"drop_rate is from 0 to below 1, got 1\.5"),
         (lambda: hardnet.HarDNet("hardnet68"), TypeError, "takes a HarDNetConfig, got str; to build a model by name"),  # type: ignore[arg-type]
         (
             lambda: hardnet.HarDNet(depth_wise=True, arch=39, in_channels=1, pretrained=True),

@@ -92,7 +92,7 @@ def test_evaluation_equals_the_original(
     features = {}
     hooks = [
         model.base[index].register_forward_hook(lambda _m, _i, out, index=index: features.update({index: out.clone()}))
-        for index, _, _ in feature_levels(CONFIGS[name])
+        for *_, index in feature_levels(CONFIGS[name])
     ]
     with torch.inference_mode():
         logits = model(x)

@@ -94,7 +94,11 @@ def from_artifact(key: str, build: Callable[[Path], None], use: Callable[[Path],
             shutil.rmtree(entry, ignore_errors=True)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        for path in sorted(home.iterdir(), key=lambda path: path.stat().st_mtime)[: 1 - MOST_CONVERSIONS]:
+        ages = []
+        for path in home.iterdir():
+            with contextlib.suppress(OSError):  # another process has renamed or removed it
+                ages.append((path.stat().st_mtime, path))
+        for _, path in sorted(ages)[: 1 - MOST_CONVERSIONS]:
             shutil.rmtree(path, ignore_errors=True)
         with scratch_folder(home, ".unfinished-") as folder:
             build(folder)

@@ -52,7 +52,9 @@ def fuse(folded: nn.Module) -> nn.Module:
     for layer in list(folded.modules()):
         name, *rest = plain_layers(layer)
         conv = getattr(layer, name, None)
-        if isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and rest in ([], ["relu"]):
+        if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str):
+            continue
+        if conv.padding_mode == "zeros" and rest in ([], ["relu"]):
             setattr(layer, name, torch_private.FusedConv(conv, getattr(layer, "relu", None)))
             if rest:
                 del layer.relu

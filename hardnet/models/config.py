@@ -180,11 +180,11 @@ def head_index(config: HarDNetConfig) -> int:
 class FeatureInfo(NamedTuple):
     """One level of the feature pyramid."""
 
-    module_index: int
-    """Index in ``HarDNet.base`` of the module that outputs this level."""
     channels: int
     stride: int
     """Input pixels per feature pixel, after dilation."""
+    module_index: int
+    """Index in ``HarDNet.base`` of the module that outputs this level."""
 
     @property
     def module(self) -> str:
@@ -198,10 +198,10 @@ def feature_levels(config: HarDNetConfig, output_stride: int = 32) -> tuple[Feat
     >>> [level.module_index for level in feature_levels(CONFIGS["hardnet68"])]
     [1, 4, 9, 12, 15]
     """
-    levels = [FeatureInfo(1, config.stem_channels[1], 2)]
+    levels = [FeatureInfo(config.stem_channels[1], 2, 1)]
     last = len(config.block_layers) - 1
     for number, (stage, channels) in enumerate(zip(stage_indices(config), config.transition_channels, strict=True)):
         if stage.downsample is not None or number == last:
             stride = min(2 ** (len(levels) + 1), output_stride)
-            levels.append(FeatureInfo(stage.transition, channels, stride))
+            levels.append(FeatureInfo(channels, stride, stage.transition))
     return tuple(levels)

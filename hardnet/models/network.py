@@ -97,7 +97,10 @@ class HarDNet(ImageModule):
         self.num_classes = num_classes
         self.num_features = config.transition_channels[-1]
         self.base = nn.Sequential(*body(config, in_chans))
-        dropout = nn.Dropout(config.drop_rate if drop_rate is None else drop_rate)
+        rate = config.drop_rate if drop_rate is None else drop_rate
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_rate is from 0 to below 1, got {rate}")
+        dropout = nn.Dropout(rate)
         classifier = _classifier(self.num_features, num_classes)
         self.base.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), dropout, classifier))
 
