@@ -157,6 +157,13 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, split="train")
+    make_folder(tmp_path, split="training")
+    with pytest.raises(DataError, match="both train and training are names of the split train"):
+        opened(tmp_path)
+
+
 def test_what_is_no_image_or_hidden_is_left_out_and_counted(tmp_path: Path) -> None:
     root = make_folder(tmp_path, split="plain", classes=2, images=2)
     for name in (".ipynb_checkpoints/1.png", "class_0/.ipynb_checkpoints/1.png", "class_0/._0.png", "list.csv"):

@@ -83,7 +83,7 @@ def find_checkpoint(options: TrainOptions) -> Path | None:
     epochs = read_metrics(folder / METRICS)
     if options.resume == "auto":
         return folder / CHECKPOINT if (folder / CHECKPOINT).exists() else None
-    if epochs:
+    if epochs or (folder / FINAL).exists() or (folder / BEST).exists():
         raise ValueError(f"{folder} holds a run already: go on with --resume auto, or name another --output")
     return None
 

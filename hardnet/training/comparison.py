@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,6 @@ from ..weights.load import Loaded, Source
 from .checkpoint import OPTIONS, VALIDATION
 from .data import ImageSource, find_splits, renumber
 from .evaluation import Evaluation, evaluate
-from .options import read_recipe
 
 
 class EvaluationRow(NamedTuple):
@@ -123,7 +123,7 @@ def read_held_out(run: Path) -> set[str]:
 
 def count_trained(run: Path, source: ImageSource) -> int:
     """Return how many images of a data set a run was trained on, as far as its record tells."""
-    root = Path(str(read_recipe(os.fspath(run / OPTIONS))[0]["data"])).expanduser().resolve()
+    root = Path(json.loads(read_file(run / OPTIONS))["data"]).expanduser().resolve()
     if not root.is_dir():
         return 0
     folder, held_out = find_splits(root).get("train", root), read_held_out(run)

@@ -142,10 +142,12 @@ def find_splits(root: Path) -> dict[str, Path]:
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         role = _SPLITS.get(folder.name.casefold())
-        if role is None or role in splits:
+        if role is None:
             others.append(folder.name)
         elif _holds_images(folder):
             clash.append(folder.name)
+        elif role in splits:
+            raise DataError(f"{_text(root)}: both {splits[role].name} and {folder.name} are names of the split {role}")
         else:
             splits[role] = folder
     if splits and (clash or (len(splits) == 1 and any(_holds_images(root / name) for name in others))):

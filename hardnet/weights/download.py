@@ -121,7 +121,7 @@ def _places(record: WeightsRecord) -> list[_Place]:
 
 
 def is_offline() -> bool:
-    """Return whether ``HARDNET_OFFLINE`` forbids network requests; every value does but 0, false, no, off and none."""
+    """Return whether ``HARDNET_OFFLINE`` forbids network requests: any value but 0, false, no, off or none at all."""
     return os.environ.get("HARDNET_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
@@ -158,12 +158,18 @@ def _fetch_first(record: WeightsRecord, progress: Progress) -> VerifiedFile:
 
 def _fetch_from(record: WeightsRecord, source: Source, place: str | Path, progress: Progress) -> VerifiedFile:
     target = cache_dir() / record.cache_filename(source)
-    with write_atomically(target) as file:  # opened first: nothing is downloaded if the cache cannot be written
-        if isinstance(place, Path):
-            content = _checked(read_file(place), source)
-        else:
+    if isinstance(place, Path):
+        content = _checked(read_file(place), source)
+        try:
+            with write_atomically(target) as file:
+                file.write(content)
+        except OSError as error:
+            logger.warning("%s is used without a copy in the cache: %s", place, error)
+            target = place
+    else:
+        with write_atomically(target) as file:  # opened first: nothing is downloaded if the cache cannot be written
             content = _download(place, record, source, progress)
-        file.write(content)
+            file.write(content)
     return _verified(target, content, source)
 
 

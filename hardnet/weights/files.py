@@ -46,7 +46,7 @@ def deserialise(content: bytes, filename: str) -> Any:
 
     A WeightsError says what is wrong with the bytes.
     """
-    exported = _EXPORTED.get(Path(filename).suffix)
+    exported = _EXPORTED.get(Path(filename).suffix.lower())
     if exported is not None:
         raise WeightsError(f"is {exported}, not a checkpoint: give the weights from which it was exported")
     if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
