@@ -1,7 +1,5 @@
 """The command ``python -m benchmarks``: measure, and write the tables of the pages from the committed results."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

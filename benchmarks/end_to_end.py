@@ -1,7 +1,5 @@
 """Measure how fast a folder of photographs is classified, decoding included, and where the time goes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter

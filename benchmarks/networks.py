@@ -1,7 +1,5 @@
 """The networks that are compared: ours, pytorchcv's HarDNets and other families, in engines; costs and errors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product

@@ -1,7 +1,5 @@
 """Make calibration images and a folder of JPEG files from a few photographs."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The protocol: a process per network, interleaved rounds, memory, and results with machine and versions as JSON."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

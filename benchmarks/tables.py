@@ -9,8 +9,6 @@ A table of a page stands between two comments, the first of which names it; file
     <!-- end of generated -->
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

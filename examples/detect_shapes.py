@@ -6,8 +6,6 @@ What it shows: HarDNet's levels of stride 8 and 16 under torchvision's feature p
 torchvision builds on a backbone. About two minutes on one CPU core.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 
@@ -64,7 +62,7 @@ def evaluate(model: FCOS, scenes: list[Scene]) -> tuple[float, float, float, lis
 
     The overlap of two boxes is their intersection over their union.
     """
-    true = found = 0
+    true = predictions = 0
     overlaps = []
     detections = []
     for scene, raw in zip(scenes, model.eval()([to_input(scene.image) for scene in scenes]), strict=True):
@@ -72,10 +70,10 @@ def evaluate(model: FCOS, scenes: list[Scene]) -> tuple[float, float, float, lis
         detection = {key: value[best] for key, value in raw.items()}
         same = torch.tensor(scene.labels)[:, None] == detection["labels"]
         overlap = box_iou(torch.tensor(scene.boxes).float(), detection["boxes"]) * same
-        true, found = true + overlap.shape[0], found + overlap.shape[1]
+        true, predictions = true + overlap.shape[0], predictions + overlap.shape[1]
         overlaps += [value for value in overlap.amax(1).tolist() if value > 0.5] if len(best) else []
         detections.append(detection)
-    return len(overlaps) / true, len(overlaps) / max(found, 1), sum(overlaps) / max(len(overlaps), 1), detections
+    return len(overlaps) / true, len(overlaps) / max(predictions, 1), sum(overlaps) / max(len(overlaps), 1), detections
 
 
 def draw_results(scenes: list[Scene], detections: list[dict[str, Tensor]]) -> Image.Image:

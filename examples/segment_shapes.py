@@ -8,8 +8,6 @@ random weights, their encoders too. Less than two minutes on one CPU core. Needs
 segmentation-models-pytorch
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 

@@ -1,7 +1,5 @@
 """Drawn pictures, with the boxes and masks that belong to them: data that needs no download."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Build a model by name, with or without weights: ``create_model``, ``from_pretrained`` and a builder per variant."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict, overload

@@ -48,7 +48,7 @@ class ScriptedServer:
     """``on`` scripts a path: its n-th request gets the n-th step, and all further ones the last."""
 
     url: str = ""
-    seen: list[Seen] = field(default_factory=list)
+    requests: list[Seen] = field(default_factory=list)
     _steps: dict[str, list[Step]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -57,11 +57,11 @@ class ScriptedServer:
         return self.url + path
 
     def hits(self, path: str) -> int:
-        return sum(seen.path == path for seen in self.seen)
+        return sum(request.path == path for request in self.requests)
 
     def take(self, handler: Handler) -> Step:
         with self._lock:
-            self.seen.append(Seen(handler.path, {name.lower(): value for name, value in handler.headers.items()}))
+            self.requests.append(Seen(handler.path, {name.lower(): value for name, value in handler.headers.items()}))
             steps = self._steps.get(handler.path, [serve(b"", status=404)])
             return steps.pop(0) if len(steps) > 1 else steps[0]
 
@@ -109,10 +109,10 @@ def ranged(content: bytes, *, sent: int | None = None) -> Step:
     """Respond to a Range with 206, otherwise with the whole."""
 
     def step(handler: Handler) -> None:
-        asked = handler.headers.get("Range")
-        if asked is None:
+        value = handler.headers.get("Range")
+        if value is None:
             return serve(content, sent=sent)(handler)
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        start = int(value.removeprefix("bytes=").removesuffix("-"))
         span = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         return serve(content[start:], status=206, sent=sent, headers=span)(handler)
 

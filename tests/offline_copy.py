@@ -4,8 +4,6 @@ That is the repository in torch.hub's cache, its files behind their addresses, a
 folder, whose digests are entered into that copy's catalogue.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -60,8 +58,8 @@ def read_page(page: str) -> str:
 
 def blocks_of(text: str) -> list[Block]:
     """Return all fenced blocks; a fence that does not close, or an indented one, is an error."""
-    found = re.finditer(r"^```(.*)\n((?:(?!```).*\n)*?)```$", text, re.MULTILINE)
-    blocks = [Block(match[1], match[2], text.count("\n", 0, match.start(2)) + 1) for match in found]
+    fences = re.finditer(r"^```(.*)\n((?:(?!```).*\n)*?)```$", text, re.MULTILINE)
+    blocks = [Block(match[1], match[2], text.count("\n", 0, match.start(2)) + 1) for match in fences]
     assert text.count("```") == 2 * len(blocks)
     return blocks
 

@@ -1,7 +1,5 @@
 """A classifier whose right answers are known, and pictures for it; shared by the tests of classification."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checkpoints made on the spot that stand in for the catalogue's, so that the verified loader has its way offline."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

@@ -1,7 +1,5 @@
 """What is measured and how: ``hardnet benchmark``, and ``python -m benchmarks`` with its results and tables."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool

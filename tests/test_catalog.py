@@ -1,7 +1,5 @@
 """The catalogue, its digests, and the checkpoint inside the package."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -66,8 +64,8 @@ def test_content_is_identified_by_its_strongest_digest() -> None:
 
     none = Digest("sha1", "0" * 40)
     for digest in DIGESTS:
-        wanted = made(none, digest)
-        assert identify(HELLO, [made(none), wanted]) == (wanted, digest)
+        record = made(none, digest)
+        assert identify(HELLO, [made(none), record]) == (record, digest)
     assert identify(HELLO, [made(none)]) == (None, None)
     weak, strong = made(DIGESTS[3]), made(DIGESTS[1])
     assert identify(HELLO, [weak, strong]) == (strong, DIGESTS[1])
@@ -76,9 +74,9 @@ def test_content_is_identified_by_its_strongest_digest() -> None:
 def test_the_shipped_checkpoint_needs_no_network_and_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDNET_OFFLINE", "1")
     record = get_weights("hardnet39ds", "FASHION_MNIST")
-    found = fetch(record)
-    assert find_cached(record) == found
-    assert len(found.content) <= 6_000_000
+    file = fetch(record)
+    assert find_cached(record) == file
+    assert len(file.content) <= 6_000_000
     assert not list(Path(os.environ["TORCH_HOME"]).rglob("*.pth"))
     model = create_model("hardnet39ds", weights="FASHION_MNIST", num_classes=3, in_chans=1)  # for fine-tuning
     assert model(torch.rand(2, 1, 64, 64)).shape == (2, 3)

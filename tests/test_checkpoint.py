@@ -1,7 +1,5 @@
 """Checkpoint files: unwrapped, renamed, adapted, or refused with a reason; no code from them runs."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import logging
@@ -190,7 +188,7 @@ def without(key: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "cannot be read"),
         (b"<!DOCTYPE html><html><body>Domain expired</body></html>", "is an HTML page, not a checkpoint"),
@@ -223,10 +221,10 @@ def without(key: str) -> dict[str, Tensor]:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_reason(content: bytes, said: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused_with_a_reason(content: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "some.pth"
     file.write_bytes(content)
-    with pytest.raises(WeightsError, match=said) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         create_model(NAME, weights=file)
     assert str(file) in str(caught.value)
 
@@ -274,7 +272,7 @@ def test_a_damaged_file_is_refused_or_gives_finite_weights(times: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "said"),
+    ("entries", "message"),
     [
         ({"classes": "cat"}, "must be a list of names"),
         ({"classes": ["cat", 3]}, "must be a list of names"),
@@ -285,9 +283,9 @@ def test_a_damaged_file_is_refused_or_gives_finite_weights(times: int) -> None:
         ({"preprocessing": PREPROCESSING | {"std": None}}, '"preprocessing" is not valid'),
     ],
 )
-def test_invalid_classes_and_preprocessing_are_refused(entries: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_invalid_classes_and_preprocessing_are_refused(entries: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"model": STATE, "classes": ["cat", "dog"], "preprocessing": PREPROCESSING} | entries, path)
-    with pytest.raises(WeightsError, match=said) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         create_model(NAME, weights=path)
     assert str(caught.value).startswith(str(path))

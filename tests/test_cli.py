@@ -91,9 +91,9 @@ def test_names_are_written_as_their_bytes(tmp_path: Path) -> None:
     for name in names:
         Path(os.fsdecode(name)).write_bytes(next(GARMENTS.iterdir()).read_bytes())
     command = [sys.executable, "-m", "hardnet", "predict", "-", str(tmp_path), "--format", "csv", "--topk", "1"]
-    done = subprocess.run(command, cwd=REPO, input=names[0] + b"\n", capture_output=True)
-    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
-    rows = csv.reader(io.StringIO(done.stdout.decode("utf-8", "surrogateescape"), newline=""))
+    result = subprocess.run(command, cwd=REPO, input=names[0] + b"\n", capture_output=True)
+    assert (result.returncode, len(result.stderr.splitlines())) == (0, 1)
+    rows = csv.reader(io.StringIO(result.stdout.decode("utf-8", "surrogateescape"), newline=""))
     assert [os.fsencode(row[0]) for row in rows][1:] == [names[0], *names]
 
 
@@ -134,12 +134,12 @@ def test_only_results_are_on_standard_output_with_cold_caches(arguments: str, pa
     hardnet.create_model("hardnet39ds", num_classes=3).save_pretrained(tmp_path / "three", labels=labels)
     environment = os.environ | {"TORCH_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(REPO), "HARDNET_OFFLINE": "1"}
     command = [sys.executable, "-m", "hardnet", *(a.replace("GARMENTS", str(GARMENTS)) for a in arguments.split())]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    if "this processor does not compute in bf16" in done.stderr:
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if "this processor does not compute in bf16" in result.stderr:
         pytest.skip("the processor has no bf16")
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(pattern, done.stdout), done.stdout
-    assert [line for line in done.stderr.splitlines() if not line.startswith("hardnet: ")] == []
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(pattern, result.stdout), result.stdout
+    assert [line for line in result.stderr.splitlines() if not line.startswith("hardnet: ")] == []
 
 
 NOISY = """
@@ -159,13 +159,13 @@ sys.exit(main())
 
 
 def test_what_is_printed_while_a_command_runs_is_no_result() -> None:
-    done = subprocess.run([sys.executable, "-c", NOISY], cwd=REPO, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.count("noise"), done.stderr.count("noise")) == (0, 0, 2)
-    assert done.stdout.startswith("hardnet68 for one image")
+    result = subprocess.run([sys.executable, "-c", NOISY], cwd=REPO, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.count("noise"), result.stderr.count("noise")) == (0, 0, 2)
+    assert result.stdout.startswith("hardnet68 for one image")
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "said"),
+    ("command", "status", "message"),
     [
         ("-m hardnet weights list | :", 0, ""),  # a reader that leaves early
         pytest.param(
@@ -177,11 +177,11 @@ def test_what_is_printed_while_a_command_runs_is_no_result() -> None:
         pytest.param("-OO -m hardnet info", 0, "", marks=pytest.mark.slow),
     ],
 )
-def test_unusual_interpreters_and_streams_give_no_tracebacks(command: str, status: int, said: str) -> None:
+def test_unusual_interpreters_and_streams_give_no_tracebacks(command: str, status: int, message: str) -> None:
     command = ["bash", "-o", "pipefail", "-c", f"{sys.executable} {command}"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert (done.returncode, len(done.stderr.splitlines())) == (status, said != "")
-    assert said in done.stderr
+    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert (result.returncode, len(result.stderr.splitlines())) == (status, message != "")
+    assert message in result.stderr
 
 
 def test_a_stray_error_names_its_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,7 +194,7 @@ def test_a_stray_error_names_its_file(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "said"),
+    ("command", "status", "message"),
     [
         ("", 2, "COMMAND"),
         ("predict no/such.jpg", 2, "no/such.jpg"),
@@ -211,14 +211,14 @@ def test_a_stray_error_names_its_file(monkeypatch: pytest.MonkeyPatch, capsys: p
         ("info --size 16", 2, "16"),
     ],
 )
-def test_errors_in_words(command: str, status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_in_words(command: str, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         result = main(command.split())
     except SystemExit as end:  # of argparse
         result = end.code
     out, err = capsys.readouterr()
     assert (result, out, "Traceback" in err) == (status, "", False)
-    assert said in err
+    assert message in err
 
 
 def test_info_adds_up(capsys: pytest.CaptureFixture[str]) -> None:

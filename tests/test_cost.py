@@ -1,7 +1,5 @@
 """The costs of the networks, against torch's own counter and by hand."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -303,12 +303,12 @@ def test_no_file_of_the_server_can_be_classified(client: Any, path: str) -> None
 def test_gradio_neither_copies_nor_fetches_files(
     client: Any, path: str, more: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", lambda *a, **k: asked.append(a))
+    calls: list[object] = []
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", lambda *a, **k: calls.append(a))
     before = sorted(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"))
     message = call(client, [{"path": path, "meta": {"_type": "gradio.FileData"}} | more])
     assert not message["success"] or "The server failed" in json.dumps(message)
-    assert not asked
+    assert not calls
     assert sorted(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*")) == before
 
 
@@ -333,17 +333,17 @@ def test_an_error_names_the_missing_package(
 
 
 def test_a_taken_port_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         assert cli.main(["demo", "--port", str(port)]) == 2
     assert f"cannot listen on 127.0.0.1, port {port}: " in capsys.readouterr().err
 
 
 def test_only_this_machine_is_served_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def listen(host: str, port: int) -> socket.socket:
-        asked.append((host, port))
+        calls.append((host, port))
         raise ValueError("enough")
 
     monkeypatch.setattr(demo, "_listen", listen)
@@ -351,12 +351,12 @@ def test_only_this_machine_is_served_unless_told_otherwise(monkeypatch: pytest.M
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         assert cli.main(["demo"]) == 2
-    assert asked == [("127.0.0.1", 7860), ("0.0.0.0", 7000)]  # noqa: S104
-    monkeypatch.setattr(demo, "serve", lambda *arguments, **options: asked.extend([*arguments, options]))
+    assert calls == [("127.0.0.1", 7860), ("0.0.0.0", 7000)]  # noqa: S104
+    monkeypatch.setattr(demo, "serve", lambda *arguments, **options: calls.extend([*arguments, options]))
     options = ["--port", "1", "--allow-host", "a.example", "--allow-host", "b.example", "--weights", "runs/mine"]
     assert cli.main(["demo", *options]) == 0
-    assert asked[2:5] == [None, 1, ["a.example", "b.example"]]
-    assert asked[5].items() >= {"weights": "runs/mine", "model": None}.items()
+    assert calls[2:5] == [None, 1, ["a.example", "b.example"]]
+    assert calls[5].items() >= {"weights": "runs/mine", "model": None}.items()
 
 
 HOLD = """

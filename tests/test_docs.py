@@ -70,22 +70,23 @@ def as_script(text: str) -> str:
 
 def outputs_of(text: str, language: str) -> list[tuple[str, str | None]]:
     """Return every block of a language, and the text block right behind it, which is its output."""
-    blocks, lines, shown = blocks_of(text), text.splitlines(), {}
+    blocks, lines, expected = blocks_of(text), text.splitlines(), {}
     for block, following in pairwise(blocks):
         closed = block.line + block.code.count("\n")
         if following.language == "text" and not "".join(lines[closed : following.line - 2]).strip():
-            shown[block.line] = following.code
-    return [(block.code, shown.get(block.line)) for block in blocks if block.language == language]
+            expected[block.line] = following.code
+    return [(block.code, expected.get(block.line)) for block in blocks if block.language == language]
 
 
-def assert_output(printed: str, shown: str) -> None:
+def assert_output(printed: str, expected: str) -> None:
     """Percentages may differ by one point, since processors round differently; "..." stands for further lines."""
-    if shown.rstrip().endswith("\n..."):
-        lines = shown.rstrip().splitlines()[:-1]
-        printed, shown = "\n".join(printed.splitlines()[: len(lines)]), "\n".join(lines)
+    if expected.rstrip().endswith("\n..."):
+        lines = expected.rstrip().splitlines()[:-1]
+        printed, expected = "\n".join(printed.splitlines()[: len(lines)]), "\n".join(lines)
     share = re.compile(r" *(\d+(?:\.\d+)?)%")
-    assert share.sub("%", printed).strip() == share.sub("%", shown).strip()
-    assert [float(n) for n in share.findall(printed)] == pytest.approx([float(n) for n in share.findall(shown)], abs=1)
+    assert share.sub("%", printed).strip() == share.sub("%", expected).strip()
+    shares = [[float(n) for n in share.findall(text)] for text in (printed, expected)]
+    assert shares[0] == pytest.approx(shares[1], abs=1)
 
 
 WITH_PYTHON = [page for page in PAGES if python_of(read_page(page)) and page not in RUN_ELSEWHERE]
@@ -99,9 +100,9 @@ def test_python_runs(page: str, variables: dict[str, str], work_folder: Path) ->
     script = work_folder / "page.py"
     script.write_text(as_script(text), encoding="utf-8")
     printed = run_script(script, variables).split(END + "\n")[:-1]
-    for output, (_, shown) in zip(printed, outputs_of(text, "python"), strict=True):
-        if shown is not None:
-            assert_output(output, shown)
+    for output, (_, expected) in zip(printed, outputs_of(text, "python"), strict=True):
+        if expected is not None:
+            assert_output(output, expected)
 
 
 # Commands
@@ -135,18 +136,18 @@ def test_commands_parse(page: str) -> None:
                         pytest.fail(f"{shlex.join(words)}: refused by the command line")
 
 
-SHOWN = [(code, shown) for page in PAGES for code, shown in outputs_of(read_page(page), "bash") if shown is not None]
+SHOWN = [(code, text) for page in PAGES for code, text in outputs_of(read_page(page), "bash") if text is not None]
 
 
-@pytest.mark.parametrize(("code", "shown"), SHOWN)
+@pytest.mark.parametrize(("code", "expected"), SHOWN)
 def test_commands_print_what_is_shown(
-    code: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    code: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(REPO)
     monkeypatch.setenv("HARDNET_OFFLINE", "1")
     *_, words = commands_of(code)
     assert cli.main(words[words.index("hardnet") + 1 :]) == 0
-    assert_output(capsys.readouterr().out, shown)
+    assert_output(capsys.readouterr().out, expected)
 
 
 # Links and files

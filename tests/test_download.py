@@ -1,7 +1,5 @@
 """Downloads from a scripted server: every fault ends as the right file or as one WeightsError."""
 
-from __future__ import annotations
-
 import time
 from types import SimpleNamespace
 
@@ -30,7 +28,7 @@ def test_a_file_is_downloaded_once_and_checked_on_each_load(
     assert first.path.read_bytes() == GOOD
     assert fetch(record) == find_cached(record) == first
     assert server.hits("/w.pth") == 1
-    assert server.seen[0].headers["user-agent"] == f"hardnet/{hardnet.__version__}"
+    assert server.requests[0].headers["user-agent"] == f"hardnet/{hardnet.__version__}"
     assert caplog.text.count("weak digest") == (3 if scheme == "sha256-prefix" else 0)
     for damaged in (b"", OTHER):
         hits = server.hits("/w.pth")
@@ -130,7 +128,7 @@ def test_an_interrupted_transfer_is_resumed(server: ScriptedServer) -> None:
     assert fetch(record, progress=lambda *report: reports.append(report)).content == GOOD
     assert (HALF, len(GOOD)) in reports
     assert reports[-1] == (len(GOOD), len(GOOD))
-    assert [seen.headers.get("range") for seen in server.seen] == [None, f"bytes={HALF}-"]
+    assert [request.headers.get("range") for request in server.requests] == [None, f"bytes={HALF}-"]
 
 
 @pytest.mark.parametrize("second", [serve(GOOD), ranged(OTHER)], ids=["no ranges", "other file"])

@@ -1,7 +1,5 @@
 """Every engine computes what the model computes, or its error says why it is not available."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import logging
@@ -150,9 +148,9 @@ def test_auto_takes_the_preferred_one_and_says_so(
     [
         ({"engine": "warp"}, "unknown engine 'warp'; known: auto, eager, torch"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
-        ({"engine": "torch", "precision": "int8"}, "engine 'torch' has no int8 on cpu"),
-        ({"precision": "fp16"}, "engine 'auto' has no fp16 on cpu"),
-        ({"engine": "torch", "precision": "bf16"}, "does not compute in bf16"),
+        ({"engine": "torch", "precision": "int8"}, "engine 'torch' does not compute in int8 on cpu"),
+        ({"precision": "fp16"}, "no engine computes in fp16 on cpu"),
+        ({"engine": "torch", "precision": "bf16"}, "bf16 on the CPU takes Linux"),
         (
             {"engine": "torch", "calibration": [torch.zeros(1, 3, 64, 64)]},
             "precision='int8' and calibration= go together",
@@ -173,9 +171,9 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
     for package in ("openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)
     model, options = create_model("hardnet39ds"), {"precision": "int8", "calibration": [torch.zeros(1, 3, 64, 64)]}
-    for engine, given in (("openvino", {}), ("onnxruntime", options), ("auto", options)):
+    for engine, keywords in (("openvino", {}), ("onnxruntime", options), ("auto", options)):
         with pytest.raises(ImportError, match=r'is not installed, .* pip install "o.*" \(or, .*"\.\[o.*\]"\)'):
-            accelerate(model, engine=engine, **given)
+            accelerate(model, engine=engine, **keywords)
     with pytest.raises(TypeError, match="only models of this library"):
         accelerate(nn.Linear(1, 1))
 
@@ -342,12 +340,12 @@ def test_an_accelerated_model_is_for_evaluation_and_checks_its_input() -> None:
     assert copy.deepcopy(fast) is fast
     with pytest.raises(TypeError, match=r"pickle the model, and call hardnet\.accelerate"):
         pickle.dumps(fast)
-    for x, said in (
+    for x, message in (
         (torch.zeros(3, 64, 64), "add the batch dimension"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.float64), "takes float32 images"),
         (torch.zeros(1, 3, 64, 64, device="meta"), "the images are on meta"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             fast(x)
 
 
@@ -386,8 +384,8 @@ def test_a_conversion_is_kept_until_its_bytes_change_or_the_cache_is_full(
 def test_the_engine_follows_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     model = create_model("hardnet39ds")
     monkeypatch.setattr(ACCELERATE, "find_spec", lambda name: name == "openvino" or None)
-    wanted = {32: "eager", 33: "torch", 10_000: "torch", 10_001: "openvino", None: "openvino"}
-    assert {count: choose_engine(model, images=count) for count in wanted} == wanted
+    choices = {32: "eager", 33: "torch", 10_000: "torch", 10_001: "openvino", None: "openvino"}
+    assert {count: choose_engine(model, images=count) for count in choices} == choices
     assert choose_engine(model, "bf16", 1) == "openvino"
     with torch.device("meta"):
         assert choose_engine(create_model("hardnet39ds"), images=5000) == "eager"  # not on the CPU

@@ -1,7 +1,5 @@
 """Evaluation: exact counts, the verb ``evaluate``, measured next to reported errors."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -57,8 +55,8 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
     run_verb("train", small_data, "--output", tmp_path / "run", *TINY)
     final = tmp_path / "run" / FINAL
     capsys.readouterr()
-    chosen = ["--model", "hardnet39ds", "--weights", final, "--device", "cpu"]
-    assert run_verb("evaluate", small_data, *chosen, "--format", "json") == 0
+    weights = ["--model", "hardnet39ds", "--weights", final, "--device", "cpu"]
+    assert run_verb("evaluate", small_data, *weights, "--format", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["preprocessing"]["resize"], row["preprocessing"]["crop"]) == (32, 32)
     measured = read_metrics(tmp_path / "run" / METRICS)[-1]
@@ -74,12 +72,12 @@ def test_a_trained_model_is_evaluated_with_its_own_preprocessing(
         run_verb("evaluate", small_data, "--model", "hardnet68ds", "--weights", final, "--device", "cpu")
     make_folder(tmp_path / "more", classes=4, images=1, split="val")
     with pytest.raises(DataError, match=r"not among the 3 classes of .*: class_3"):
-        run_verb("evaluate", tmp_path / "more", *chosen)
+        run_verb("evaluate", tmp_path / "more", *weights)
     make_folder(tmp_path / "fewer", classes=2, images=4, split="val")
     with pytest.raises(DataError, match=r"the data set lacks 1 class of .*: class_2; --allow-missing-classes"):
-        run_verb("evaluate", tmp_path / "fewer", *chosen)
+        run_verb("evaluate", tmp_path / "fewer", *weights)
     arguments = ("--per-class", "--allow-missing-classes", "--format", "json")
-    assert run_verb("evaluate", tmp_path / "fewer", *chosen, *arguments) == 0
+    assert run_verb("evaluate", tmp_path / "fewer", *weights, *arguments) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert [sum(counts) for counts in row["confusion"]] == [4, 4, 0]
     assert row["class_accuracies"][2] is None
@@ -106,11 +104,11 @@ def test_images_that_were_trained_on_are_told_from_the_others(
     run_verb("train", folder, "--output", tmp_path / "run", *TINY)
     capsys.readouterr()
     arguments = ("--weights", tmp_path / "run", "--device", "cpu", "--format", "json")
-    for more, images, told in (([], 15, True), (["--held-out"], 3, False)):
+    for more, images, warning in (([], 15, True), (["--held-out"], 3, False)):
         assert run_verb("evaluate", folder, *arguments, *more) == 0
         captured = capsys.readouterr()
         assert json.loads(captured.out)[0]["images"] == images
-        assert ("was trained on 12 of these 15 images" in captured.err) is told
+        assert ("was trained on 12 of these 15 images" in captured.err) is warning
 
 
 def test_measured_stands_beside_reported_and_expect_fails_on_a_difference(
@@ -185,13 +183,13 @@ def test_fast_decoding_of_an_evaluation_is_that_of_the_classifier(tmp_path: Path
     path = tmp_path / "class" / "a.jpg"
     path.parent.mkdir()
     Image.effect_noise((301, 203), 80).convert("RGB").save(path)
-    transform, seen = Preprocessing(resize=36, crop=32), []
+    transform, inputs = Preprocessing(resize=36, crop=32), []
 
     def predict(images: torch.Tensor) -> torch.Tensor:
-        seen.append(images.clone())
+        inputs.append(images.clone())
         return torch.zeros(len(images), 1)
 
     for decode in ("exact", "fast"):
         evaluate(predict, open_folder(tmp_path), transform, Ranks(0, 1, torch.device("cpu")), decode=decode)
-        assert torch.equal(seen[-1][0], prepare(Item("a", path), transform, decode=decode))
-    assert not torch.equal(*seen)
+        assert torch.equal(inputs[-1][0], prepare(Item("a", path), transform, decode=decode))
+    assert not torch.equal(*inputs)

@@ -18,9 +18,9 @@ def mean(values: list[float]) -> float:
 
 def check_picture(path: Path, name: str) -> None:
     """What was written has the size of the picture in the documentation, and is no empty sheet."""
-    with Image.open(path) as made, Image.open(DOCS / name) as shown:
-        assert made.size == shown.size
-        assert min(low < high for low, high in made.getextrema())
+    with Image.open(path) as result, Image.open(DOCS / name) as picture:
+        assert result.size == picture.size
+        assert min(low < high for low, high in result.getextrema())
 
 
 def test_scenes_are_what_they_say() -> None:

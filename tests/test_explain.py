@@ -94,9 +94,9 @@ def test_the_box_is_what_the_model_gets(width: int, height: int) -> None:
     transform = Preprocessing(resize=96, crop=64)
     ramps = [(torch.arange(side) + 0.5) / side * 255 for side in (width, height)]
     values = torch.stack(torch.meshgrid(*ramps, indexing="xy") * 2, 2)[..., :3].round().byte()
-    seen = transform.pixels(Image.fromarray(values.numpy())).float() / 255
+    pixels = transform.pixels(Image.fromarray(values.numpy())).float() / 255
     left, top, right, bottom = transform.crop_box(width, height)
-    for first, last, side, got in ((left, right, width, seen[0, 32]), (top, bottom, height, seen[1, :, 32])):
+    for first, last, side, got in ((left, right, width, pixels[0, 32]), (top, bottom, height, pixels[1, :, 32])):
         expected = (first + (torch.arange(64) + 0.5) * (last - first) / 64) / side
         torch.testing.assert_close(got[4:-4], expected[4:-4], atol=0.01, rtol=0)
 

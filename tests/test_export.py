@@ -1,7 +1,5 @@
 """Exported files compute what the model computes, without this library, or they are not kept."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -103,7 +101,7 @@ def _outputs(path: Path, name: str, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_embeddings_and_pyramids(model: HarDNet, name: str, tmp_path: Path) -> None:
-    x = torch.randn(2, 3, 96, 64)
+    x = torch.randn(2, 3, 96, 64 if name == "torch-export" else 32)
     path = export(model, tmp_path / f"features{FORMATS[name].suffix}", format=name, features=True)
     pyramid = create_model("hardnet39ds", features_only=True).eval()
     levels = export(pyramid, tmp_path / f"levels{FORMATS[name].suffix}", format=name)

@@ -1,7 +1,5 @@
 """Making a model: names, tags, keywords; what is wrong is said."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import subprocess
@@ -44,7 +42,7 @@ def test_builders_build_their_own(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "said"),
+    ("call", "error", "message"),
     [
         (lambda: create_model("hardnet68d"), ValueError, r"unknown model 'hardnet68d'.*hardnet39ds, .*did you mean"),
         (lambda: create_model(None), ValueError, "unknown model None"),
@@ -73,8 +71,8 @@ def test_builders_build_their_own(name: str) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said(call: object, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_what_is_wrong_is_said(call: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         call()
 
 

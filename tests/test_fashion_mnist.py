@@ -1,7 +1,5 @@
 """All 10,000 test images of Fashion-MNIST, from Debian's package dataset-fashion-mnist: accuracy, engine by engine."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -47,7 +45,7 @@ def eager(model: HarDNet, test_images: list[Tensor]) -> Tensor:
         return torch.cat([model(batch).argmax(1) for batch in test_images])
 
 
-def told(fast: Accelerated, images: list[Tensor]) -> Tensor:
+def labels_of(fast: Accelerated, images: list[Tensor]) -> Tensor:
     logits = [fast(batch) for batch in images]
     return torch.cat([each.argmax(1) for each in logits if isinstance(each, Tensor)])
 
@@ -64,7 +62,7 @@ def test_no_engine_changes_a_single_label(
     engine: str, model: HarDNet, test_images: list[Tensor], eager: Tensor
 ) -> None:
     fast = accelerate(model, engine=engine)
-    assert int((told(fast, test_images) != eager).sum()) == 0
+    assert int((labels_of(fast, test_images) != eager).sum()) == 0
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("onnxruntime", "int8"), ("openvino", "int8"), ("torch", "bf16")])
@@ -74,7 +72,7 @@ def test_fewer_bits_lose_at_most_half_a_point(
     if precision == "bf16" and not cpu_has_bf16():
         pytest.skip("this processor does not compute in bf16")
     calibration = batches(model, "train", 200) if precision == "int8" else None
-    found = told(accelerate(model, engine=engine, precision=precision, calibration=calibration), test_images)
-    print(engine, precision, int((found == labels).sum()), "right of", len(labels))
-    assert int((found != eager).sum()) > 0  # it was in fact computed with fewer bits
-    assert int((eager == labels).sum() - (found == labels).sum()) <= MOST_LOST
+    answers = labels_of(accelerate(model, engine=engine, precision=precision, calibration=calibration), test_images)
+    print(engine, precision, int((answers == labels).sum()), "right of", len(labels))
+    assert int((answers != eager).sum()) > 0  # it was in fact computed with fewer bits
+    assert int((eager == labels).sum() - (answers == labels).sum()) <= MOST_LOST

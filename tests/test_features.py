@@ -1,7 +1,5 @@
 """The feature pyramid: levels, dilation, weights; and the parts of the classifier."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from pathlib import Path
@@ -69,7 +67,7 @@ def test_tracing_scripting_and_odd_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keywords", "said"),
+    ("keywords", "message"),
     [
         ({"out_indices": (1, 5)}, r"a rising sequence of levels 0 to 4 or -5 to -1; got \(1, 5\)"),
         ({"out_indices": ()}, r"got \(\)"),
@@ -84,8 +82,8 @@ def test_tracing_scripting_and_odd_sizes(name: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_had_is_said(keywords: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_had_is_said(keywords: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         hardnet.hardnet39ds(**{"features_only": True, **keywords})
 
 

@@ -1,7 +1,5 @@
 """Atomic writes and scratch folders: complete or absent, whatever happens to the writer."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """torch.hub as a reader uses it: every case in a process of its own, since it is about what is imported when."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

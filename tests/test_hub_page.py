@@ -41,7 +41,8 @@ def test_a_block_runs_in_a_clone_without_a_network(
     monkeypatch.setenv("HARDNET_OFFLINE", "1")
     page = read_page(f"docs/hub/{PAGES[0]}")
     exec(python_of(page)[-1], {})  # noqa: S102  (the page's code is what is tested)
-    [shown] = [block.code for block in blocks_of(page) if block.language == "text"]
-    printed, expected = ([line.split("  ") for line in text.splitlines()] for text in (capsys.readouterr().out, shown))
+    [text] = [block.code for block in blocks_of(page) if block.language == "text"]
+    outputs = (capsys.readouterr().out, text)
+    printed, expected = ([line.split("  ") for line in output.splitlines()] for output in outputs)
     assert [label for _, label in printed] == [label for _, label in expected]
     assert [float(value) for value, _ in printed] == pytest.approx([float(value) for value, _ in expected], abs=1e-3)

@@ -1,7 +1,5 @@
 """Models on the Hugging Face Hub: pushed, and loaded from a server on loopback that answers like the Hub."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -143,15 +141,15 @@ def from_hub(cache: Path, endpoint: str, *names: str, **variables: str) -> list[
 def test_from_a_hub_on_loopback(endpoint: str, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     names = ("me/model", "hf-hub:me/model@main", "me/wrong", "me/broken", "me/absent")
-    good, named, wrong, broken, absent = from_hub(tmp_path, endpoint, *names)
+    good, revision, wrong, broken, absent = from_hub(tmp_path, endpoint, *names)
     assert good == "me/model 2 cat dog"
-    assert named == "hf-hub:me/model@main 2 cat dog"
+    assert revision == "hf-hub:me/model@main 2 cat dog"
     assert wrong.startswith("hf-hub:me/wrong: config.json does not have the hash that the Hub states")
     assert broken.startswith("hf-hub:me/broken: could not be downloaded: ")
     assert absent.startswith("hf-hub:me/absent: could not be downloaded: ")
-    seen = len(Hub.requests)
+    count = len(Hub.requests)
     names = ("me/model", "timm hf-hub:me/model", "me/absent")
     cached, timm, missing = from_hub(tmp_path, endpoint, *names, HF_HUB_OFFLINE="1")
     assert (cached, timm) == ("me/model 2 cat dog", "timm hf-hub:me/model 2 cat dog")
     assert missing.startswith("hf-hub:me/absent: could not be downloaded: ")
-    assert len(Hub.requests) == seen
+    assert len(Hub.requests) == count

@@ -242,7 +242,10 @@ def test_heic_without_its_package_is_named_with_the_remedy(
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(200))
-    assert failure(tmp_path / "phone.HEIC").endswith("in a format that Pillow decodes (pip install pillow-heif)")
+    (tmp_path / "sent.jpg").write_bytes((tmp_path / "phone.HEIC").read_bytes())
+    for name in ("phone.HEIC", "sent.jpg"):
+        assert failure(tmp_path / name).endswith("in a format that Pillow decodes (pip install pillow-heif)")
+    (tmp_path / "sent.jpg").unlink()
     [item] = expand([tmp_path])
     assert str(item.content) == f"{tmp_path}: no images in this folder; left out: 1 .heic (pip install pillow-heif)"
     (tmp_path / "photo.jpg").touch()

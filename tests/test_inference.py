@@ -36,24 +36,24 @@ def decoding_threads() -> list[str]:
 
 
 def test_a_stream_is_lazy_and_bounded_and_leaves_no_threads_behind() -> None:
-    taken = 0
+    count = 0
 
     def endless() -> Iterator[Image.Image]:
-        nonlocal taken
+        nonlocal count
         while True:
-            taken += 1
+            count += 1
             yield plain("green")
 
     classifier, batch_size = colour_classifier(), 4
     ahead = batch_size + max(batch_size, WORKERS)
     stream = classifier.stream(endless(), batch_size=batch_size)
-    assert taken == 0
+    assert count == 0
     for number in range(1, 200):
         assert next(stream).top.label == "green"
-        assert taken <= number + ahead
+        assert count <= number + ahead
     assert decoding_threads()
     stream.close()
-    assert taken <= 199 + ahead
+    assert count <= 199 + ahead
     assert decoding_threads() == []
     with pytest.raises(TypeError):
         list(classifier.stream([plain(), 5], batch_size=1))

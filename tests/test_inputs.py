@@ -25,18 +25,18 @@ def test_a_picture_is_the_same_in_every_form(network: Classifier) -> None:
     opaque = np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])
     raw = torch.from_numpy(array).permute(2, 0, 1)
     prepared = network.transform(load_image(path))
-    seen: list[Tensor] = []
-    network.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].cpu()))
+    calls: list[Tensor] = []
+    network.model.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].cpu()))
     forms = [path, str(path), Image.open(path), load_image(path), raw, raw[None], prepared, prepared[None].double()]
     forms += [path.read_bytes(), io.BytesIO(path.read_bytes()), array, array[None], opaque]
     tops = {network.predict(form)[0].top.index for form in forms}
-    assert len(seen) == len(forms)
+    assert len(calls) == len(forms)
     assert len(tops) == 1
-    assert all(torch.equal(tensor, prepared[None]) for tensor in seen)  # to the last bit
+    assert all(torch.equal(tensor, prepared[None]) for tensor in calls)  # to the last bit
     network.predict(ImageOps.exif_transpose(Image.open(path)))  # the caller's own turn is not taken twice
-    assert torch.equal(seen[-1], prepared[None])
+    assert torch.equal(calls[-1], prepared[None])
     network.predict(load_image(path).rotate(90, expand=True))
-    assert not torch.allclose(seen[-1], prepared[None], atol=0.5)
+    assert not torch.allclose(calls[-1], prepared[None], atol=0.5)
 
 
 def test_mixed_iterables_keep_their_order_and_are_numbered_by_position(folder: Path, device: str) -> None:

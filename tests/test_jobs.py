@@ -154,7 +154,7 @@ def test_a_file_belongs_to_its_run(names: list[str], tmp_path: Path, capsys: pyt
     assert run("predict", names[0], path, "--engine", "torch") == 0
     content = path.read_bytes()
     for option, value, difference in (
-        ("--labels", labels, "labels"),
+        ("--labels", labels, "other labels"),
         ("--weights", weights, "weights"),
         ("--topk", 1, "topk 5, now 1"),
         ("--threshold", 0.9, "threshold 0.0, now 0.9"),

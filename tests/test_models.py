@@ -1,7 +1,5 @@
 """The networks against golden vectors of the original implementation, the harmonic rule, and the indices of modules."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools
@@ -134,8 +132,8 @@ def other_order_of_links(model: HarDNet) -> None:
 
 
 def other_order_of_outputs(model: HarDNet) -> None:
-    kept = model.base[-3 if model.config.last_block_drop_rate is None else -4].kept
-    kept[0], kept[1] = kept[1], kept[0]
+    indices = model.base[-3 if model.config.last_block_drop_rate is None else -4].kept
+    indices[0], indices[1] = indices[1], indices[0]
 
 
 @pytest.mark.parametrize("mistake", [higher_ceiling, other_order_of_links, other_order_of_outputs])
@@ -157,7 +155,7 @@ def test_any_size_from_32_up_and_an_empty_batch(name: str, shape: tuple[int, int
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (torch.zeros(1, 3, 31, 64), r"at least 32 pixels, got \(1, 3, 31, 64\)"),
         (torch.zeros(1, 1, 64, 64), r"\(N, 3, H, W\).*got \(1, 1, 64, 64\)"),
@@ -168,8 +166,8 @@ def test_any_size_from_32_up_and_an_empty_batch(name: str, shape: tuple[int, int
         (np.zeros((64, 64, 3), np.uint8), r"got ndarray: hardnet\.Classifier takes NumPy arrays"),
     ],
 )
-def test_a_wrong_input_is_named(images: Tensor, said: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=said):
+def test_a_wrong_input_is_named(images: Tensor, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
         small_model()(images)
 
 

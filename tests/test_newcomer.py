@@ -43,7 +43,7 @@ def test_sixty_pictures_become_a_model(tmp_path: Path) -> None:
     def hardnet(*arguments: str) -> tuple[str, str]:
         return run("-m", "hardnet", *arguments)
 
-    printed, said = hardnet("finetune", "pictures", "--output", "runs/mine", "--epochs", "6", "--workers", "0")
+    printed, messages = hardnet("finetune", "pictures", "--output", "runs/mine", "--epochs", "6", "--workers", "0")
     assert all(name in printed for name in CLASSES)
     assert "runs/mine" in printed.splitlines()[-1] + printed.splitlines()[-2]  # the next command, ready to copy
     held_out = (tmp_path / "runs" / "mine" / "validation_images.txt").read_text().splitlines()
@@ -54,9 +54,9 @@ def test_sixty_pictures_become_a_model(tmp_path: Path) -> None:
     assert len(rows) == 60
     assert {prediction["label"] for row in rows for prediction in row["predictions"]} == set(CLASSES)
 
-    printed, said = hardnet("evaluate", "pictures", "--weights", "runs/mine", "--format", "json")
+    printed, messages = hardnet("evaluate", "pictures", "--weights", "runs/mine", "--format", "json")
     assert json.loads(printed)[0]["images"] == 60
-    assert "trained on" in said
+    assert "trained on" in messages
     hardnet("explain", "pictures/class_1", "--weights", "runs/mine", "--output", "maps")
     assert len(list((tmp_path / "maps").rglob("*.png"))) == 20
     hardnet("export", "--weights", "runs/mine", "--format", "torch-export", "--output", "mine.pt2")

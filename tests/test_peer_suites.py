@@ -1,7 +1,5 @@
 """The model tests of timm and the encoder tests of segmentation-models-pytorch, run on the registered models."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -69,11 +67,11 @@ def test_suite(suite: Suite, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "hardnet.timm_registry", "-k", suite.selected, "-rfE"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "HARDNET_OFFLINE": "1"}
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, f"--junitxml={report}", copy], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314  (our own file)
     failed = {str(case.get("name")) for case in cases if {"failure", "error"} & {child.tag for child in case}}
     print(f"{suite.requirement}: {len(cases)} run, {len(failed)} failed, {len(suite.allowed)} listed")
-    assert len(cases) > 40, done.stdout
-    assert failed == suite.allowed, done.stdout
+    assert len(cases) > 40, result.stdout
+    assert failed == suite.allowed, result.stdout

@@ -1,7 +1,5 @@
 """Models saved with their labels to folders and to the Hub: loaded again, or refused with one error."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -126,7 +124,7 @@ def replace_file(name: str, content: bytes) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         (change(architecture="resnet50"), "unknown architecture 'resnet50'; known: hardnet39ds"),
         (change(architecture=["hardnet39ds"]), "unknown architecture"),
@@ -146,13 +144,13 @@ def replace_file(name: str, content: bytes) -> Callable[[Path], object]:
     ],
 )
 def test_a_folder_that_makes_no_sense_gives_one_error(
-    broken: Callable[[Path], object], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    broken: Callable[[Path], object], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken(folder)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         hardnet.from_pretrained(folder)
     assert main(["weights", "verify", str(folder)]) != 0
-    assert said.split("'")[0].split("\\")[0] in capsys.readouterr().out
+    assert message.split("'")[0].split("\\")[0] in capsys.readouterr().out
 
 
 def test_weights_of_an_interrupted_save_bring_their_own_labels(folder: Path, tmp_path: Path) -> None:
@@ -187,8 +185,8 @@ def test_timm_loads_the_folder(saved: Path, model: HarDNet) -> None:
 
 def test_a_trained_model_travels_with_its_classes(small_data: Path, tmp_path: Path) -> None:
     changes = {"model": "hardnet68ds", "epochs": 1, "batch_size": 6, "ema": 0.5, "resume": "auto"}
-    wanted = options(small_data, tmp_path / "run", **changes, save_pretrained=True)
-    metrics = train(wanted).metrics
+    settings = options(small_data, tmp_path / "run", **changes, save_pretrained=True)
+    metrics = train(settings).metrics
     assert metrics is not None
     folder = tmp_path / "run" / "pretrained"
     card = (folder / "README.md").read_text()
@@ -199,10 +197,10 @@ def test_a_trained_model_travels_with_its_classes(small_data: Path, tmp_path: Pa
     assert str(tmp_path) not in card + (folder / "config.json").read_text()
 
     (folder / "README.md").write_text("my own card")
-    train(wanted)  # has nothing left to do
+    train(settings)  # has nothing left to do
     assert (folder / "README.md").read_text() == "my own card"
     shutil.rmtree(folder)
-    train(wanted)
+    train(settings)
     assert (folder / "README.md").read_text() == card
 
     final = create_model("hardnet68ds", weights=tmp_path / "run" / "model.pt")

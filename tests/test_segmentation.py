@@ -105,8 +105,8 @@ def test_new_classes_and_channels(authors_file: Path, tmp_path: Path, caplog: py
     assert "19 classes in the weights, 4 in the model" in caplog.text
     assert model.categories is None
     torch.save(model.state_dict(), tmp_path / "mine.pth")
-    mine = hardnet.fchardnet70(weights=tmp_path / "mine.pth")
-    assert (mine.num_classes, mine.in_chans, mine.categories, mine.preprocessing) == (4, 1, None, None)
+    loaded = hardnet.fchardnet70(weights=tmp_path / "mine.pth")
+    assert (loaded.num_classes, loaded.in_chans, loaded.categories, loaded.preprocessing) == (4, 1, None, None)
 
 
 def test_what_cannot_be_built_is_said() -> None:

@@ -1,7 +1,5 @@
 """Weights from every kind of source, handed to everything that takes weights: each says the same about the model."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import json

@@ -1,7 +1,5 @@
 """HarDNet in timm: the same network, with verified weights. timm's own model tests run in test_peer_suites."""
 
-from __future__ import annotations
-
 import sys
 import types
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The parts of the engine "torch": fused convolutions, graphs of oneDNN."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys
@@ -16,7 +14,7 @@ from conftest import Fill, same
 from torch import Tensor, nn
 
 from hardnet import accelerate, create_model
-from hardnet.engines import fold, torch_private
+from hardnet.engines import fold, torch_engine, torch_private
 from hardnet.engines.torch_engine import OneDnnGraphs, fuse
 from hardnet.engines.torch_private import FusedConv
 
@@ -48,11 +46,18 @@ def images(count: int, size: int = 64) -> Tensor:
     ],
 )
 def test_a_shape_that_comes_again_gets_a_graph(
-    compile_after: int, most: int, count: int, sizes: tuple[int, ...], times: list[int], folded: nn.Module
+    compile_after: int,
+    most: int,
+    count: int,
+    sizes: tuple[int, ...],
+    times: list[int],
+    folded: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch_engine, "MAX_GRAPHS", most)
     runs: list[Tensor] = []
     graphs = OneDnnGraphs(folded, lambda x: runs.append(x) or folded(x), compile_after)
-    graphs._most, counts = most, []
+    counts = []
     for size in sizes:
         x = images(count, size)
         assert same(graphs(x), folded(x))
@@ -89,8 +94,8 @@ def test_runs_without_where_the_compiler(
     x = images(1)
     for _ in range(3):
         assert torch.equal(graphs(x), folded(x))
-    [said] = caplog.records  # once
-    assert "running without" in said.message
+    [record] = caplog.records  # once
+    assert "running without" in record.message
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The networks under torch's tools: TorchScript, fx, compile, pickle, gradient checkpointing."""
 
-from __future__ import annotations
-
 import copy
 import io
 import pickle

@@ -1,7 +1,5 @@
 """HarDNet in torchvision: its registry, its feature tools, and weights that are verified all the same."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from pathlib import Path
@@ -43,9 +41,9 @@ def test_weights_are_the_catalogues(name: str) -> None:
         dataset = "ImageNet-1K" if member.name.startswith("IMAGENET1K") else record.evaluated_on
         assert member.meta["record"] is record
         assert member.url == record.sources[0].url
-        preset, wanted = member.transforms(), record.preprocessing
-        assert (preset.crop_size, preset.resize_size) == ([wanted.crop], [wanted.resize])
-        assert (tuple(preset.mean), tuple(preset.std)) == (wanted.mean, wanted.std)
+        preset, expected = member.transforms(), record.preprocessing
+        assert (preset.crop_size, preset.resize_size) == ([expected.crop], [expected.resize])
+        assert (tuple(preset.mean), tuple(preset.std)) == (expected.mean, expected.std)
         assert member.meta["recipe"]
         assert member.meta["_ops"] == pytest.approx(OPS[name] if dataset == "ImageNet-1K" else 0.035, abs=6e-4)
         assert member.meta["_file_size"] == pytest.approx(SIZES[name] if dataset == "ImageNet-1K" else 4.7, abs=0.1)
@@ -70,8 +68,8 @@ def test_weights_come_through_our_loader(how: str, tmp_path: Path, monkeypatch: 
     member = weights.IMAGENET1K_V1
     record = publish(monkeypatch, tmp_path, SMALL)
     monkeypatch.setitem(member.meta, "record", record)
-    given = {"full name": "HarDNet39DS_Weights.IMAGENET1K_V1", "member": member}[how]
-    model = models.get_model(SMALL, weights=given, num_classes=7).eval()
+    weights = {"full name": "HarDNet39DS_Weights.IMAGENET1K_V1", "member": member}[how]
+    model = models.get_model(SMALL, weights=weights, num_classes=7).eval()
     assert type(model) is HarDNet
     assert model.weights_record is record
     assert model(random_images(1, 3, 64, 64)).shape == (1, 7)
@@ -81,7 +79,7 @@ def test_weights_come_through_our_loader(how: str, tmp_path: Path, monkeypatch: 
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     with pytest.raises(WeightsError, match="digest"):
-        models.get_model(SMALL, weights=given)
+        models.get_model(SMALL, weights=weights)
 
 
 def test_torchvisions_feature_tools_give_the_pyramid() -> None:
@@ -92,10 +90,10 @@ def test_torchvisions_feature_tools_give_the_pyramid() -> None:
     layers = return_layers(pyramid)
     x = random_images(1, 3, 64, 96)
     with torch.no_grad():
-        wanted = pyramid(x)
+        expected = pyramid(x)
         extractor = create_feature_extractor(model, {f"base.{module}": number for module, number in layers.items()})
         for getter in (extractor, IntermediateLayerGetter(pyramid.base, layers)):
-            assert all(torch.equal(got, want) for got, want in zip(getter(x).values(), wanted, strict=True))
+            assert all(torch.equal(got, want) for got, want in zip(getter(x).values(), expected, strict=True))
         channels = [info.channels for info in pyramid.feature_info]
         backbone = BackboneWithFPN(pyramid.base, layers, channels, 32).eval()
         assert [tuple(level.shape[2:]) for level in backbone(x).values()][:4] == [(16, 24), (8, 12), (4, 6), (2, 3)]

@@ -1,7 +1,5 @@
 """The options of a run, what follows from them, the verb ``train``, and its records."""
 
-from __future__ import annotations
-
 import math
 import sys
 from pathlib import Path
@@ -93,15 +91,15 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], complaint: str
 
 
 def test_the_size_follows_the_schedule() -> None:
-    wanted = options(Path("d"), Path("o"), size=64, size_schedule="40@1, 52@3")
-    assert [wanted.size_at(epoch) for epoch in range(5)] == [64, 40, 40, 52, 52]
+    settings = options(Path("d"), Path("o"), size=64, size_schedule="40@1, 52@3")
+    assert [settings.size_at(epoch) for epoch in range(5)] == [64, 40, 40, 52, 52]
     assert options(Path("d"), Path("o"), size=64).size_at(9) == 64
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
-    wanted = options(Path("d"), Path("o"), lr=0.5, lr_batch=4, epochs=5, warmup=1.0, min_lr=0.1)
-    optimizer = make_optimizer(nn.Linear(2, 2), wanted, global_batch=16)  # the rate is linear in it
-    scheduler = make_scheduler(optimizer, wanted, steps_per_epoch=10)
+    settings = options(Path("d"), Path("o"), lr=0.5, lr_batch=4, epochs=5, warmup=1.0, min_lr=0.1)
+    optimizer = make_optimizer(nn.Linear(2, 2), settings, global_batch=16)  # the rate is linear in it
+    scheduler = make_scheduler(optimizer, settings, steps_per_epoch=10)
     rates = []
     for _ in range(50):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -118,10 +116,10 @@ def test_rates_fall_from_stage_to_stage_and_norms_need_not_decay_as_in_timm(norm
     model = create_model("hardnet85", num_classes=3)
     changes: dict[str, Any] = {"weight_decay": 0.1, "norm_decay": norm_decay, "lr": 2.0, "min_lr": 0.5, "epochs": 4}
     changes["optimizer"] = "adamw"
-    wanted = options(Path("d"), Path("o"), layer_decay=0.7, **changes)
-    optimizer = make_optimizer(model, wanted, global_batch=4)
+    settings = options(Path("d"), Path("o"), layer_decay=0.7, **changes)
+    optimizer = make_optimizer(model, settings, global_batch=4)
     assert isinstance(optimizer, torch.optim.AdamW)
-    scheduler = make_scheduler(optimizer, wanted, steps_per_epoch=1)
+    scheduler = make_scheduler(optimizer, settings, steps_per_epoch=1)
     theirs = param_groups_layer_decay(model, weight_decay=0.1, layer_decay=0.7)
     scales = {id(parameter): group["lr_scale"] for group in theirs for parameter in group["params"]}
     decays = {id(p): 0.1 if norm_decay else group["weight_decay"] for group in theirs for p in group["params"]}

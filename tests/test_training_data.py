@@ -1,7 +1,5 @@
 """Data sets, and the batches made from them: the same images on any number of ranks and workers."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import re
@@ -227,8 +225,8 @@ def source(tmp_path: Path) -> ImageSource:
 
 def steps(count: int, ranks: int, batch_size: int, accumulate: int = 1, epoch: int = 0) -> list[set[int]]:
     """The images of every step of the optimiser, all ranks together."""
-    wanted = options(Path("d"), Path("o"), batch_size=batch_size, accumulate=accumulate)
-    by_rank = [training_batches(count, wanted, epoch, rank, ranks) for rank in range(ranks)]
+    settings = options(Path("d"), Path("o"), batch_size=batch_size, accumulate=accumulate)
+    by_rank = [training_batches(count, settings, epoch, rank, ranks) for rank in range(ranks)]
     merged = []
     for start in range(0, len(by_rank[0]), accumulate):
         parts = [index for batches in by_rank for batch in batches[start : start + accumulate] for index in batch]
@@ -244,9 +242,9 @@ def test_a_step_sees_the_same_images_whatever_the_ranks() -> None:
     assert steps(101, ranks=2, batch_size=6) == one
     assert steps(101, ranks=3, batch_size=2, accumulate=2) == one
     assert steps(101, ranks=1, batch_size=12, epoch=1) != one
-    wanted = options(Path("d"), Path("o"), accumulate=2)
-    whole = training_batches(50, wanted, 3, rank=1, ranks=2)
-    assert training_batches(50, wanted, 3, rank=1, ranks=2, first_step=2) == whole[4:]  # resumed within the epoch
+    settings = options(Path("d"), Path("o"), accumulate=2)
+    whole = training_batches(50, settings, 3, rank=1, ranks=2)
+    assert training_batches(50, settings, 3, rank=1, ranks=2, first_step=2) == whole[4:]  # resumed within the epoch
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_alone(source: ImageSource) -> None:
@@ -304,8 +302,8 @@ def test_the_plain_training_transform_is_that_of_evaluation(source: ImageSource)
 def test_each_augmentation_varies_and_keeps_the_shape(
     source: ImageSource, changes: dict[str, Any], same_everywhere: bool | None
 ) -> None:
-    wanted = options(Path("d"), Path("o"), **{"flip": 0.0, "pad": 0.0, **changes})
-    transform = training_transform(wanted, 36)
+    settings = options(Path("d"), Path("o"), **{"flip": 0.0, "pad": 0.0, **changes})
+    transform = training_transform(settings, 36)
     results = []
     for seed in range(6):
         with seeded(seed):
@@ -344,11 +342,11 @@ def test_a_corrupt_image_names_its_path_or_is_counted(source: ImageSource, tmp_p
     with pytest.raises(ImageError, match=re.escape(str(broken))) as caught:
         batches(skip=False)
     assert "Traceback" not in str(caught.value)
-    found = batches(skip=True)
-    assert [len(batch.bad) for batch in found] == [0, 1]
-    assert str(broken) in found[1].bad[0]
+    results = batches(skip=True)
+    assert [len(batch.bad) for batch in results] == [0, 1]
+    assert str(broken) in results[1].bad[0]
     expected = Preprocessing(32, 32, MEAN, STD)(source.load(4)[0])
-    assert torch.equal(found[1].images[1], expected)  # the next readable image stands in
+    assert torch.equal(results[1].images[1], expected)  # the next readable image stands in
 
 
 def test_batches_come_without_shared_memory(

@@ -1,7 +1,5 @@
 """The ranks of torchrun on CPU: the same training as one process, the same counts, stops that all agree on."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -92,8 +90,8 @@ def run_ranks(folder: Path, ranks: int, task: dict[str, Any], *launcher: str) ->
     return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
 
 
-def plain(wanted: TrainOptions) -> dict[str, Any]:
-    return {name: value for name, value in vars(wanted).items() if value is not None}
+def plain(settings: TrainOptions) -> dict[str, Any]:
+    return {name: value for name, value in vars(settings).items() if value is not None}
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -143,8 +141,8 @@ def test_ranks_stop_together_resume_exactly_and_count_every_image_once(root: Pat
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
     pair = (read_metrics(tmp_path / folder / "metrics.jsonl") for folder in ("whole", "resumed"))
-    for mine, theirs in zip(*pair, strict=True):
-        assert mine["train_loss"] == theirs["train_loss"]
+    for numbers, expected in zip(*pair, strict=True):
+        assert numbers["train_loss"] == expected["train_loss"]
     model, one_rank = hardnet.create_model("hardnet39ds", weights=final).eval(), Ranks(0, 1, torch.device("cpu"))
     source = open_folder(validation)
     alone = evaluate(model, source, Preprocessing(32, 32), one_rank, batch_size=4, skip_bad_images=True)

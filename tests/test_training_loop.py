@@ -1,7 +1,5 @@
 """The loop: what it learns, what it writes, and that an interrupted run ends where the uninterrupted one does."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -85,34 +83,34 @@ class StopAfter(StopRequest):
         pass
 
 
-def run_in_parts(wanted: TrainOptions, parts: list[int]) -> Outcome:
+def run_in_parts(settings: TrainOptions, parts: list[int]) -> Outcome:
     for number, steps in enumerate(parts):
-        outcome = Trainer(wanted, ONE, StopAfter(steps)).run()
+        outcome = Trainer(settings, ONE, StopAfter(steps)).run()
         assert not outcome.finished
         reached = read(outcome.folder / CHECKPOINT)["progress"]
         assert reached["epoch"] * 2 + reached["step"] == sum(parts[: number + 1]) + number + 1
         torch.rand(11)  # a new process would find its generator in another state
-    return train(wanted)
+    return train(settings)
 
 
 def test_it_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
     make_folder(tmp_path / "data", images=16)
     make_folder(tmp_path / "data", images=3, split="val")
-    seen: list[dict[str, Any]] = []
-    wanted = options(tmp_path / "data", tmp_path / "run", epochs=5, batch_size=8, lr=0.1, lr_batch=8, resume="auto")
+    epochs: list[dict[str, Any]] = []
+    settings = options(tmp_path / "data", tmp_path / "run", epochs=5, batch_size=8, lr=0.1, lr_batch=8, resume="auto")
     state = torch.get_rng_state()
-    outcome = train(wanted, seen.append)
+    outcome = train(settings, epochs.append)
     assert torch.equal(torch.get_rng_state(), state)
-    assert outcome == Outcome(tmp_path / "run", 5, True, seen[-1])
-    assert seen == read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [numbers["epoch"] for numbers in seen] == [1, 2, 3, 4, 5]
-    assert seen[-1]["train_loss"] < 0.6 * seen[0]["train_loss"]
-    assert seen[-1]["lr"] == 0
+    assert outcome == Outcome(tmp_path / "run", 5, True, epochs[-1])
+    assert epochs == read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [numbers["epoch"] for numbers in epochs] == [1, 2, 3, 4, 5]
+    assert epochs[-1]["train_loss"] < 0.6 * epochs[0]["train_loss"]
+    assert epochs[-1]["lr"] == 0
     final = read(tmp_path / "run" / FINAL)
-    assert (final["architecture"], final["metrics"]) == ("hardnet39ds", seen[-1])
-    assert final["options"]["seed"] == wanted.seed
+    assert (final["architecture"], final["metrics"]) == ("hardnet39ds", epochs[-1])
+    assert final["options"]["seed"] == settings.seed
     assert final["versions"]["torch"] == torch.__version__
-    best = min(seen, key=lambda numbers: (numbers["val_top1_error"], -numbers["epoch"]))  # of several, the last one
+    best = min(epochs, key=lambda numbers: (numbers["val_top1_error"], -numbers["epoch"]))  # of several, the last one
     assert read(tmp_path / "run" / BEST)["metrics"] == best
     for name in (FINAL, CHECKPOINT):
         model = hardnet.create_model("hardnet39ds", weights=str(tmp_path / "run" / name))
@@ -121,21 +119,21 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
         assert model.preprocessing == Preprocessing(32, 32)
         assert_same(dict(model.state_dict()), dict(final["model"]))
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
-    assert train(wanted) == Outcome(tmp_path / "run", 5, True, None)  # nothing is left to do
+    assert train(settings) == Outcome(tmp_path / "run", 5, True, None)  # nothing is left to do
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
 
 
 def test_a_run_ends_when_no_epoch_gets_better(tmp_path: Path, data: Path) -> None:
-    wanted = options(data, tmp_path / "run", epochs=9, patience=2, lr=0.0, val_fraction=0.125, resume="auto")
+    settings = options(data, tmp_path / "run", epochs=9, patience=2, lr=0.0, val_fraction=0.125, resume="auto")
     errors = iter([50.0, 25.0, 25.0, 75.0, 50.0])
 
     class Scripted(Trainer):
         def _validate(self, source: ImageSource) -> dict[str, Any]:
             return {"val_top1_error": next(errors)}
 
-    assert Scripted(wanted, ONE).run().epochs == 5
+    assert Scripted(settings, ONE).run().epochs == 5
     assert [read(tmp_path / "run" / name)["metrics"]["epoch"] for name in (BEST, FINAL)] == [3, 5]
-    assert train(wanted) == Outcome(tmp_path / "run", 5, True, None)  # nothing is left to do
+    assert train(settings) == Outcome(tmp_path / "run", 5, True, None)  # nothing is left to do
 
 
 @pytest.mark.slow
@@ -157,8 +155,8 @@ sys.exit(0 if train(TrainOptions(**eval(sys.argv[1]))).finished else 17)
 """
 
 
-def start(wanted: TrainOptions) -> subprocess.Popen[bytes]:
-    values = {name: value for name, value in vars(wanted).items() if value is not None}
+def start(settings: TrainOptions) -> subprocess.Popen[bytes]:
+    values = {name: value for name, value in vars(settings).items() if value is not None}
     folder = str(Path(hardnet.__file__).parents[1])
     # As many threads as here: with another number, sums are taken in another order, and the last bits differ.
     command = [sys.executable, "-c", COMMAND, repr(values), str(torch.get_num_threads())]
@@ -204,11 +202,11 @@ def test_signals_are_caught_in_training_only(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path, data: Path) -> None:
-    wanted = options(data, tmp_path / "run", lr=1e30, save_every=1)
+    settings = options(data, tmp_path / "run", lr=1e30, save_every=1)
     with pytest.raises(
         TrainingError, match=r"the loss is (nan|inf) in epoch 1, step 2 of 6.*rate of [\d.]+e\+\d+"
     ) as caught:
-        train(wanted)
+        train(settings)
     assert str(tmp_path / "run" / CHECKPOINT) in str(caught.value)
     content = read(tmp_path / "run" / CHECKPOINT)
     assert content["progress"]["step"] == 1
@@ -218,30 +216,30 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_p
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, data: Path) -> None:
     resource = pytest.importorskip("resource")  # not on Windows
     changes: dict[str, Any] = {"epochs": 1, "batch_size": 12, "save_every": 1}
-    wanted = options(data, tmp_path / "run", resume="auto", **changes)
-    Trainer(wanted, ONE, StopAfter(0)).run()
+    settings = options(data, tmp_path / "run", resume="auto", **changes)
+    Trainer(settings, ONE, StopAfter(0)).run()
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # a checkpoint takes more
     try:
         with pytest.raises(TrainingError, match="could not be written, and is as before"):
-            train(wanted)
+            train(settings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
     assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.part"))
-    train(wanted)
+    train(settings)
     train(options(data, tmp_path / "whole", **changes))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = options(data, tmp_path / "run", resume="auto")
-    Trainer(wanted, ONE, StopAfter(0)).run()
+    settings = options(data, tmp_path / "run", resume="auto")
+    Trainer(settings, ONE, StopAfter(0)).run()
 
     def refused(match: str, error: type[Exception] = TrainingError, **changes: Any) -> None:
         with pytest.raises(error, match=match):
-            Trainer(replace(wanted, **changes), ONE)
+            Trainer(replace(settings, **changes), ONE)
 
     make_folder(tmp_path / "two", classes=2, images=12)
     make_folder(tmp_path / "more", images=9)
@@ -251,7 +249,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path, monk
     changes = {"model": "hardnet68ds", "epochs": 3, "lr": 0.1}
     refused(r"was made with model 'hardnet39ds' \(now 'hardnet68ds'\), epochs 2 \(now 3\), lr 0.05", **changes)
     refused("24 training images do not fill one global batch of 50", DataError, batch_size=25, accumulate=2)
-    Trainer(replace(wanted, resume="none"), ONE)  # not one epoch was complete: it starts over
+    Trainer(replace(settings, resume="none"), ONE)  # not one epoch was complete: it starts over
     write_metrics(tmp_path / "run", {"epoch": 1})
     refused("holds a run already: go on with --resume auto", ValueError, resume="none")
     path = tmp_path / "run" / CHECKPOINT
@@ -266,7 +264,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Path, monk
         refused(match)
     monkeypatch.setattr(ONE, "gather", lambda path: [path, None])
     with pytest.raises(TrainingError, match="all machines must share it"):
-        Trainer(wanted, ONE, data=open_data(wanted))
+        Trainer(settings, ONE, data=open_data(settings))
 
 
 CRASH = """

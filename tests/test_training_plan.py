@@ -1,7 +1,5 @@
 """Options that follow from the data and the weights, the verb ``finetune``, recipes of stages, odd folders."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -71,10 +69,10 @@ def test_a_small_folder_is_trained_with_derived_options(
     assert lines[1] == "images of a class: class_0 8 + 2, class_1 8 + 2, class_2 8 + 2"
     assert lines[3] == "hardnet39ds from the weights FASHION_MNIST on cpu, 1 thread, 0 data workers"
     assert lines[2].startswith("options for these data and weights: ")
-    told = dict(part.split(" ", 1) for part in lines[2].split(": ", 1)[1][2:].split(" --"))
-    assert {"batch-size", "lr", "min-scale", "mean"} <= told.keys()
+    values = dict(part.split(" ", 1) for part in lines[2].split(": ", 1)[1][2:].split(" --"))
+    assert {"batch-size", "lr", "min-scale", "mean"} <= values.keys()
     options = stored(tmp_path / "run")
-    for flag, text in told.items():
+    for flag, text in values.items():
         value = options[flag.replace("-", "_")]
         assert text == " ".join(map(str, value if isinstance(value, list) else [value]))
     assert options["mean"] == [0.286] * 3  # of the weights

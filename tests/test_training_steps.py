@@ -1,7 +1,5 @@
 """One step of the optimiser: averages, accumulation, clipping, mixed precision, compiled models, distillation."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -38,10 +36,10 @@ def test_the_average_is_the_exponential_one(tmp_path: Path, small_data: Path) ->
         torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)
 
 
-def one_step(wanted: TrainOptions, batches: int = 1) -> Trainer:
-    trainer = Trainer(wanted, ONE)
+def one_step(settings: TrainOptions, batches: int = 1) -> Trainer:
+    trainer = Trainer(settings, ONE)
     source = trainer._batches()
-    set_training_mode(trainer.model, wanted)
+    set_training_mode(trainer.model, settings)
     trainer._train_step([next(source) for _ in range(batches)])
     return trainer
 
@@ -89,8 +87,8 @@ def test_bfloat16_takes_nearly_the_same_step(tmp_path: Path, small_data: Path) -
 
 
 def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_data: Path) -> None:
-    wanted = options(small_data, tmp_path, amp="fp16", clip=1.0, epochs=4, resume="auto")
-    trainer = Trainer(wanted, ONE)
+    settings = options(small_data, tmp_path, amp="fp16", clip=1.0, epochs=4, resume="auto")
+    trainer = Trainer(settings, ONE)
     batch = next(trainer._batches())
     trainer.model.train()
     start = parameters(trainer)
@@ -103,7 +101,7 @@ def test_float16_scales_the_loss_until_the_gradients_fit(tmp_path: Path, small_d
     assert trainer.scaler.get_scale() == 65536 / 2 ** (skipped - 1)
     trainer.progress.epoch, trainer.progress.step = divmod(skipped, trainer.steps_per_epoch)
     trainer._save()
-    resumed = Trainer(wanted, ONE)
+    resumed = Trainer(settings, ONE)
     assert resumed.scaler.state_dict() == trainer.scaler.state_dict()
     assert resumed.scheduler.last_epoch == skipped  # the curve follows the steps, also those not taken
 
@@ -120,8 +118,8 @@ def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path,
         train(options(small_data, tmp_path / f"teacher-{seed}", epochs=1, seed=seed))
     teachers = [str(tmp_path / f"teacher-{seed}" / FINAL) for seed in (1, 2)]
     teacher = f"{teachers[0]}, hardnet39ds:{teachers[1]}"
-    wanted = options(small_data, tmp_path / "run", teacher=teacher, teacher_share=0.75, temperature=2.0)
-    trainer = Trainer(wanted, ONE)
+    settings = options(small_data, tmp_path / "run", teacher=teacher, teacher_share=0.75, temperature=2.0)
+    trainer = Trainer(settings, ONE)
     batch = next(trainer._batches())
     trainer.model.eval()
     logits = trainer.model(batch.images)
@@ -130,7 +128,7 @@ def test_a_student_learns_the_mean_probabilities_of_its_teachers(tmp_path: Path,
     hard_loss = torch.nn.functional.cross_entropy(logits, batch.labels)
     soft_loss = -(soft * (logits / 2).log_softmax(1)).sum(1).mean() * 4
     torch.testing.assert_close(trainer._loss(batch), 0.25 * hard_loss + 0.75 * soft_loss)
-    assert train(dataclasses.replace(wanted, epochs=1)).finished
+    assert train(dataclasses.replace(settings, epochs=1)).finished
     make_folder(tmp_path / "two", classes=2, images=12)
     with pytest.raises(DataError, match="was trained on other classes"):
         Trainer(options(tmp_path / "two", tmp_path / "new", teacher=teachers[1]), ONE)

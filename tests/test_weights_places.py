@@ -1,7 +1,5 @@
 """Where weights come from: proxies, credentials, mirrors, offline mode, the package, a cache that cannot be written."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -36,8 +34,8 @@ def test_credentials_are_not_sent_on(server: ScriptedServer, monkeypatch: pytest
         server.on("/next", redirect(other.on("/c", serve(GOOD))))
         monkeypatch.setenv("HARDNET_MIRROR", server.url.replace("http://", "http://user:p%40ss@") + "/mirror/")
         assert fetch(record_of("https://x.invalid/a b.pth")).content == GOOD
-        assert [seen.headers.get("authorization") for seen in server.seen] == ["Basic dXNlcjpwQHNz", None]
-        assert "authorization" not in other.seen[0].headers
+        assert [request.headers.get("authorization") for request in server.requests] == ["Basic dXNlcjpwQHNz", None]
+        assert "authorization" not in other.requests[0].headers
 
 
 @pytest.mark.parametrize(
@@ -59,7 +57,7 @@ def test_no_message_shows_a_secret(
         fetch(record_of(server.on("/a.pth", serve(GOOD))))
     assert caught.value.__cause__ is None
     assert "SECRET" not in str(caught.value) + caplog.text
-    assert server.seen == []
+    assert server.requests == []
 
 
 def test_a_valid_address_is_shown_without_credentials(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +88,7 @@ def test_a_mirror_folder_comes_first(
         assert file.content == GOOD == file.path.read_bytes()
         file.path.unlink()
         (mirror / name).unlink()
-    assert server.seen == []
+    assert server.requests == []
     (mirror / "a.pth").write_bytes(OTHER)  # checked like a source
     (mirror / "b.pth.zip").mkdir()
     assert fetch(record).content == GOOD
@@ -110,7 +108,7 @@ def test_offline_mode_makes_no_request(server: ScriptedServer, monkeypatch: pyte
     assert fetch(record).content == GOOD
     monkeypatch.delenv("HARDNET_MIRROR")
     fetch(record).path.unlink()  # from the cache
-    assert server.seen == []
+    assert server.requests == []
     monkeypatch.setenv("HARDNET_OFFLINE", "No")
     assert fetch(record).content == GOOD
 
@@ -127,7 +125,7 @@ def test_a_cache_that_cannot_be_written_is_named(server: ScriptedServer, tmp_pat
     (tmp_path / "torch_home").write_bytes(b"a file")
     with pytest.raises(WeightsError, match="TORCH_HOME"):
         fetch(record_of(server.on("/a.pth", serve(GOOD))))
-    assert server.seen == []
+    assert server.requests == []
 
 
 WORKERS = """

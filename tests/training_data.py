@@ -1,7 +1,5 @@
 """Small data sets and short runs for the tests of training: a class is a place where the picture is bright."""
 
-from __future__ import annotations
-
 import gzip
 import random
 import struct

@@ -3,8 +3,6 @@
 They show the library's own functions, the logs of training and the committed results of the benchmarks.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import defaultdict

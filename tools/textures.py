@@ -3,8 +3,6 @@
 The photographs are CC0 and come with scikit-image. Writes docs/pictures/textures.png: python -m tools.textures
 """
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import replace
 from pathlib import Path

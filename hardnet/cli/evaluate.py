@@ -1,7 +1,5 @@
 """The verb ``evaluate``: top-1 and top-5 errors."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import itertools

@@ -1,7 +1,5 @@
 """The verbs ``train`` and ``finetune``: train a model; train pretrained weights on a folder of your own images."""
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import signal
@@ -132,8 +130,8 @@ def _train(arguments: argparse.Namespace, *, finetuning: bool = False) -> int:
                 for signal_number in (signal.SIGTERM, signal.SIGINT):  # the process is about to end
                     signal.signal(signal_number, signal.SIG_IGN)
                 if ranks.first:
-                    done = counted(outcome.epochs, "complete epoch")
-                    show(f"stopped by a signal after {done}, the position is saved: go on with --resume auto")
+                    epochs = counted(outcome.epochs, "complete epoch")
+                    show(f"stopped by a signal after {epochs}, the position is saved: go on with --resume auto")
                 return 0
         data = data if shared else open_data(runs[-1], ranks)
         lines = summarise_result(runs[-1], data, ranks)

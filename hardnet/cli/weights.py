@@ -1,7 +1,5 @@
 """The verb ``weights``: list, download, verify and find pretrained weights."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -45,7 +45,7 @@ def load(choice: Choice, progress: Progress) -> Future[Classifier]:
     def work() -> None:
         try:
             future.set_result(_classifier(choice, progress))
-        except Exception as error:
+        except Exception as error:  # the caller, who waits, gets it
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()

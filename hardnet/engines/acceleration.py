@@ -1,7 +1,5 @@
 """``hardnet.accelerate``: choose an engine and a precision, check that they are available, build the engine."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys
@@ -25,7 +23,7 @@ from .folding import evaluation_copy
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-"""What ``precision=`` may be. Not every engine has each of them."""
+"""Values of ``precision=``. Not every engine has each of them."""
 
 
 class Engine(NamedTuple):
@@ -52,7 +50,7 @@ _TOLERANCES = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.5, "int8": sys.float_info.ma
 """Largest difference of an engine from the model, relative to the largest value; int8 is compared when calibrated."""
 
 ENGINES = tuple(_TABLE)
-"""What ``engine=`` may be, in addition to "auto"."""
+"""Values of ``engine=``, in addition to "auto"."""
 
 
 def accelerate(
@@ -71,8 +69,8 @@ def accelerate(
     Args:
         model: a network of this library, on the device where it is to run. It is not changed.
         engine: "torch" needs no other package; "onnxruntime" and "openvino" need the extras of the same name; "eager"
-            is the model itself. "auto" is the fastest one that is installed; the log says which.
-        precision: "fp32"; "bf16" if the processor has it; "fp16" on CUDA; "int8" with ``calibration``.
+            is the model itself. "auto" prefers OpenVINO, then ONNX Runtime, then "torch"; the log names the choice.
+        precision: "fp32"; "bf16" on x86 processors that have it, in Linux; "fp16" on CUDA; "int8" with ``calibration``.
         example_input: a batch of the most frequent shape, (N, in_chans, H, W), for which the engine is then prepared.
         threads: CPU threads; None uses torch's number.
         calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
@@ -92,7 +90,7 @@ def accelerate(
     device = next(model.parameters()).device
     engine = _choose(engine, precision, device.type)
     if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
-        raise ValueError("this processor does not compute in bf16, it would be slower than fp32")
+        raise ValueError("bf16 on the CPU takes Linux and an x86 processor that computes in it")
     if threads is not None:
         check_count("threads", threads, least=1)
     batches = check_batches(model, calibration, precision)
@@ -196,7 +194,8 @@ def _choose(engine: str, precision: str, device: str) -> str:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     able = [name for name in _able(precision, device) if engine in ("auto", name)]
     if not able:
-        raise ValueError(f"the engine {engine!r} has no {precision} on {device}")
+        subject = "no engine computes" if engine == "auto" else f"the engine {engine!r} does not compute"
+        raise ValueError(f"{subject} in {precision} on {device}")
     # If none is installed, building the first one says which package is missing.
     return next((name for name in able if _installed(name, precision)), able[0])
 

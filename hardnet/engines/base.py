@@ -23,7 +23,7 @@ Run = Callable[[Tensor], Output]
 
 
 class EngineSettings(NamedTuple):
-    """How a model is run."""
+    """Settings with which a model is run."""
 
     engine: str
     precision: str
@@ -36,7 +36,7 @@ class EngineSettings(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """A model that is written to a file of another library."""
+    """A model that is written to a file."""
 
     model: nn.Module  # folded, in evaluation mode, in float32 on the CPU
     example: Tensor  # its input: two images or more, not square, since equal sizes become one dimension
@@ -140,10 +140,10 @@ def levels_of(output: Output) -> list[Tensor]:
 def difference(output: Output, expected: Output) -> float:
     """Return the largest difference, relative to the largest expected value; infinite if the shapes differ."""
     largest = 0.0
-    for values, wanted in zip(levels_of(output), levels_of(expected), strict=True):
-        if values.shape != wanted.shape:
+    for values, reference in zip(levels_of(output), levels_of(expected), strict=True):
+        if values.shape != reference.shape:
             return math.inf
-        error = (values - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)
+        error = (values - reference).abs().max() / reference.abs().max().clamp(min=1e-30)
         largest = max(largest, float(error.nan_to_num(math.inf)))
     return largest
 

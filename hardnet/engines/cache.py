@@ -1,7 +1,5 @@
 """Keep converted models: one folder per model, weights, engine and versions in torch.hub's directory."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Calibration of int8: check the images that are given for it, and compare the result with the model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -3,8 +3,6 @@
 Each file is loaded and compared with the model before it is kept.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -59,8 +57,8 @@ def export(
         format: "onnx" (opset 18), "openvino", "torch-export" or "torchscript".
         uint8_input: take uint8 RGB values instead of float32: the file scales and normalises them.
         features: return a classifier's pooled ``features``, (batch, num_features), in place of its logits.
-        precision: "fp32"; in "onnx" and "openvino" also "fp16", which halves the file, and "int8", for which in
-            "openvino" depthwise convolutions stay in float32, so that every processor can run it.
+        precision: "fp32"; in "onnx" and "openvino" also "fp16", which halves the file, and "int8". To run on every
+            processor, depthwise convolutions stay in float32 in "openvino", and weights have 7 bits in "onnx".
         calibration: for int8, some batches of typical input, prepared as for the model; a few hundred images.
 
     Raises:
@@ -214,4 +212,4 @@ FORMATS = {
     "torch-export": Format(_write_torch_export, lambda path: torch.export.load(path).module(), ".pt2"),
     "torchscript": Format(_write_torchscript, lambda path: torch.jit.load(str(path)), ".pt"),  # type: ignore[no-untyped-call]
 }
-"""What ``format=`` may be."""
+"""Values of ``format=``."""

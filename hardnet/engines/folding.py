@@ -1,7 +1,5 @@
 """Copy a model for inference; fold batch normalisation into the convolutions."""
 
-from __future__ import annotations
-
 import copy
 from typing import TypeVar, cast
 

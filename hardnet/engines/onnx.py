@@ -1,7 +1,5 @@
 """ONNX Runtime: float32 on CPUs, int8 by its own quantiser; ONNX files."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 from pathlib import Path

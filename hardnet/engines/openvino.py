@@ -1,7 +1,5 @@
 """OpenVINO: float32 and bf16 on CPUs, int8 by NNCF; OpenVINO files."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

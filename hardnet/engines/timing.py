@@ -1,7 +1,5 @@
 """Time a model: forward passes, quartiles, and realistic statistics for random weights."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ images takes longer than the convolution. A graph of oneDNN does neither. It is 
 deprecated: where torch does not have it, or where the graph is not exact, the fused operators run instead.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import threading
@@ -25,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_MAX_GRAPHS = 4  # one per shape; each holds its own copy of the weights
+MAX_GRAPHS = 4  # one per shape; each holds its own copy of the weights
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of a graph and of fused operators from torch's, relative to the largest value."""
 
@@ -83,7 +81,7 @@ class OneDnnGraphs:
 
     def __init__(self, folded: nn.Module, otherwise: Run, compile_after: int = 0) -> None:
         self._folded, self._otherwise, self._compile_after = folded, otherwise, compile_after
-        self._most, self._lock = _MAX_GRAPHS, threading.Lock()
+        self._most, self._lock = MAX_GRAPHS, threading.Lock()
         self._graphs: dict[torch.Size, Run] = {}
         self._seen: torch.Size | None = None
         self._images = 0  # of this shape in a row
@@ -104,5 +102,5 @@ class OneDnnGraphs:
                 compiled = partial(torch_private.compile_graph, self._folded, x)
                 self._graphs[x.shape] = _exact(compiled, self._otherwise, x, absence)
                 if self._graphs[x.shape] is self._otherwise:
-                    self._most = 0  # the next shape would fail as well
+                    self._most = 0  # one warning is enough: the next shape would most likely fail as well
         return self._graphs[x.shape](x)

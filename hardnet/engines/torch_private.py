@@ -1,7 +1,5 @@
 """The private functions of torch that the engines use; ``docs/architecture.md`` says what happens without each."""
 
-from __future__ import annotations
-
 import threading
 import warnings
 from collections.abc import Callable

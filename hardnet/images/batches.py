@@ -33,7 +33,7 @@ ImageLike = Union[str, os.PathLike[str], bytes, IO[bytes], "Image.Image", Tensor
 """A path, the bytes of a file, a file opened for binary reading, a Pillow image, a tensor, or a NumPy array."""
 Transform = Callable[["Image.Image"], Tensor]
 Decode: TypeAlias = Literal["exact", "fast"]
-"""How files are decoded and resized: "exact" is equal to torchvision to the last bit. "fast" decodes JPEG files at 1/2,
+"""Ways to decode and resize files: "exact" is equal to torchvision to the last bit. "fast" decodes JPEG files at 1/2,
 1/4 or 1/8 of their size while the shorter side stays at least twice the resize, and resizes what the crop shows."""
 
 _NICE = 10  # how much lower the priority of threads that decode is
@@ -89,7 +89,7 @@ def decode_ahead(
         warn_once(
             logger, "fork", "forked after images were classified, this process may hang: start processes by 'spawn'"
         )
-    begin, waited, done, large = time.perf_counter(), 0.0, 0, 0
+    begin, waited, count, large = time.perf_counter(), 0.0, 0, 0
 
     def count_large(image: Image.Image) -> None:
         nonlocal large
@@ -105,8 +105,8 @@ def decode_ahead(
             start = time.perf_counter()
             error = future.exception()
             waited += time.perf_counter() - start
-            done += 1
-            if done == _HINT_AFTER and 2 * large > done and 2 * waited > time.perf_counter() - begin:
+            count += 1
+            if count == _HINT_AFTER and 2 * large > count and 2 * waited > time.perf_counter() - begin:
                 logger.warning("decoding large pictures takes most of the time: decode='fast' (--decode fast) helps")
             yield item, error if isinstance(error, ImageError) else future.result()
             pending.extend(islice(futures, 1))
@@ -186,7 +186,7 @@ def _is_image_like(value: object) -> TypeGuard[ImageLike]:
 
 
 def _is_array(value: object) -> TypeGuard[np.ndarray[Any, Any]]:
-    """Whether it is a NumPy array of numbers; arrays of paths are iterables like others."""
+    """Return True for a NumPy array of numbers; arrays of paths are iterables like others."""
     return hasattr(value, "__array__") and getattr(getattr(value, "dtype", None), "kind", "") in tuple("biufc")
 
 

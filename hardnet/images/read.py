@@ -366,11 +366,19 @@ def _decode(file: IO[bytes], name: str, use: Callable[[Image.Image, str], T]) ->
                 return use(image, name)
             why = f"is too large: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}"
     except UnidentifiedImageError:
-        advice = _UNREADABLE.get(Path(name).suffix.lower())
+        advice = _UNREADABLE.get(".heic" if _is_heic(file) else Path(name).suffix.lower())
         why = "is not an image in a format that Pillow decodes" + (f" ({advice})" if advice else "")
     except Exception as error:  # Pillow's plug-ins raise almost anything when they are fed with damaged bytes
         why = f"cannot be read: {reason(error)}"
     raise ImageError(f"{name}: {why}")
+
+
+def _is_heic(file: IO[bytes]) -> bool:
+    """Return True for a photograph of an iPhone, under whatever name."""
+    with contextlib.suppress(OSError, AttributeError):  # not every stream can be rewound
+        file.seek(4)
+        return file.read(8) in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
+    return False
 
 
 def _orientation(image: Image.Image, name: str) -> int:

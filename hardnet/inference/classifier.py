@@ -1,7 +1,5 @@
 """Classify images (Classifier) and compute embeddings (Extractor)."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import os
@@ -109,7 +107,7 @@ class _Runner:
         return self.transform if type(self.transform) is Preprocessing else None
 
     def _connect(self) -> None:
-        """Set what runs the model in a converted form, which is neither copied nor pickled."""
+        """Start without a converted form of the model, which is neither copied nor pickled."""
         self._engines = EngineCache(self.model, self._preprocessing()) if self._chooses else None
         self.engine = None if self._chooses else self.engine
         self._run: Callable[[Tensor], object] | None = None

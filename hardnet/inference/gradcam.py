@@ -123,8 +123,9 @@ def _find(predictions: Sequence[Prediction], label: str | int) -> Prediction:
         by_name |= {p.label.casefold(): p for p in reversed(predictions)} | {p.label: p for p in reversed(predictions)}
     if prediction := by_name.get(str(label), by_name.get(str(label).casefold())):
         return prediction
-    near = difflib.get_close_matches(str(label), [p.label for p in predictions], n=1)
-    advice = f" (did you mean {near[0]!r}?)" if near else ""
+    names = {p.label.casefold(): p.label for p in predictions}
+    near = difflib.get_close_matches(str(label).casefold(), names, n=1)
+    advice = f" (did you mean {names[near[0]]!r}?)" if near else ""
     raise ValueError(f"there is no class {label!r} among the {len(predictions)} of the model{advice}")
 
 
@@ -149,7 +150,9 @@ def class_activations(
     level = level or activation_level(model, *image.shape[1:])
     with torch.no_grad():
         features = model.base[: level.module_index + 1](image[None].to(weight.device, weight.dtype))
-    rest = copy.deepcopy(model.base[level.module_index + 1 :])  # autograd takes no weights made in inference mode
+    rest = model.base[level.module_index + 1 :]
+    if weight.is_inference():  # autograd takes no weights that were made in inference mode
+        rest = copy.deepcopy(rest)
     logits = rest(features.requires_grad_().clone())
     maps = []
     for index in indices:

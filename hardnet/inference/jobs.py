@@ -234,7 +234,11 @@ class RowFile:
     def check(self, run: dict[str, Any]) -> None:
         """Check that the rows that are there are of this run; the ValueError names what differs."""
         pairs = [(key, self.previous.get(key), value) for key, value in run.items() if self.previous]
-        differences = [f"{key} {before!s:.99}, now {value!s:.99}" for key, before, value in pairs if before != value]
+        differences = [
+            f"other {key}" if isinstance(value, list) else f"{key} {before!s:.99}, now {value!s:.99}"
+            for key, before, value in pairs
+            if before != value
+        ]
         if differences:
             advice = "Use the same options, or overwrite it"
             raise ValueError(f"{self._name}: cannot be resumed: its rows have {'; '.join(differences)}. {advice}")
@@ -246,14 +250,14 @@ class RowFile:
         differently in batches of other sizes; :meth:`add` leaves them out. A row that is damaged or not of this verb is
         a ValueError.
         """
-        done, remaining = Counter[str](), []
+        counts, remaining = Counter[str](), []
         for source, failed in self._read() if self.previous else ():
             self.rows += 1
             self.failed += failed
-            done[source] += 1
+            counts[source] += 1
         for item in items:
-            if done[item.source]:
-                done[item.source] -= 1
+            if counts[item.source]:
+                counts[item.source] -= 1
             else:
                 remaining.append(item)
         if remaining and remaining == items[self.rows :]:

@@ -42,7 +42,7 @@ class ImageResult:
     """The predictions for one image, the most probable first, or an error."""
 
     source: str
-    """As in :class:`Prediction`."""
+    """The image: its path as given, or ``<image 3>`` by its position among the results."""
     predictions: tuple[Prediction, ...]
     """Most probable first; empty if ``error`` is set."""
     error: str | None = None
@@ -83,7 +83,7 @@ class Results(list[ImageResult]):
     """Results of several images: a list that shows their pictures and classes in a notebook."""
 
     def _repr_html_(self) -> str:
-        """Return the tables of the first 40 images."""
+        """Return the pictures and predictions of the first 40 images."""
         tables = "".join(result._repr_html_() for result in self[:_MAX_SHOWN])
         rest = f"<p>... and {len(self) - _MAX_SHOWN} more</p>" if len(self) > _MAX_SHOWN else ""
         return f"<div style='display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end'>{tables}</div>{rest}"
@@ -123,7 +123,7 @@ class Embedding:
     """The vector of one image, or an error."""
 
     source: str
-    """As in :class:`Prediction`."""
+    """The image: its path as given, or ``<image 3>`` by its position among the results."""
     vector: Tensor | None
     """(num_features,) in float32, on the CPU."""
     error: str | None = None

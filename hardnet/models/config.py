@@ -5,8 +5,6 @@ https://arxiv.org/abs/1909.00948): ``k`` is the growth rate and ``m`` the growth
 The numbers are those of the authors' released code, since the released checkpoints follow it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple

@@ -4,8 +4,6 @@ CIO, convolutional input/output, is the paper's measure of memory traffic: the s
 the elements of their input and output feature maps (Chao et al., 2019, section 3.2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache

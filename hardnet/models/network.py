@@ -166,8 +166,8 @@ class HarDNet(ImageModule):
 
         Args:
             source: any source of :func:`hardnet.load_weights`, such as the folder of a training run or of
-                ``save_pretrained``; or "owner/name" or "owner/name@revision" of the Hugging Face Hub, whose library
-                takes the token for private repositories from ``hf auth login`` or ``HF_TOKEN``.
+                ``save_pretrained``; or "owner/name" or "owner/name@revision" of the Hugging Face Hub, where a
+                private repository takes the token of ``hf auth login`` or ``HF_TOKEN``.
 
         Raises:
             WeightsError: files are missing, could not be downloaded, are damaged, or contradict each other.

@@ -1,7 +1,5 @@
 """The files of a run: checkpoints, written atomically and read without running code, and the result."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging
@@ -41,7 +39,7 @@ _FREE = {
 
 @dataclass
 class RunProgress:
-    """How far a run has come, and sums over all ranks of the epoch it is in."""
+    """Position of a run, and sums over all ranks of the epoch it is in."""
 
     epoch: int = 0  # complete ones
     step: int = 0  # steps of the next epoch that are done
@@ -78,7 +76,7 @@ def save_atomically(content: Mapping[str, Any], path: Path) -> None:
 
 
 def find_checkpoint(options: TrainOptions) -> Path | None:
-    """Return the checkpoint to resume from; None starts a new run, in a folder without a complete epoch."""
+    """Return the checkpoint to resume from; None starts a new run. A folder that holds a run is a ValueError."""
     folder = Path(options.output).expanduser()
     epochs = read_metrics(folder / METRICS)
     if options.resume == "auto":
@@ -92,8 +90,8 @@ def restore(path: Path, parts: Mapping[str, Any], description: Mapping[str, Any]
     """Load a checkpoint of the run that ``description`` is of into its parts, and return its progress."""
     try:
         content = read_pickled(read_file(path))
-        theirs, ours = (values["options"] | values["counts"] for values in (content, description))
-        changed = [name for name in ours if name not in _FREE and theirs.get(name) != ours[name]]
+        previous, current = (values["options"] | values["counts"] for values in (content, description))
+        changed = [name for name in current if name not in _FREE and previous.get(name) != current[name]]
         if not changed:
             for name, part in parts.items():
                 part.load_state_dict(content[name])
@@ -102,7 +100,7 @@ def restore(path: Path, parts: Mapping[str, Any], description: Mapping[str, Any]
         raise TrainingError(f"{path}: {error}") from error
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a valid training checkpoint: {error!r}") from error
-    values = ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in changed)
+    values = ", ".join(f"{name} {previous.get(name)!r} (now {current[name]!r})" for name in changed)
     raise TrainingError(f"{path}: was made with {values}; resume with the same, or start another run")
 
 

@@ -1,7 +1,5 @@
 """Evaluate several weights one after the other, next to the errors that are reported for them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

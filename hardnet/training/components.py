@@ -1,7 +1,5 @@
 """Build model, running average, optimiser, learning-rate schedule, mixed precision, MixUp and CutMix of a run."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -66,9 +64,9 @@ def build_teachers(options: TrainOptions, classes: Sequence[str], ranks: Ranks) 
         loaded = load_weights(weights or DEFAULT if model else source, model=model, progress=ranks.first)
         if list(map(printable, class_names(loaded, classes))) != list(map(printable, classes)):
             raise DataError(f"teacher {source} was trained on other classes, or numbers them in another order")
-        theirs = loaded.preprocessing
-        if theirs is not None and (theirs.mean, theirs.std) != (options.mean, options.std):
-            raise ValueError(f"teacher {source} needs --mean {theirs.mean} --std {theirs.std}")
+        preprocessing = loaded.preprocessing
+        if preprocessing is not None and (preprocessing.mean, preprocessing.std) != (options.mean, options.std):
+            raise ValueError(f"teacher {source} needs --mean {preprocessing.mean} --std {preprocessing.std}")
         teacher = create_model(loaded.config.name, weights=loaded).eval().requires_grad_(False)
         teachers.append(teacher.to(ranks.device).to(memory_format=torch.channels_last))
     return teachers

@@ -48,7 +48,7 @@ class ImageSource:
     labels: Sequence[int]
     """The class of each image."""
     names: Sequence[str]
-    """What each image is called in messages and lists."""
+    """Names of the images in messages and lists."""
     files: Sequence[Path | Image.Image]
     """The file of each image, or the image itself."""
     read: Callable[[Path], Image.Image] = load_image

@@ -1,7 +1,5 @@
 """Options that follow from the data and the weights: small data sets, fine-tuning, recipes of several stages."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

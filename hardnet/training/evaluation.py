@@ -1,7 +1,5 @@
 """Evaluate models: top-1 and top-5 errors, counted exactly on any number of ranks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Batches for training and evaluation: augmentation seeded per image, resumable order, unreadable images."""
 
-from __future__ import annotations
-
 import logging
 import signal
 from collections.abc import Generator, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The training loop: from options to a trained model in the run's folder."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -47,7 +45,7 @@ _AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """Result of a run."""
 
     folder: Path
     """Folder of the run: checkpoints, metrics.jsonl, curves."""

@@ -1,7 +1,5 @@
 """Record a run in metrics.jsonl; draw its curves and a confusion matrix."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence

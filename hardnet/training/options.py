@@ -1,7 +1,5 @@
 """The options of a training run: name, default, help text and range of each, as dataclass fields."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -25,7 +23,7 @@ def _option(text: str, default: Any = dataclasses.MISSING, *, low: float = -math
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train. Sizes in pixels, durations in epochs unless a name says otherwise.
+    """Options of a training run. Sizes in pixels, durations in epochs unless a name says otherwise.
 
     The defaults are the authors' recipe for ImageNet. ``hardnet train --help`` describes every field.
 

@@ -5,8 +5,6 @@ the run's seed and the position. Hence a resumed run repeats the run that was no
 data workers, and a checkpoint need not carry the state of every generator of every rank.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a run starts from and how long it will take; how good its result is, in text and pictures."""
+"""Describe a run before it starts, estimate its time, and summarise its result in text and pictures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ def describe_run(run: TrainOptions, ranks: Ranks) -> str:
 
 @worker_failures()
 def estimate_seconds(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
-    """Return how long a run will take, from a few images, one step, and one start of the data workers."""
+    """Return the time of a run in seconds, from a few images, one step, and one start of the data workers.
+
+    Workers start twice in an epoch: for training and for validation.
+    """
     images, count = len(data.train), min(len(data.train), 8)
     transform = training_transform(run, run.size)
     batches = [[position * images // count] for position in range(count)]
@@ -75,7 +78,7 @@ def estimate_seconds(run: TrainOptions, data: Splits, ranks: Ranks) -> float:
     loaded = load_batches(data.train, transform, batches, seed=(0, 0), workers=run.workers, skip_bad_images=True)
     times = [time.perf_counter() for _ in loaded]
     reading = (times[-1] - times[0]) / max(count - 1, 1)
-    start = time.perf_counter() - started - count * reading
+    start = time.perf_counter() - started - count * reading if run.workers else 0.0
 
     model = create_model(run.model, num_classes=len(data.train.classes)).to(ranks.device)
     model.train(not run.freeze).requires_grad_(not run.freeze)

@@ -3,8 +3,6 @@
 Digests are of the ``.pth`` file itself, also if a source serves it in a ``.zip``.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import hashlib
 from collections.abc import Collection
@@ -36,7 +34,7 @@ class Digest:
 
     @property
     def weak(self) -> bool:
-        """Whether the digest is too short to protect against tampering."""
+        """True if the digest is too short to protect against tampering."""
         return self.scheme == "sha256-prefix"
 
     def matches(self, content: bytes) -> bool:
@@ -211,7 +209,7 @@ _RECORDS = (
 CATALOG: dict[tuple[str, str], WeightsRecord] = {(record.model, record.tag): record for record in _RECORDS}
 
 DEFAULT_MODEL, PACKAGED_TAG = "hardnet39ds", "FASHION_MNIST"
-"""What is meant if neither a model nor weights are named: the checkpoint in this package, which needs no download."""
+"""Weights if neither a model nor weights are named: the checkpoint in this package, which needs no download."""
 DEFAULT, DEFAULT_TAG = "DEFAULT", "IMAGENET1K_V1"
 """The tag that means a model's default weights, and which they are."""
 

@@ -1,7 +1,5 @@
 """Fetch a record's weights: from the package, the cache, a mirror or the sources. Every result is digest-checked."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -177,9 +175,9 @@ def _download(url: str, record: WeightsRecord, source: Source, progress: Progres
     logger.info("downloading %s from %s", record, redact(url))
     with progress_bar(None, str(record), enabled=progress is True) as bar:
 
-        def update_bar(done: int, total: int | None) -> None:
+        def update_bar(received: int, total: int | None) -> None:
             bar.total = total
-            bar.update(done - bar.n)
+            bar.update(received - bar.n)
 
         report = progress if callable(progress) else update_bar
         return download(url, report, lambda content: _checked(content, source))

@@ -4,8 +4,6 @@
 which timm's training script stores. A hostile pickle can still exhaust memory or time; safetensors files cannot.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import re

@@ -6,8 +6,6 @@ model or the new one, and files of two models are not mixed. No path is taken fr
 folder can run code.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

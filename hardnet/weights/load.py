@@ -1,7 +1,5 @@
 """Load weights of any kind: a tag, a record, a file, a training run, a saved folder or a repository of the Hub."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass, replace
@@ -60,7 +58,7 @@ class Loaded:
 
 Network = TypeVar("Network", bound=HarDNet)
 Source = str | os.PathLike[str] | WeightsRecord | Loaded
-"""What may be given as weights."""
+"""Types of a source of weights."""
 
 
 def load_weights(

@@ -3,8 +3,6 @@
 Unwraps what training scripts write, renames imgclsmob's keys, adapts stem and head, loads strictly.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import re

@@ -1,7 +1,5 @@
 """Download a file over HTTP: redirects, certificates, time limits, retries and resuming."""
 
-from __future__ import annotations
-
 import base64
 import errno
 import http.client
