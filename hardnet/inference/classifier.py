@@ -1,5 +1,7 @@
 """Classify images (Classifier) and compute embeddings (Extractor)."""
 
+from __future__ import annotations  # the API pages name ImageLike, not its parts
+
 import copy
 import logging
 import os
